@@ -42,6 +42,21 @@ RULES: Final[Mapping[str, Rule]] = {
         "the views are {seconds:.1f} s and {events} events behind",
         "check the projector: is it running, and what does its log say?",
     ),
+    "projector-unavailable": Rule(
+        "critical",
+        "the views cannot be written: {text}",
+        "do what the message says; the projector then goes on by itself",
+    ),
+    "views-file-repaired": Rule(
+        "warning",
+        "{text}",
+        "find out who touched that file; remove what was put aside once it is not needed",
+    ),
+    "views-wal-large": Rule(
+        "warning",
+        "{text}",
+        "end that reader's transaction: another program that has the file open",
+    ),
     "database-unreachable": Rule(
         "critical",
         "the views cannot be read: {reason}",

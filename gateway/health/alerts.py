@@ -37,6 +37,10 @@ async def current_alerts(backend: Backend, redis: facts.RedisFacts) -> list[Aler
     except Problem as problem:
         since = backend.observations.since("the database", "unreachable")
         alerts.append(alert_of("database-unreachable", "database", since=since, reason=problem))
+    alerts += [
+        alert_of(notice.name, "database", since=notice.since_ms, text=notice.text)
+        for notice in await facts.projector_notices(backend)
+    ]
     if redis.reachable:
         alerts += [alert async for alert in _untrimmed(backend)]
     parked = await facts.parked_counts(backend, redis)

@@ -1,6 +1,7 @@
 """What a gateway knows about Redis, the database, and how far the views are."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -9,7 +10,8 @@ from redis.exceptions import RedisError
 from eventstore.connection.calls import UNREACHABLE, execute, shielded
 from eventstore.connection.requirements import inspect, server_version
 from eventstore.errors import LogError, LogUnreachable, MusterError
-from eventstore.log import parked
+from eventstore.log import notices, parked
+from eventstore.log.notices import Notice
 from gateway.backend.backend import Backend
 from gateway.following.subscriptions import well_formed
 from projector.queries.views import Position, is_lost
@@ -137,6 +139,15 @@ async def parked_counts(backend: Backend, redis: RedisFacts) -> dict[str, int]:
     except (LogError, TimeoutError):
         return {}
     return dict(zip(pools, counts, strict=True))
+
+
+async def projector_notices(backend: Backend) -> Sequence[Notice]:
+    """What the projector says of its database; empty if Redis does not answer."""
+    try:
+        async with asyncio.timeout(REDIS_TIMEOUT_SECONDS):
+            return await notices.read(backend.log.client, backend.log.keys)
+    except (LogError, TimeoutError):
+        return []
 
 
 def fallback_description(backend: Backend) -> str:

@@ -8,7 +8,13 @@ from aiohttp import web
 from msgspec import Struct
 
 from gateway.backend.backend import BACKEND, Backend
-from gateway.health.facts import RECOVER_ADVICE, ViewFacts, fallback_description, view_facts
+from gateway.health.facts import (
+    RECOVER_ADVICE,
+    ViewFacts,
+    fallback_description,
+    projector_notices,
+    view_facts,
+)
 from gateway.wire.problems import Problem
 from gateway.wire.responses import json_response
 
@@ -47,6 +53,7 @@ async def ready(request: web.Request) -> web.Response:
         warnings += [text for fact in facts if (text := _view_warning(backend, fact))]
     except Problem as problem:
         warnings.append(f"reads are refused: {problem}")
+    warnings += [notice.text for notice in await projector_notices(backend)]
     reasons = [*_no_commands(backend), *lost]
     fallback = backend.options.fallback
     readiness = Readiness(

@@ -24,6 +24,9 @@ SENTENCES: Final[Mapping[str, str]] = {
     "unreachable": "Redis is unreachable ({reason}): commands are refused, agents run until their"
     " leases lapse; all resumes by itself",
     "reachable": "Redis is reachable again after {reason} s",
+    "views_unavailable": "the views cannot be written: {reason}; the projector tries again",
+    "views_available": "the views are written again",
+    "views_repaired": "{reason}",
     "lost": "the log{s} of {names} {are} lost{why}: commands are refused; {remedy}",
     "recovering": "recovering what is lost: agents run again once every lease has lapsed",
     "recovered": "the log{s} of {names} {were} recovered",
@@ -46,6 +49,7 @@ class LogMessages:
         self._lost = set(lost)
         self._seen: dict[tuple[object, ...], None] = {}
         self._recovering = False
+        self._views_unavailable = False
 
     def receive(self, line: Mapping[str, object]) -> None:
         """Apply one line. Gateway and projector log all of this; a worker's `log.lost` is ignored.
@@ -78,6 +82,25 @@ class LogMessages:
                 command = f"{line.get('kind', '')} {line.get('agent_id', '')}"
                 if self._is_new(pool, command):
                     self._add("command_lost", command)
+            case _:
+                self._receive_of_views(line, reason)
+
+    def _receive_of_views(self, line: Mapping[str, object], reason: str) -> None:
+        """Apply a line about the database of the views."""
+        match line.get("event"):
+            case "projector.unavailable" if line.get("source") == "database":
+                self._views_unavailable = True
+                self._add("views_unavailable", "", reason)
+            case "projector.resumed" if self._views_unavailable:
+                self._views_unavailable = False
+                self._add("views_available", "")
+            case "views.file_restored":
+                text = f"{line.get('path')} was {line.get('was')}; it is restored with its content"
+                self._add("views_repaired", "", f"{text}{_aside(line)}")
+            case "views.file_replaced":
+                self._add("views_repaired", "", f"{reason}; it is built again{_aside(line)}")
+            case "views.wal_large":
+                self._add("views_repaired", "", str(line.get("text", "")))
             case _:
                 pass
 
@@ -118,6 +141,10 @@ class LogMessages:
             remedy=self._remedy,
         )
         return one_line(sentence)
+
+
+def _aside(line: Mapping[str, object]) -> str:
+    return f"; what was there is {aside}" if (aside := line.get("aside")) else ""
 
 
 def _log_name(pool: str) -> str:

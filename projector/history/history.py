@@ -58,7 +58,7 @@ class History:
     """
 
     def __init__(self, database_url: str, *, seconds: float) -> None:
-        self.database = Database(database_url, connections=CONNECTIONS)
+        self.database = Database(database_url, connections=CONNECTIONS, only_reads=True)
         self._seconds = seconds
         self._cache = HistoryCache()
 

@@ -18,7 +18,7 @@ from projector.intake.archive import EventRange
 from projector.intake.source import is_lost
 from projector.queries import selects
 from projector.queries.sharing import SharedQueries
-from projector.store.database import Database, DatabaseError, DatabaseUnreachable
+from projector.store.database import Database, DatabaseError
 from projector.store.failures import reason
 from projector.store.rows import (
     WAITS_FOR_CLAIM,
@@ -32,6 +32,7 @@ from projector.store.rows import (
     page,
 )
 from projector.store.tables import SERVING
+from projector.store.views_file import DatabaseUnreachable
 
 __all__ = [
     "HISTORY_SECONDS", "AgentFilter", "AgentRow", "ArchiveIncomplete", "AsOf", "DatabaseError",
@@ -75,7 +76,7 @@ class Views:
     """
 
     def __init__(self, database_url: str) -> None:
-        self._database = Database(database_url, connections=CONNECTIONS)
+        self._database = Database(database_url, connections=CONNECTIONS, only_reads=True)
         self.history = History(database_url, seconds=HISTORY_SECONDS)
         """The same queries, of the past."""
         self._shared = SharedQueries()

@@ -16,6 +16,7 @@ import structlog
 from eventstore.errors import LogError, LogUnreachable, Unreadable
 from eventstore.keys import CATALOGUE
 from eventstore.log.log import Log
+from eventstore.log.notices import UNAVAILABLE, WAL_LARGE
 from eventstore.log.reader import Reader
 from eventstore.recovery.restore import halt_generation
 from eventstore.retention import Retention
@@ -28,14 +29,17 @@ from projector.rebuild.startup import prepare_views
 from projector.rebuild.view_sets import drop_abandoned_tables
 from projector.recovery.damage_scan import rewritten_logs, statuses
 from projector.recovery.recovery import Recovery, Stage
+from projector.service.notices import Notices
 from projector.service.trimming import Trimmer
 from projector.store.lease import LEASE_SECONDS, Lease
 from projector.store.tables import SERVING
+from projector.store.views_file import WAL_LARGE_BYTES
 
 log = structlog.get_logger("muster.projector")
 
 DELETED_TURNS: Final = 60
 """Deleted pools are trimmed in one of so many passes."""
+FILE_SECONDS: Final = 1.0
 RENEWAL_TIMEOUT_LEASES: Final = 5
 """For so many leases a renewal waits for PostgreSQL, and for our own transaction before it."""
 
@@ -70,10 +74,12 @@ class Active:
         options: ProjectorOptions,
         source: Source,
         lease: Lease,
+        notices: Notices,
         on_active: Callable[[], None],
         on_batch: Callable[[AppliedBatch], None],
     ) -> None:
         self._options = options
+        self._notices = notices
         self._on_active = on_active
         self._on_batch = on_batch
         self._database = lease.database
@@ -97,6 +103,27 @@ class Active:
             bounded = self._following and not self._database.sqlite
             async with asyncio.timeout(RENEWAL_TIMEOUT_LEASES * seconds if bounded else None):
                 await self._lease.renew()
+
+    async def watch_file(self) -> None:
+        """Open an SQLite file again every second, which shows damage, and keep its log short.
+
+        Raises `ViewsFileChanged`, `DatabaseError`.
+        """
+        reported = False
+        while True:
+            await asyncio.sleep(FILE_SECONDS)
+            if self._database.file is None:
+                continue
+            wal_bytes = await self._database.check_file()
+            if large := wal_bytes > WAL_LARGE_BYTES:
+                text = (
+                    f"{self._database.file.path}-wal has {wal_bytes // 1_000_000} MB: a reader"
+                    " keeps a transaction open, so it cannot be cut"
+                )
+                await self._notices.publish(WAL_LARGE, text)
+                if not reported:
+                    log.warning("views.wal_large", text=text)
+            reported = large
 
     async def clean_up_rebuilds(self) -> None:
         """Drop the tables of rebuilds that died."""
@@ -150,6 +177,7 @@ class Active:
         await self._take_snapshots(self._projection.positions)
         await self._check_logs(thorough=True)
         self._on_active()
+        await self._notices.withdraw(UNAVAILABLE)
         self._following = True
         while True:
             await self._round()

@@ -18,16 +18,19 @@ from typing import Final
 import structlog
 
 from eventstore.connection.backoff import Backoff
-from eventstore.errors import MusterError
+from eventstore.errors import LogError, MusterError
+from eventstore.log.notices import REPAIRED, UNAVAILABLE
 from projector.fold.projection import AppliedBatch
 from projector.intake.entries import OK
 from projector.intake.source import Source, is_lost, opened
+from projector.rebuild.file_repair import replace, restore
 from projector.rebuild.startup import upgrade
 from projector.rebuild.view_sets import read_version
 from projector.service.active import Active, ProjectorOptions
+from projector.service.notices import Notices
 from projector.store.database import Database, DatabaseError
 from projector.store.engines import address
-from projector.store.failures import reason
+from projector.store.failures import Kind, kind, reason
 from projector.store.lease import Lease, Superseded
 from projector.store.tables import VIEW_VERSION
 
@@ -62,7 +65,8 @@ class Projector:
         self.phase = Phase.STOPPED
         self._task: asyncio.Task[None] | None = None
         self._reported: dict[str, str] = {}
-        self._outage = False
+        self._outage = ""
+        self._notices = Notices(options)
 
     async def start(self) -> None:
         if self._task is None:
@@ -97,16 +101,26 @@ class Projector:
             except Superseded as error:
                 log.info("projector.superseded", name=self.options.name, reason=str(error))
             except RETRYABLE as error:
-                self._log_outage(error)
+                await self._handle_outage(error)
             except Exception:  # a defect: without a retry the process would only look healthy
                 log.exception("projector.failed", name=self.options.name)
             self.phase = Phase.WAITING
             await asyncio.sleep(backoff.next_delay())
 
-    def _log_outage(self, error: Exception) -> None:
-        if not self._outage:
-            self._outage = True
-            log.warning("projector.unavailable", name=self.options.name, reason=reason(error))
+    async def _handle_outage(self, error: Exception) -> None:
+        """Replace a damaged file where that loses nothing; log and publish why all waits."""
+        if isinstance(error, DatabaseError) and kind(error) is not Kind.TRANSIENT:
+            try:
+                if done := await replace(self.options):
+                    await self._notices.publish(REPAIRED, done)
+            except RETRYABLE as failure:
+                error = failure
+        why, source = reason(error), "redis" if isinstance(error, LogError) else "database"
+        if why != self._outage:
+            self._outage = why
+            log.warning("projector.unavailable", name=self.options.name, source=source, reason=why)
+        if source == "database":
+            await self._notices.publish(UNAVAILABLE, why)
 
     async def _serve(self) -> None:
         """Be on standby, then active, until an error."""
@@ -122,9 +136,14 @@ class Projector:
                 await lease.acquire()
             if await database.read(read_version) > VIEW_VERSION:
                 raise ViewsTooNew
-            active = Active(self.options, source, lease, self._activated, self._log_status)
+            active = Active(
+                self.options, source, lease, self._notices, self._activated, self._log_status
+            )
             await self._run_loops(active)
         finally:
+            # One process of all that have the file open.
+            if self.phase is Phase.ACTIVE and (done := await restore(database)):
+                await self._notices.publish(REPAIRED, done)
             with suppress(*RETRYABLE):  # it will lapse
                 async with asyncio.timeout(lease.seconds / 2):
                     await lease.release()
@@ -139,6 +158,7 @@ class Projector:
                 active.follow_heartbeats(),
                 active.trim_streams(),
                 active.clean_up_rebuilds(),
+                active.watch_file(),
             )
         ]
         try:
@@ -156,7 +176,7 @@ class Projector:
     def _activated(self) -> None:
         self.phase = Phase.ACTIVE
         if self._outage:
-            self._outage = False
+            self._outage = ""
             log.info("projector.resumed", name=self.options.name)
         log.info("projector.active", name=self.options.name)
 

@@ -8,6 +8,7 @@ hop, whatever the number of statements, and a cancelled caller never leaves half
 import asyncio
 import errno
 import os
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,10 +20,12 @@ from sqlalchemy import Connection, Engine, event, insert, inspect, text, update
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from eventstore.errors import ConfigurationError, MusterError
+from eventstore.errors import ConfigurationError
 from projector.store import tables
 from projector.store.cancellable import Cancellable
 from projector.store.engines import address, postgres_engine, sqlite_engine
+from projector.store.failures import Kind, kind
+from projector.store.views_file import DatabaseUnreachable, ViewsFile, ViewsFileChanged
 
 T = TypeVar("T")
 
@@ -40,10 +43,6 @@ DatabaseError = SQLAlchemyError
 """What a database raises that is unreachable, restarted or without our tables."""
 
 
-class DatabaseUnreachable(MusterError):
-    """The database of the views does not answer."""
-
-
 class ReadOnlyDatabase(OSError):
     """The database accepts no writes for now."""
 
@@ -55,9 +54,13 @@ class _Undone(Exception):
 class Database:
     """One database, with a bounded number of connections, each used by a thread at a time."""
 
-    def __init__(self, url: str, *, connections: int = 2) -> None:
+    def __init__(self, url: str, *, connections: int = 2, only_reads: bool = False) -> None:
+        """`only_reads`: an SQLite file that was replaced meanwhile is opened again."""
         self.url = address(url)
+        self._only_reads = only_reads
         self.sqlite = self.url.get_backend_name() == "sqlite"
+        name = self.url.database or ""
+        self.file = ViewsFile(Path(name)) if self.sqlite and not name.startswith("file:") else None
         self._connections = connections
         self._engine: Engine | None = None
         self._threads: ThreadPoolExecutor | None = None
@@ -94,6 +97,37 @@ class Database:
         await self._wait(CLOSE_SECONDS)
         engine.dispose()
 
+    def reopen(self) -> None:
+        """Let the next transaction open the file that is there now."""
+        if self._engine is not None and self.file is not None:
+            self._engine.dispose()
+            self.file.forget()
+
+    async def check_file(self) -> int:
+        """`ViewsFile.check`, in a thread. Raises `DatabaseError` for a file that cannot be used."""
+        assert self.file is not None
+        try:
+            return await asyncio.to_thread(self.file.check)
+        except sqlite3.Error as error:
+            if kind(error) is Kind.TRANSIENT:  # such as a full disk, which a writer meets as well
+                return 0
+            raise DBAPIError("check", None, error) from error
+
+    async def restore_file(self) -> Path | None:
+        """`ViewsFile.restore`, from a connection that is still open, and reopen."""
+        assert self._engine is not None
+        assert self.file is not None
+        if not getattr(self._engine.pool, "checkedin", int)():
+            raise DatabaseUnreachable("no connection is open any more")
+        connection = self._engine.raw_connection()
+        try:
+            opened: Any = connection.driver_connection
+            aside = await asyncio.to_thread(self.file.restore, opened)
+        finally:
+            connection.close()
+        self.reopen()
+        return aside
+
     async def _wait(self, seconds: float) -> None:
         if running := [asyncio.wrap_future(future) for future in list(self._running)]:
             for one in running:  # its caller may be gone: retrieve an error here
@@ -107,7 +141,13 @@ class Database:
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction that sees one snapshot of the database."""
-        return await self._run(work, writes=False)
+        try:
+            return await self._run(work, writes=False)
+        except ViewsFileChanged:
+            if not self._only_reads or self.file is None or not self.file.path.is_file():
+                raise
+            self.reopen()  # its projector has saved what was in it
+            return await self._run(work, writes=False)
 
     async def read_with_retry(self, work: Callable[[Connection], T]) -> T:
         """`read`, and a second time where the connection turned out to be broken."""
@@ -130,6 +170,8 @@ class Database:
 
         def transaction() -> T:
             self._thread_local.wire = wire
+            if self.file is not None:
+                self.file.require_unchanged()
             with (
                 closing(wire),
                 engine.execution_options(**options).connect() as connection,
@@ -138,6 +180,8 @@ class Database:
             ):
                 if writes and not self.sqlite:
                     connection.exec_driver_sql(_SET_IDLE_TIMEOUT)
+                if self.file is not None:
+                    self.file.note()
                 return work(connection)
 
         pool = engine.pool  # disposing of the engine replaces it

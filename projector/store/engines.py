@@ -13,10 +13,12 @@ from sqlalchemy.exc import ArgumentError
 
 from eventstore.errors import ConfigurationError
 from projector.store.tables import SCHEMA
+from projector.store.views_file import WAL_LIMIT_BYTES
 
 BUSY_SECONDS: Final = 10
 LOCK_RETRY_SECONDS: Final = 0.02
 """Between attempts, where SQLite does not wait for a lock by itself."""
+_SIZE_LIMIT: Final = f"journal_size_limit={WAL_LIMIT_BYTES}"
 CONNECT_SECONDS: Final = 5
 KEEPALIVE: Final = {
     "keepalives_idle": 5,
@@ -64,7 +66,7 @@ def sqlite_engine(url: URL) -> Engine:
     def _set_up(connection: DBAPIConnection, _: object) -> None:
         connection.isolation_level = None  # we send BEGIN, below: it covers CREATE and DROP too
         _enable_wal(connection)
-        for setting in ("synchronous=NORMAL", "foreign_keys=OFF"):
+        for setting in ("synchronous=NORMAL", "foreign_keys=OFF", _SIZE_LIMIT):
             _set_pragma(connection, setting)
 
     @event.listens_for(engine, "begin")

@@ -136,20 +136,24 @@ def redis_url(args: argparse.Namespace) -> str:
     raise _not_given("Redis", args)
 
 
-def database_url(args: argparse.Namespace) -> str:
-    """As `optional_database_url`. Raises `BadInput` also if none is configured."""
-    if found := optional_database_url(args):
+def database_url(args: argparse.Namespace, *, may_be_missing: bool = False) -> str:
+    """As `optional_database_url`. Raises `BadInput` also if none is configured.
+
+    `may_be_missing`: a file that does not exist is to be created.
+    """
+    find = find_address if may_be_missing else optional_database_url
+    if found := find(args, "database_url"):
         return found
     raise _not_given("database", args)
 
 
-def optional_database_url(args: argparse.Namespace) -> str:
+def optional_database_url(args: argparse.Namespace, name: str = "database_url") -> str:
     """The database of the views, empty if none is configured. Raises `ConfigurationError`.
 
     Raises `BadInput` if its SQLite file is missing: opening it would create an empty archive that
     looks like the real one.
     """
-    found = find_address(args, "database_url")
+    found = find_address(args, name)
     if not found:
         return ""
     from projector.store.engines import missing_file

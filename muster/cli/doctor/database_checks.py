@@ -33,6 +33,8 @@ def check_database(url: str) -> list[Check]:
 
 
 def check_sqlite(path: Path) -> list[Check]:
+    from projector.store.failures import Kind, kind
+
     version = check(AREA, "version", f"SQLite {sqlite3.sqlite_version}")
     try:
         exists = path.exists()
@@ -51,7 +53,10 @@ def check_sqlite(path: Path) -> list[Check]:
             change = "" if mode == "wal" else "let the projector open it once: it sets WAL"
             return [version, check(AREA, "journal", mode, change), _writable(database, path)]
     except sqlite3.Error as error:
-        change = "let this user read and write the file and its folder; if damaged, muster replay"
+        change = "let this user read and write the file and its folder"
+        if path.is_dir() or kind(error) is Kind.DAMAGED:
+            change = "a running projector replaces it if that loses nothing; else put a copy in"
+            change += " place, or run `muster replay --from-scratch`"
         return [version, Check(AREA, "readable", Level.FAIL, f"{path}: {error}", change)]
 
 

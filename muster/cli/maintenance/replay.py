@@ -1,9 +1,11 @@
 """rebuild all views from the log
 
 Rebuilds all views from archive and streams, while the old ones serve, compares the two, and
-replaces the old ones in one step. May run at any time.
+replaces the old ones in one step. May run at any time. With --from-scratch, a damaged SQLite file
+is put aside first, and all is built from what Redis has; what was archived only is not.
 
   muster replay                                   the views of the `muster up` that runs here
+  muster replay --from-scratch                    where their file is damaged
   MUSTER_REDIS_URL=redis://redis.internal DATABASE_URL=postgresql://db/muster muster replay
 """
 
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import Subparsers, database_errors, declare, print_note
 from muster.cli.arguments.output import is_json, print_document
+from muster.process import log_output
 from muster.terminal import render
 
 if TYPE_CHECKING:
@@ -32,24 +35,37 @@ ReportProgress: TypeAlias = "Callable[[Progress], None]"
 
 def add(subparsers: Subparsers) -> None:
     parser = declare(subparsers, "replay", run, __doc__)
+    parser.add_argument(
+        "--from-scratch",
+        action="store_true",
+        help="put the SQLite file of the views aside, and build another one from the streams",
+    )
     targets.add_flags(parser, targets.LOG_FLAGS)
 
 
 def run(args: argparse.Namespace) -> int:
     from projector.rebuild.rebuild import RebuildOptions, replay
+    from projector.service.from_scratch import from_scratch
 
     options = RebuildOptions(
         redis_url=targets.redis_url(args),
         key_prefix=targets.key_prefix(args),
-        database_url=targets.database_url(args),
+        database_url=targets.database_url(args, may_be_missing=args.from_scratch),
     )
+    aside = None
     with database_errors(options.database_url), _progress_reporter() as report:
-        done = asyncio.run(replay(options, report))
+        if args.from_scratch:
+            log_output.configure("replay", level="error")  # a projector runs meanwhile
+            done, aside = asyncio.run(from_scratch(options, report))
+        else:
+            done = asyncio.run(replay(options, report))
     if is_json(args):
-        print_document(args, _document(done))
+        print_document(args, {**_document(done), **({"aside": str(aside)} if aside else {})})
         return 0
     took = f"{done.seconds:.1f} s, {done.rate:,.0f} a second"
     print(f"the views are rebuilt: {done.events:,} events in {took}")
+    if aside is not None:
+        print_note(f"the old file is {aside}; remove it once it is not needed")
     for line in comparison_lines(done.comparison):
         print_note(line)
     return 0

@@ -45,6 +45,20 @@ def test_views_that_stopped_for_another_reason_are_no_loss() -> None:
     )
 
 
+def test_what_happens_to_the_database_of_the_views_is_printed_with_file_and_cause() -> None:
+    unavailable = {"event": "projector.unavailable", "source": "database", "reason": "d: full"}
+    resumed = {"event": "projector.resumed"}
+    restored = {"event": "views.file_restored", "path": "/v.db", "was": "damaged", "aside": "/a"}
+    assert printed(unavailable, resumed, restored, resumed) == [
+        "the views cannot be written: d: full; the projector tries again",
+        "the views are written again",
+        "/v.db was damaged; it is restored with its content; what was there is /a",
+    ]
+    replaced = {"event": "views.file_replaced", "reason": "/v.db is a folder", "aside": "/a"}
+    assert printed(replaced) == ["/v.db is a folder; it is built again; what was there is /a"]
+    assert printed({**unavailable, "source": "redis"}, resumed) == []
+
+
 def test_a_recovery_by_itself_is_followed_to_its_end() -> None:
     doing = [{"event": "projector.recovering", "stage": what, "pool": "p"} for what in "ab"]
     read = {"event": "log.recovered", "pool": "p", "generation": 2}

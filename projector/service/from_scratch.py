@@ -1,0 +1,80 @@
+"""Builds the views in a new SQLite file, from what Redis has: the old one is damaged.
+
+The old file is put aside. Then a projector follows the streams to their present ends: the one that
+runs anyway, which notices that its file was put aside, or else one that runs here meanwhile. A pool
+whose stream has lost its beginning starts from a snapshot of its hashes.
+"""
+
+import asyncio
+import time
+from pathlib import Path
+
+from eventstore.errors import ConfigurationError
+from eventstore.keys import CATALOGUE
+from projector.fold.projection import read_positions
+from projector.intake.source import Addresses, Source, opened
+from projector.rebuild.rebuild import OnProgress, Progress
+from projector.service.active import ProjectorOptions
+from projector.service.projector import Projector
+from projector.store.database import Database
+from projector.store.tables import SERVING
+from projector.store.views_file import put_aside
+
+POLL_SECONDS = 0.1
+
+
+async def from_scratch(of: Addresses, on_progress: OnProgress) -> tuple[Progress, Path | None]:
+    """The final progress, and where the old file is now, if there was one.
+
+    Raises `ConfigurationError`, `LogError`, `DatabaseError`, `OSError`.
+    """
+    file = Database(of.database_url).file
+    if file is None:
+        raise ConfigurationError(
+            "only an SQLite file can be put aside; restore a PostgreSQL database from its backup,"
+            " or create an empty one and start a projector on it"
+        )
+    await _require_a_log(of)  # else all would be put aside for nothing
+    aside = await asyncio.to_thread(put_aside, file.path) if file.path.exists() else None
+    options = ProjectorOptions(
+        redis_url=of.redis_url, key_prefix=of.key_prefix, database_url=of.database_url
+    )
+    projector = Projector(options)
+    await projector.start()
+    try:
+        async with opened(of) as (database, source):
+            return await _catch_up(database, source, on_progress), aside
+    finally:
+        await projector.stop()
+
+
+async def _require_a_log(of: Addresses) -> None:
+    source = Source(of.redis_url, of.key_prefix)
+    try:
+        heads = await source.heads([CATALOGUE])
+    finally:
+        await source.close()
+    if not heads[CATALOGUE].generation:
+        raise ConfigurationError("Redis has no log from which the views could be built")
+
+
+async def _catch_up(database: Database, source: Source, on_progress: OnProgress) -> Progress:
+    """Wait until the views have what the streams had when each was first seen."""
+    started = time.monotonic()
+    heads = await source.heads([CATALOGUE])
+    while True:
+        positions = await database.read(lambda c: read_positions(c, SERVING))
+        heads |= await source.heads(positions.keys() - heads.keys())
+        seqs = [
+            (positions[pool].seq if pool in positions else 0, h.seq) for pool, h in heads.items()
+        ]
+        progress = Progress(
+            events=sum(min(pair) for pair in seqs),
+            total=sum(head for _, head in seqs),
+            seconds=time.monotonic() - started,
+            finished=all(seq >= head for seq, head in seqs),
+        )
+        on_progress(progress)
+        if progress.finished:
+            return progress
+        await asyncio.sleep(POLL_SECONDS)

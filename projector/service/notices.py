@@ -1,0 +1,41 @@
+"""Publishes what gateways should say of the database, for as long as it applies."""
+
+import time
+from contextlib import suppress
+from typing import Final
+
+from eventstore.connection.clients import connect
+from eventstore.errors import LogError
+from eventstore.keys import Keys
+from eventstore.log import notices
+from eventstore.log.notices import Notice
+from projector.intake.source import Addresses
+
+SECONDS: Final = {notices.UNAVAILABLE: 30, notices.REPAIRED: 600, notices.WAL_LARGE: 10}
+"""How long a notice stays unless it is published again."""
+
+
+class Notices:
+    """Of one projector. That Redis does not answer is no error: gateways say so themselves."""
+
+    def __init__(self, of: Addresses) -> None:
+        self._of = of
+        self._since_ms: dict[str, int] = {}
+
+    async def publish(self, name: str, text: str) -> None:
+        since_ms = self._since_ms.setdefault(name, int(time.time() * 1000))
+        notice = Notice(name, text, since_ms)
+        async with connect(self._of.redis_url, max_connections=1) as client:
+            with suppress(LogError):
+                await notices.publish(client, self._keys, notice, seconds=SECONDS[name])
+
+    async def withdraw(self, name: str) -> None:
+        """No longer say so; no effect where it was not published."""
+        if self._since_ms.pop(name, None) is not None:
+            async with connect(self._of.redis_url, max_connections=1) as client:
+                with suppress(LogError):
+                    await notices.withdraw(client, self._keys, name)
+
+    @property
+    def _keys(self) -> Keys:
+        return Keys(self._of.key_prefix)
