@@ -116,8 +116,9 @@ class Projector:
             except RETRYABLE as failure:
                 error = failure
         why, source = reason(error), "redis" if isinstance(error, LogError) else "database"
-        if why != self._outage:
-            self._outage = why
+        outage = source if source == "redis" else why
+        if outage != self._outage:
+            self._outage = outage
             log.warning("projector.unavailable", name=self.options.name, source=source, reason=why)
         if source == "database":
             await self._notices.publish(UNAVAILABLE, why)

@@ -22,7 +22,7 @@ class Loops:
     async def renew_lease(self) -> None:
         await asyncio.Event().wait()
 
-    follow_heartbeats = trim_streams = clean_up_rebuilds = renew_lease
+    follow_heartbeats = trim_streams = clean_up_rebuilds = watch_file = renew_lease
 
 
 @pytest.mark.parametrize("turns", range(4))
