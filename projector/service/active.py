@@ -16,7 +16,7 @@ import structlog
 from eventstore.errors import LogError, LogUnreachable, Unreadable
 from eventstore.keys import CATALOGUE
 from eventstore.log.log import Log
-from eventstore.log.notices import UNAVAILABLE, WAL_LARGE
+from eventstore.log.notices import UNAVAILABLE
 from eventstore.log.reader import Reader
 from eventstore.recovery.restore import halt_generation
 from eventstore.retention import Retention
@@ -33,13 +33,11 @@ from projector.service.notices import Notices
 from projector.service.trimming import Trimmer
 from projector.store.lease import LEASE_SECONDS, Lease
 from projector.store.tables import SERVING
-from projector.store.views_file import WAL_LARGE_BYTES
 
 log = structlog.get_logger("muster.projector")
 
 DELETED_TURNS: Final = 60
 """Deleted pools are trimmed in one of so many passes."""
-FILE_SECONDS: Final = 1.0
 RENEWAL_TIMEOUT_LEASES: Final = 5
 """For so many leases a renewal waits for PostgreSQL, and for our own transaction before it."""
 
@@ -82,7 +80,7 @@ class Active:
         self._notices = notices
         self._on_active = on_active
         self._on_batch = on_batch
-        self._database = lease.database
+        self.database = lease.database
         self._source = source
         self._lease = lease
         self._log = Log(source.client, source.keys)
@@ -100,34 +98,13 @@ class Active:
         seconds = self._options.lease_seconds
         while True:
             await asyncio.sleep(seconds / 4)
-            bounded = self._following and not self._database.sqlite
+            bounded = self._following and not self.database.sqlite
             async with asyncio.timeout(RENEWAL_TIMEOUT_LEASES * seconds if bounded else None):
                 await self._lease.renew()
 
-    async def watch_file(self) -> None:
-        """Open an SQLite file again every second, which shows damage, and keep its log short.
-
-        Raises `ViewsFileChanged`, `DatabaseError`.
-        """
-        reported = False
-        while True:
-            await asyncio.sleep(FILE_SECONDS)
-            if self._database.file is None:
-                continue
-            wal_bytes = await self._database.check_file()
-            if large := wal_bytes > WAL_LARGE_BYTES:
-                text = (
-                    f"{self._database.file.path}-wal has {wal_bytes // 1_000_000} MB: a reader"
-                    " keeps a transaction open, so it cannot be cut"
-                )
-                await self._notices.publish(WAL_LARGE, text)
-                if not reported:
-                    log.warning("views.wal_large", text=text)
-            reported = large
-
     async def clean_up_rebuilds(self) -> None:
         """Drop the tables of rebuilds that died."""
-        rebuild_lease = Lease(self._database, "rebuild", seconds=self._options.lease_seconds)
+        rebuild_lease = Lease(self.database, "rebuild", seconds=self._options.lease_seconds)
         while True:
             await asyncio.sleep(self._options.lease_seconds)
             if await rebuild_lease.is_held():
@@ -150,7 +127,7 @@ class Active:
         reader = Reader(self._options.redis_url, block_seconds=self._options.audit_seconds)
         unreadable = heartbeats.UnreadableLog()
         try:
-            positions = await self._database.read(heartbeats.read_positions)
+            positions = await self.database.read(heartbeats.read_positions)
             while True:
                 batch = await self._read_heartbeats(reader, positions)
                 if batch.positions:
@@ -208,7 +185,7 @@ class Active:
         for applied in batches:
             self._mark_committed(applied)
         newly_stopped = [applied.position for applied in batches if stopped(applied.position)]
-        lost = await rewritten_logs(self._source, self._database, newly_stopped)
+        lost = await rewritten_logs(self._source, self.database, newly_stopped)
         if not await self._handle_lost(lost):
             await self._set_statuses(lost)
         await self._take_snapshots(self._projection.add_pools())
@@ -279,7 +256,7 @@ class Active:
         True: logs were recovered, and all streams are to be read again from the new positions.
         """
         positions = self._projection.positions
-        found = await statuses(self._source, self._database, positions, thorough=thorough)
+        found = await statuses(self._source, self.database, positions, thorough=thorough)
         self._audited_at = time.monotonic()
         if await self._handle_lost({pool: why for pool, why in found.items() if why != OK}):
             return True
@@ -303,7 +280,7 @@ class Active:
         actor, retention = f"projector:{self._options.name}", self._options.retention
         self._following = False
         await Recovery(self._source, self._lease, retention, actor, _log_stage).run()
-        await self._database.read(self._projection.load)
+        await self.database.read(self._projection.load)
         await self._take_snapshots(self._projection.add_pools())
         self._following = True
         return True

@@ -27,6 +27,7 @@ from projector.rebuild.file_repair import replace, restore
 from projector.rebuild.startup import upgrade
 from projector.rebuild.view_sets import read_version
 from projector.service.active import Active, ProjectorOptions
+from projector.service.file_watch import watch_file
 from projector.service.notices import Notices
 from projector.store.database import Database, DatabaseError
 from projector.store.engines import address
@@ -159,7 +160,7 @@ class Projector:
                 active.follow_heartbeats(),
                 active.trim_streams(),
                 active.clean_up_rebuilds(),
-                active.watch_file(),
+                watch_file(active.database, self._notices),
             )
         ]
         try:

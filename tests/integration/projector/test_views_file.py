@@ -12,7 +12,7 @@ import pytest
 from eventstore.log import notices
 from projector.intake.source import Addresses
 from projector.rebuild import file_repair
-from projector.service import active
+from projector.service import file_watch
 from projector.service.from_scratch import from_scratch
 from projector.store import views_file
 from projector.store.database import DatabaseError
@@ -25,7 +25,7 @@ GARBAGE = b"garbage!" * 20_000
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(active, "FILE_SECONDS", 0.02)
+    monkeypatch.setattr(file_watch, "SECONDS", 0.02)
     monkeypatch.setattr(file_repair, "RETRY_SECONDS", 0.02)
 
 
@@ -194,7 +194,7 @@ async def test_a_log_that_a_reader_keeps_from_being_cut_is_reported_until_it_can
     stage: Stage, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(views_file, "WAL_LIMIT_BYTES", 50_000)
-    monkeypatch.setattr(active, "WAL_LARGE_BYTES", 100_000)
+    monkeypatch.setattr(file_watch, "WAL_LARGE_BYTES", 100_000)
     wal, pool = path.with_name("views.db-wal"), stage.pool
     with closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")

@@ -7,6 +7,7 @@ import pytest
 
 from projector.service.active import ProjectorOptions
 from projector.service.projector import Projector
+from projector.store.database import Database
 
 
 class Loops:
@@ -22,7 +23,8 @@ class Loops:
     async def renew_lease(self) -> None:
         await asyncio.Event().wait()
 
-    follow_heartbeats = trim_streams = clean_up_rebuilds = watch_file = renew_lease
+    follow_heartbeats = trim_streams = clean_up_rebuilds = renew_lease
+    database = Database("sqlite:///none.db")
 
 
 @pytest.mark.parametrize("turns", range(4))
