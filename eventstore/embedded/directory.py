@@ -55,7 +55,7 @@ def write_holder(lock: int, pid: int) -> None:
 
 def holder(directory: Path) -> str:
     """The process id that `write_holder` wrote, or `unknown`."""
-    return (directory / "server.lock").read_text().strip() or "unknown"
+    return (directory / "server.lock").read_text(encoding="utf-8").strip() or "unknown"
 
 
 def reserve_socket_path(directory: Path) -> Path:
@@ -64,7 +64,7 @@ def reserve_socket_path(directory: Path) -> Path:
     path = directory / SOCKET_NAME
     if not _fits(path):
         path = _recorded(record) or _short_directory() / SOCKET_NAME
-    record.write_text(f"{path}\n")
+    record.write_text(f"{path}\n", encoding="utf-8")
     return path
 
 
@@ -78,7 +78,7 @@ def remove_socket(directory: Path, path: Path) -> None:
 def _recorded(record: Path) -> Path | None:
     """The short path of an earlier run, if its folder still exists and only we may use it."""
     try:
-        path = Path(record.read_text().strip())
+        path = Path(record.read_text(encoding="utf-8").strip())
         folder = path.parent.lstat()
     except OSError:
         return None
@@ -103,7 +103,7 @@ def _fits(path: Path) -> bool:
 def log_tail(path: Path, lines: int = 15) -> str:
     """The last lines of a log file; empty if there is none."""
     try:
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
     except OSError:
         return ""
 

@@ -63,8 +63,9 @@ def script(name: str) -> Script:
     constants = f"local SCRIPT = '{name}'"
     if name == "claim":
         constants += f"\nlocal AGENT_FIELDS = {hashes.AGENT.lua_checks()}"
-    body = (folder / f"{'commit' if name in ('admit', 'restore') else name}.lua").read_text()
-    text = f"#!lua{flags}\n{constants}\n{(folder / 'prelude.lua').read_text()}\n{body}"
+    body = "commit" if name in ("admit", "restore") else name
+    parts = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("prelude", body)]
+    text = "\n".join((f"#!lua{flags}", constants, *parts))
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

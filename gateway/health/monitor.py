@@ -139,7 +139,7 @@ async def system(request: web.Request) -> web.Response:
 def _host_figures() -> HostFigures:
     memory: dict[str, int] = {}
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             name, _, amount = line.partition(":")
             memory[name] = int(amount.split()[0]) * 1024
     except (OSError, ValueError, IndexError):

@@ -63,7 +63,7 @@ def _file_handler(file: Path) -> logging.Handler:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         problem = f"the log {file} cannot be written"
-        return RotatingFileHandler(file, maxBytes=FILE_BYTES, backupCount=FILES)
+        return RotatingFileHandler(file, maxBytes=FILE_BYTES, backupCount=FILES, encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{problem}: {error.strerror}") from None
 

@@ -6,6 +6,7 @@ Roles and pools come from the file only. Nothing below this package reads the en
 """
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, get_args
@@ -172,7 +173,9 @@ def parse(name: str, value: object, source: str) -> Any:
     if not isinstance(value, str | Path):
         raise ConfigurationError(f"{source}: expected text, got {text}")
     if _UNUSABLE.search(str(value)):
-        raise ConfigurationError(f"{source}: expected UTF-8 without U+0000, got {text}")
+        raise ConfigurationError(
+            f"{source}: expected UTF-8 without U+0000, got {text}{locale_advice()}"
+        )
     if Path in (kind, *get_args(kind)):
         if not str(value).strip():
             raise ConfigurationError(f"{source}: expected a path, got an empty text")
@@ -200,6 +203,14 @@ def _number(
             f"{source}: expected {bounds.ge} to {bounds.le}, got {abbreviate(value, str)}"
         )
     return number
+
+
+def locale_advice() -> str:
+    """What to do about text that is no UTF-8, where the locale may have made it so."""
+    encoding = sys.getfilesystemencoding()
+    if encoding == "utf-8":
+        return ""
+    return f" (the locale's encoding is {encoding}: set LC_ALL=C.UTF-8, or another in UTF-8)"
 
 
 def abbreviate(value: object, form: Callable[[object], str] = repr) -> str:

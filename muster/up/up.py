@@ -172,7 +172,7 @@ def data_folder_lock(path: Path) -> Iterator[None]:
         raise ConfigurationError(
             f"the data folder {path} cannot be used: {why} (--data-dir, MUSTER_DATA_DIR)"
         ) from None
-    with os.fdopen(lock):
+    with os.fdopen(lock, "rb"):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

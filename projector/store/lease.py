@@ -168,7 +168,7 @@ class Lease:
 def this_process() -> str:
     """`boot-pidnamespace/pid-start`: an id that no other process ever has, on any host."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         namespace = Path("/proc/self/ns/pid").stat().st_ino
         return f"{boot}-{namespace}/{os.getpid()}-{_start_time(os.getpid())}"
     except OSError:
@@ -185,5 +185,5 @@ def _is_running(process: str) -> bool:
 
 def _start_time(pid: int) -> int:
     """In clock ticks since boot: field 22 of proc(5)'s stat, after the name in brackets."""
-    stat = Path(f"/proc/{pid}/stat").read_text()
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     return int(stat.rpartition(")")[2].split()[19])

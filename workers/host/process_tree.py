@@ -36,7 +36,7 @@ def become_subreaper() -> None:
 def name_process(name: str) -> None:
     """Set the name that `ps` shows, and that a forked child inherits. Linux only."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/comm").write_text(name[:NAME_MAX])
+        Path("/proc/self/comm").write_text(name[:NAME_MAX], encoding="utf-8")
 
 
 def all_processes() -> dict[int, Found]:
@@ -74,7 +74,9 @@ def variable(pid: int, name: str) -> str:
 
 
 def _read(pid: int) -> Found:
-    head, _, tail = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
+    head, _, tail = (
+        Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
+    )
     fields = tail.split()
     process = Process(pid, int(fields[19]))
     return Found(int(fields[1]), process, head.partition("(")[2], fields[0] in {"Z", "X"})

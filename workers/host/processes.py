@@ -28,7 +28,7 @@ HAS_PROC = Path("/proc/self/stat").exists()
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text().strip()
+        return Path(path).read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 
@@ -39,7 +39,7 @@ def start_time(pid: int) -> int:
     Raises `OSError` where that cannot be read, as when no more files can be opened.
     """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return 0
     fields = stat.rpartition(")")[2].split()
@@ -49,7 +49,8 @@ def start_time(pid: int) -> int:
 def resident_bytes(pid: int) -> int:
     """How much memory of a process is in RAM, what it shares included; 0 if that is unknown."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        pages = Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
         return 0
 

@@ -256,7 +256,8 @@ def _be_killed_first() -> None:
     """Where the kernel has to kill something for want of memory: a worker, or what it starts."""
     with contextlib.suppress(OSError):
         file = Path("/proc/self/oom_score_adj")
-        file.write_text(str(max(int(file.read_text()), OOM_SCORE)))
+        score = max(int(file.read_text(encoding="utf-8")), OOM_SCORE)
+        file.write_text(str(score), encoding="utf-8")
 
 
 def _ignore(*_: object) -> None:

@@ -27,6 +27,7 @@ from typing import Any, NoReturn, TypeAlias
 from eventstore.errors import ConfigurationError, LogUnreachable, MusterError, ServerUnsuitable
 from eventstore.names import unknown_name
 from muster.settings.addresses import redacted
+from muster.settings.settings import locale_advice
 from muster.terminal import render
 
 INTERRUPTED = 130
@@ -111,7 +112,7 @@ def run_command(name: str, run: Run, args: argparse.Namespace) -> int:
         print_error(name, error)
         return _exit_code(error)
     except UnicodeEncodeError as error:  # only arguments can contain such text
-        print_error(name, f"this is not UTF-8: {error.object!r}")
+        print_error(name, f"this is not UTF-8: {error.object!r}{locale_advice()}")
         return BadInput.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED

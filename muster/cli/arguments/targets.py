@@ -207,7 +207,7 @@ def _not_given(what: str, args: argparse.Namespace) -> BadInput:
             f" --{what.lower()}-url"
         )
     try:
-        (folder / NAME).open().close()
+        (folder / NAME).open("rb").close()
     except PermissionError:  # a `muster up` of another user may run there
         found = "cannot be read by this user"
     except OSError:

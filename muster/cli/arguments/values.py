@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from muster.cli.arguments.command import BadInput
-from muster.settings.settings import abbreviate
+from muster.settings.settings import abbreviate, locale_advice
 
 AGENT_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
@@ -47,7 +47,7 @@ def json_object(text: str, flag: str) -> dict[str, object]:
         raw = _from_file(text[1:]) if text.startswith("@") else text.encode()
         return msgspec.json.decode(raw, type=dict[str, object])
     except UnicodeEncodeError as error:
-        raise BadInput(f"{flag}: this is not UTF-8") from error
+        raise BadInput(f"{flag}: this is not UTF-8{locale_advice()}") from error
     except OSError as error:
         raise BadInput(f"{flag}: {abbreviate(text[1:])}: {error.strerror}") from error
     except msgspec.ValidationError as error:

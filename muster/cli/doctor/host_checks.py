@@ -72,7 +72,7 @@ def _for_redis() -> Iterator[Check]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 

@@ -12,7 +12,7 @@ from muster.__main__ import main
 from muster.cli.main import command_line
 from muster.process.roles import Owner, build
 from muster.settings.loading import load, to_environment
-from muster.settings.settings import Settings
+from muster.settings.settings import Settings, parse
 from projector.service.projector import Projector
 from workers.output.log_files import LogLimits
 from workers.supervisor.supervisor import Supervisor
@@ -323,3 +323,11 @@ def test_a_password_that_is_not_encoded_is_refused_without_it(password: str) -> 
             load({}, environment)
         assert password not in str(it.value).replace("@ : / ? # % are", "")
     load({}, {"DATABASE_URL": "postgresql://mu:p%40%3A@h/mu?options=-c%20x"})
+
+
+def test_text_that_the_locale_garbles_is_refused_with_the_locales_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(ConfigurationError, match="encoding is ascii: set LC_ALL"):
+        parse("data_dir", "/tmp/\udcc3\udca4", "--data-dir")
