@@ -22,6 +22,10 @@ from eventstore.errors import ServerBinaryMissing
 SOCKET_PATH_MAX = 103
 """Bytes of a Unix socket's path: 107 on Linux, 103 on macOS; the smaller one counts."""
 
+BANNER = "oO0OoO0OoO0Oo"
+"""In the line with which a server's log begins."""
+DISK_FULL_BYTES = 1_000_000
+"""A disk with less than this is full."""
 SOCKET_NAME = "valkey.sock"
 SHORT_PREFIX = "muster-"
 
@@ -101,11 +105,20 @@ def _fits(path: Path) -> bool:
 
 
 def log_tail(path: Path, lines: int = 15) -> str:
-    """The last lines of a log file; empty if there is none."""
+    """The last lines of a log file, without the server's banner; empty if there is none."""
     try:
-        return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+    return "\n".join([line for line in text.splitlines() if BANNER not in line][-lines:])
+
+
+def disk_full(directory: Path) -> str:
+    """What to do about a disk on which nothing can be written; empty if there is room."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(directory).free < DISK_FULL_BYTES:
+            return f"the disk is full: free some for {directory}"
+    return ""
 
 
 def find_binary() -> Path:

@@ -113,8 +113,10 @@ class EmbeddedServer:
     def require_running(self) -> None:
         """Raises `ServerNotReady` where it has ended."""
         if not self.running:
+            why = folders.disk_full(self.directory)
             raise errors.ServerNotReady(
-                f"ended with code {self.exit_code}", folders.log_tail(self.log_path)
+                f"ended with code {self.exit_code}{why and f' ({why})'}",
+                folders.log_tail(self.log_path),
             )
 
     def stop(self, timeout: float = 10.0) -> None:

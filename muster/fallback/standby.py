@@ -183,7 +183,7 @@ async def start_if_needed(settings: Settings) -> ActiveFallback | None:
     if not (reason := await unreachable_reason(url, timeout_seconds=timeout)):
         return None
     cluster = await require_only_host(settings, last_seen.read(settings))
-    lock = HostLock(f"{last_seen.own_host(settings)}|{url}|{prefix}")
+    lock = HostLock(last_seen.own_host(settings), url, prefix)
     await lock.acquire(FALLBACK_LOCK_TIMEOUT_SECONDS)
     real, folder = redacted(url), directory.serving(settings.data_dir)
     identity = folder.open(real, reason)

@@ -5,9 +5,7 @@ A stop, once asked for, ends every wait, and nothing is started after it.
 """
 
 import asyncio
-import contextlib
 import re
-import shutil
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -16,7 +14,7 @@ import structlog
 
 from eventstore import errors
 from eventstore.connection.backoff import Backoff
-from eventstore.embedded.directory import log_tail
+from eventstore.embedded.directory import disk_full, log_tail
 from eventstore.embedded.server import PONG, EmbeddedServer
 from muster.process.child import Child, describe_exit
 from muster.process.redis_wait import wait_for_stop
@@ -36,8 +34,6 @@ FIRST_REPORT_SECONDS = 2.0
 """A server that does not serve after this time is reported ..."""
 REPORT_INTERVAL_SECONDS = 60.0
 """... and again at this interval."""
-DISK_FULL_BYTES: Final = 1_000_000
-"""A disk with less than this is full."""
 
 _LOG_PREFIX: Final = re.compile(r"\d+:\w \d+ \w+ \d+ [\d:.]+ \S ")
 """What the server's log puts in front of a line, as `17:M 09 Feb 2026 10:11:12.131 * `."""
@@ -120,10 +116,8 @@ class RestartableServer:
 
     def _advice(self) -> str:
         """What would help, where that is known, else where to read more."""
-        with contextlib.suppress(OSError):
-            if shutil.disk_usage(self._server.directory).free < DISK_FULL_BYTES:
-                return f"; the disk is full: free some for {self._server.directory}"
-        return f"; see {self._server.log_path}"
+        advice = disk_full(self._server.directory) or f"see {self._server.log_path}"
+        return f"; {advice}"
 
 
 async def restart_on_exit(

@@ -5,6 +5,8 @@ import time
 
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
+from workers.host.lock import LOCK_TIMEOUT_SECONDS, HostLock, LockRefused
+from workers.host.processes import host_name
 
 
 def echo(text: str) -> None:
@@ -19,6 +21,19 @@ def echo_status(
     suffix = f"  pid {pid}" if pid else ""
     suffix += f", {time.monotonic() - started_at:.2f} s" if started_at is not None else ""
     echo(f"  {name:<11} {text}{suffix}")
+
+
+def report_other_supervisor(settings: Settings) -> None:
+    """Print that this host has a supervisor for that Redis: ours waits for its end, or gives up."""
+    host = settings.host_id or host_name()
+    with contextlib.suppress(LockRefused):  # which the supervisor reports
+        if HostLock(host, settings.redis_url, settings.key_prefix).is_taken():
+            echo_status(
+                "supervisor",
+                "this host already has one for this Redis and key prefix; waiting up to"
+                f" {LOCK_TIMEOUT_SECONDS:g} s for it to end. Stop the other `muster up`, or give"
+                " this one another Redis or --key-prefix",
+            )
 
 
 def describe_role(role: str, settings: Settings, url: str) -> str:

@@ -30,7 +30,7 @@ from muster.up import log_messages
 from muster.up.background import Background
 from muster.up.log_messages import LogMessages
 from muster.up.log_server import LogServer
-from muster.up.messages import echo, echo_ready, remedy
+from muster.up.messages import echo, echo_ready, remedy, report_other_supervisor
 from muster.up.role_processes import RoleParts, RoleProcesses
 from workers.host.process_tree import become_subreaper, descendants
 
@@ -80,6 +80,7 @@ class Up:
 
     async def _serve(self, settings: Settings) -> None:
         self._follow_logs(settings)
+        report_other_supervisor(settings)
         self._roles = (
             RoleParts(settings, self._background, self.log_server.fallback)
             if settings.single_process

@@ -35,7 +35,8 @@ class LockRefused(MusterError):
 class HostLock:
     """Held for as long as the supervisor lives."""
 
-    def __init__(self, scope: str) -> None:
+    def __init__(self, host: str, redis_url: str, key_prefix: str) -> None:
+        scope = f"{host}|{redis_url}|{key_prefix}"
         self._name = f"muster-supervisor-{hashlib.sha256(scope.encode()).hexdigest()[:24]}"
         self._held = contextlib.ExitStack()
 
@@ -52,6 +53,13 @@ class HostLock:
                 log.warning("supervisor.waits_for_another", seconds=timeout_seconds)
                 logged = True
             await asyncio.sleep(0.1)
+
+    def is_taken(self) -> bool:
+        """Whether another process has it now. Raises `LockRefused`."""
+        if not self._try_acquire():
+            return True
+        self.release()
+        return False
 
     def release(self) -> None:
         self._held.close()

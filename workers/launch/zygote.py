@@ -97,8 +97,11 @@ def arguments(plan: Plan, fd: int) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    channel = socket.socket(fileno=int(argv[0]))
-    plan = msgspec.json.decode(argv[1], type=Plan)
+    with socket.socket(fileno=int(argv[0])) as channel:
+        return _run(channel, msgspec.json.decode(argv[1], type=Plan))
+
+
+def _run(channel: socket.socket, plan: Plan) -> int:
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all: others decide
         signal.signal(number, _ignore)
     become_subreaper()  # of what a killed worker leaves

@@ -1,7 +1,7 @@
 """How much one agent may write: lines and bytes a second, with a burst.
 
-Above that its lines are dropped, for as long as a tenth of the burst takes to come back. Then one
-line says how many were.
+Above that its lines are dropped, for as long as a tenth of the burst takes to come back; of what it
+logs as a warning or an error as much is still written. Then one line says how many were dropped.
 """
 
 import threading
@@ -33,17 +33,20 @@ class Limit:
         self.closed = False
         self.dropped_lines = self.dropped_bytes = 0
 
-    def admit(self, size: int) -> bool:
-        """Whether a line of so many bytes may be written. What it takes too much is owed."""
+    def admit(self, size: int, *, urgent: bool = False) -> bool:
+        """Whether a line of so many bytes may be written. What it takes too much is owed.
+
+        `urgent`: a warning or an error, which may owe as much as a tenth of the burst.
+        """
         with self._lock:
-            if self.closed and not self.reopen():
+            self._refill()
+            if self.closed and not self.reopen() and not (urgent and self._may_owe()):
                 self.dropped_lines += 1
                 self.dropped_bytes += size
                 return False
-            self._refill()
             self._lines_left -= 1
             self._bytes_left -= size
-            self.closed = self._lines_left < 1 or self._bytes_left <= 0
+            self.closed = self.closed or self._lines_left < 1 or self._bytes_left <= 0
             return True
 
     def reopen(self) -> bool:
@@ -66,6 +69,12 @@ class Limit:
     def reset_after_fork(self) -> None:
         self._lock = threading.RLock()
         self.dropped_lines = self.dropped_bytes = 0
+
+    def _may_owe(self) -> bool:
+        return (
+            self._lines_left > -self._lines_max * REOPEN_SHARE
+            and self._bytes_left > -self._bytes_max * REOPEN_SHARE
+        )
 
     def _refill(self) -> None:
         now, limits = time.monotonic(), self._limits

@@ -181,17 +181,18 @@ class Output:
     def _line(self, owner: Owner, fields: Mapping[str, Any], size: int = 0) -> None:
         """`size`: about how many bytes it has, if that is known."""
         limit = owner.limit
-        if limit is not None and limit.closed and not limit.admit(size):
+        urgent = fields["stream"] == "log" and NUMBERS.get(fields["level"], 0) >= NUMBERS["warning"]
+        if limit is not None and limit.closed and not urgent and not limit.admit(size):
             return
         stamp = _now()
         line = encode({"ts": stamp, **fields, **owner.ids})
         if len(line) > LOGGED_MAX and fields["stream"] == "log":
             line = encode({"ts": stamp, **_shortened(fields), **owner.ids})
         if limit is not None:
-            if limit.dropped_lines:
-                self.report_dropped(owner)
-            if not limit.admit(len(line)):
+            if not limit.admit(len(line), urgent=urgent):
                 return
+            if limit.dropped_lines and not limit.closed:
+                self.report_dropped(owner)
             if limit.closed:
                 self.pump.watch(_Reopening(self, owner))
         if self.file.write(line + b"\n") and self.file.dropped:

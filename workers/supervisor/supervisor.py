@@ -86,7 +86,7 @@ class Supervisor:
             self._origin,
             lambda: {host for pool in self._pools.values() for host in pool.hosts},
         )
-        self._lock = HostLock(f"{self.host}|{options.redis_url}|{options.key_prefix}")
+        self._lock = HostLock(self.host, options.redis_url, options.key_prefix)
         self._joined = False
         self._stopped = False
 

@@ -20,7 +20,7 @@ async def test_a_supervisor_that_is_ending_is_waited_for_and_logged_once(
 ) -> None:
     """It may still drain its workers; with an error instead the next one would not start."""
     assert lock.LOCK_TIMEOUT_SECONDS > SHUTDOWN_SECONDS + KILL_SECONDS
-    last, following = HostLock(str(tmp_path)), HostLock(str(tmp_path))
+    last, following = HostLock("h", str(tmp_path), ""), HostLock("h", str(tmp_path), "")
     await last.acquire(0.0)
     with capture_logs() as lines:
         waiting = asyncio.create_task(following.acquire(20.0))
@@ -34,11 +34,11 @@ async def test_a_supervisor_that_is_ending_is_waited_for_and_logged_once(
 
 
 async def test_a_wait_for_the_previous_supervisor_is_cancelled_at_once(tmp_path: Path) -> None:
-    last = HostLock(str(tmp_path))
+    last = HostLock("h", str(tmp_path), "")
     await last.acquire(0.0)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await HostLock(str(tmp_path)).acquire(20.0)
+            await HostLock("h", str(tmp_path), "").acquire(20.0)
     last.release()
 
 
@@ -59,4 +59,4 @@ async def test_an_error_of_the_system_is_not_mistaken_for_another_supervisor(
 
     monkeypatch.setattr(socket, "socket", Refused)
     with pytest.raises(LockRefused, match=r"Too many open files|No buffer space"):
-        await HostLock(str(tmp_path)).acquire(0.0)
+        await HostLock("h", str(tmp_path), "").acquire(0.0)

@@ -30,7 +30,7 @@ def test_a_process_that_cannot_be_checked_does_not_count_as_gone(
     """A worker without free file descriptors would otherwise think that its owner is dead."""
     process = Process(os.getpid(), start_time(os.getpid()))
 
-    def refuse(_: Path) -> str:
+    def refuse(_: Path, **__: object) -> str:
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(Path, "read_text", refuse)

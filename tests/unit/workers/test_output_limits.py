@@ -44,6 +44,22 @@ def test_what_was_dropped_is_said_when_an_agent_ends(limited: Captured) -> None:
     assert limited.lines()[-1]["dropped_lines"] == 10
 
 
+def test_errors_of_an_agent_that_is_limited_are_written_up_to_a_limit(limited: Captured) -> None:
+    limited.start()
+
+    def flood() -> None:
+        for _ in range(100):
+            print("line")
+        for _ in range(10):
+            logging.getLogger("acme").info("lost")
+            logging.getLogger("acme").error("important")
+
+    limited.as_agent(flood)
+    texts = [text for _, text in limited.texts()]
+    assert (texts.count("line"), texts.count("lost")) == (40, 0)
+    assert texts.count("important") in {4, 5}
+
+
 def test_a_huge_line_is_a_bounded_part_of_the_file(limited: Captured) -> None:
     limited.start()
     started_at = time.process_time()
