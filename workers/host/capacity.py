@@ -57,8 +57,8 @@ def _of_host(meminfo: Path) -> list[float]:
 def _of_cgroup(cgroup: Path) -> list[float]:
     """Of version 2. Pages of files that were not used lately can be had at once."""
     try:
-        limit = int((cgroup / "memory.max").read_text())  # "max": there is none
-        used = int((cgroup / "memory.current").read_text())
+        limit = int((cgroup / "memory.max").read_text(encoding="utf-8"))  # "max": there is none
+        used = int((cgroup / "memory.current").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
     reclaimable = _numbers(cgroup / "memory.stat").get("inactive_file", 0)
@@ -67,7 +67,7 @@ def _of_cgroup(cgroup: Path) -> list[float]:
 
 def _numbers(path: Path) -> Mapping[str, int]:
     try:
-        lines = [line.split() for line in path.read_text().splitlines()]
+        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     except OSError:
         return {}
     return {line[0]: int(line[1]) for line in lines if len(line) > 1 and line[1].isdecimal()}
