@@ -1,17 +1,17 @@
 """Muster: an auto-scaling pool of long-lived agents, event-sourced over Redis Streams.
 
-This package is the public face. `Agent` and `Context` are what users build on; everything else is
-reached through the command `muster` and over HTTP.
+This package is the public face. `Agent`, `Context` and `Unavailable` are what users build on;
+everything else is reached through the command `muster` and over HTTP.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from workers.api.agent import Agent, Context, WorkerInfo
+    from workers.api.agent import Agent, Context, Unavailable, WorkerInfo
 
     __version__: str
 
-__all__ = ["Agent", "Context", "WorkerInfo", "__version__"]
+__all__ = ["Agent", "Context", "Unavailable", "WorkerInfo", "__version__"]
 
 
 def __getattr__(name: str) -> object:
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> object:
             return version("agent-muster")
         except PackageNotFoundError:  # run from a folder that was not installed
             return "0+unknown"
-    if name in {"Agent", "Context", "WorkerInfo"}:
+    if name in {"Agent", "Context", "Unavailable", "WorkerInfo"}:
         from workers.api import agent
 
         return getattr(agent, name)

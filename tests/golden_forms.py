@@ -17,7 +17,7 @@ from eventstore.language import agents, workers
 from eventstore.language import catalogue as pools
 from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Catalogue, Host, Pool
-from eventstore.language.events import ENTRY_FIELDS, EVENT_TYPES, Event, decode_entry
+from eventstore.language.events import _BODIES, ENTRY_FIELDS, EVENT_TYPES, Event, decode_entry
 from eventstore.language.workers import Worker
 from eventstore.steps import hashes
 from eventstore.steps.clauses import AppendEvent
@@ -35,6 +35,7 @@ from projector.store.tables import METADATA, POOL_CAPACITY
 POOL, GENERATION = "golden_pool", 3
 FIELDS = ENTRY_FIELDS
 TYPES = EVENT_TYPES
+VERSIONS = {kind: str(body.version) for kind, body in _BODIES.items()}
 HEARTBEAT = Heartbeat.type
 Entry = tuple[bytes, Sequence[bytes]]
 Form = dict[str, Any]

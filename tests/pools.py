@@ -1,6 +1,7 @@
 """A pool as tests drive it: spawns, workers and claims through the log, without processes."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,9 +12,10 @@ from eventstore.connection.clients import connect
 from eventstore.ids import new_id
 from eventstore.keys import Keys
 from eventstore.language import workers
+from eventstore.language.agent_commands import MarkLost, Restart
 from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRequested, WorkerRequested
-from eventstore.language.pool_config import PoolConfig
+from eventstore.language.pool_config import PoolConfig, RestartPolicy
 from eventstore.log.log import Log
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import ClaimedAgent, Outcome
@@ -86,6 +88,26 @@ class TestPool:
         )
         assert acted.outcome is Outcome.DONE
         return Fence(worker_id, epoch, lost=True)
+
+    async def lose(
+        self, agent_ids: Iterable[str], worker_id: str, *, suspicion_ms: int = 600_000
+    ) -> None:
+        """The worker that runs these agents dies; after a short back-off they wait again."""
+        fence, log, pool = await self.fence(worker_id), self.log, self.name
+        policy = RestartPolicy(backoff_min_ms=1, backoff_max_ms=1)
+        for agent_id in agent_ids:
+            lose = MarkLost(
+                worker_id=worker_id,
+                reason="killed by signal 9",
+                now_ms=log.now_ms(pool),
+                suspicion_ms=suspicion_ms,
+                policy=policy,
+            )
+            acted = await log.act(pool, agent_id, lose, ORIGIN, fence=fence)
+            assert acted.agent is not None
+            if acted.agent.due_ms:
+                await asyncio.sleep(0.01)
+                await log.act(pool, agent_id, Restart(), ORIGIN)
 
 
 @asynccontextmanager

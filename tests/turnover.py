@@ -58,11 +58,11 @@ class WorkerLoad:
     async def live(self, size: int) -> None:
         self._fence = await self._test.worker(self._worker, slots=WORKER_LOAD)
         await all_of(self._spawn, range(size))
-        await self._each(await self._claimed(size), Started())
+        await self._each(await self._claimed(size), Started(now_ms=self._log.now_ms(self._name)))
         released = await self._each(await self._held(), Release(reason="drain"))
         await self._renew()
         assert len(released) == size
-        await self._each(await self._claimed(size), Started())
+        await self._each(await self._claimed(size), Started(now_ms=self._log.now_ms(self._name)))
         await self._renew()
         failed = await self._each(await self._held(), self._failure())
         await self._each(failed, Restart(), fenced=False)

@@ -36,6 +36,7 @@ POOL = "tests"
 ORIGIN = Origin(actor="test")
 
 QUICK = PoolConfig(
+    restart_limit=5,
     backoff_min_seconds=0.05,
     backoff_max_seconds=0.05,
     start_timeout_seconds=10.0,

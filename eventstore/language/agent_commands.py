@@ -25,11 +25,11 @@ class Withdraw(Struct, frozen=True, kw_only=True):
 
 
 class Started(Struct, frozen=True, kw_only=True):
-    pass
+    now_ms: int
 
 
 class Fail(Struct, frozen=True, kw_only=True):
-    """The agent's code failed: in `start`, in `run`, or in `check`."""
+    """The agent's code failed in `start`, `run` or `check`, or said that it cannot work now."""
 
     during: str  # "start" | "run" | "check"
     error: events.Error
@@ -52,13 +52,15 @@ class Release(Struct, frozen=True, kw_only=True):
 class MarkLost(Struct, frozen=True, kw_only=True):
     """Its worker `worker_id` died; nothing happens if another worker has the agent by now.
 
-    If it had an earlier loss within `suspicion_ms`, it is isolated from now on.
+    If it had an earlier loss within `suspicion_ms`, it is isolated from now on. `only`: no other
+    agent was in that worker.
     """
 
     worker_id: str
     reason: str
     now_ms: int
     blameless: bool = False
+    only: bool = False
     suspicion_ms: int = 0
     policy: RestartPolicy = RestartPolicy()
     jitter: float = 0.0
@@ -78,6 +80,13 @@ class Restart(Struct, frozen=True, kw_only=True):
     """The back-off is over."""
 
 
+class RequestRestart(Struct, frozen=True, kw_only=True):
+    """Start it again: at once if it failed or waits for that, else as soon as its worker has
+    released it."""
+
+    reason: str
+
+
 Command: TypeAlias = (
     Spawn
     | Terminate
@@ -88,6 +97,7 @@ Command: TypeAlias = (
     | Release
     | MarkLost
     | Restart
+    | RequestRestart
     | Clear
     | Drop
 )
@@ -106,7 +116,7 @@ def decide(command: Command, agent: Agent | None) -> tuple[events.AgentBody, ...
     """The events that a command leads to; none if it has already happened or no longer applies."""
     if isinstance(command, Spawn):
         return (command.request,) if agent is None else ()
-    if agent is None or agent.ended or not _applies(command, agent):
+    if agent is None or not _applies(command, agent):
         return ()
     if agent.stop and isinstance(command, _FINAL_IF_STOPPED):
         error = command.error if isinstance(command, (Fail, End)) else None
@@ -120,12 +130,9 @@ def decide(command: Command, agent: Agent | None) -> tuple[events.AgentBody, ...
         case Withdraw():
             return (events.AgentTerminated(reason="pending-timeout"),)
         case Started():
-            return (events.AgentStarted(),)
-        case Fail(error=error, now_ms=now_ms, policy=policy):
-            due_ms, end = _spend(command, agent)
-            failure = _FAILURE_EVENTS[command.during]
-            window_ms = policy.window_ms
-            return (failure(error=error, at_ms=now_ms, window_ms=window_ms, due_ms=due_ms), *end)
+            return (events.AgentStarted(at_ms=command.now_ms),)
+        case Fail():
+            return _fail(command, agent)
         case End():
             return (events.AgentTerminated(reason=command.reason, error=command.error),)
         case Release(reason=reason):
@@ -134,6 +141,9 @@ def decide(command: Command, agent: Agent | None) -> tuple[events.AgentBody, ...
             return _mark_lost(command, agent)
         case Restart():
             return (_restarting(agent, agent.reason),)
+        case RequestRestart(reason=reason):
+            following = 0 if agent.held else agent.incarnation + 1
+            return (events.AgentRestartRequested(reason=reason, next_incarnation=following),)
         case Clear():
             return (events.AgentCleared(reason=command.reason),)
         case Drop():
@@ -143,7 +153,9 @@ def decide(command: Command, agent: Agent | None) -> tuple[events.AgentBody, ...
 
 
 def _applies(command: Command, agent: Agent) -> bool:
-    """Whether a command on an agent that has not ended has not happened yet and still applies."""
+    """Whether a command has not happened yet and still applies."""
+    if agent.ended and not isinstance(command, RequestRestart):
+        return False
     match command:
         case Terminate():
             requested = agent.stop is Stop.NOW or (agent.stop and command.graceful)
@@ -160,6 +172,9 @@ def _applies(command: Command, agent: Agent) -> bool:
             return agent.held and agent.worker_id == command.worker_id
         case Restart():
             return agent.status is Status.RESTARTING
+        case RequestRestart():
+            waits = agent.status in {Status.RESTARTING, Status.FAILED}
+            return not agent.stop and (waits or (agent.held and not agent.restart))
         case Clear():
             return agent.alone
         case _:
@@ -170,22 +185,52 @@ def _restarting(agent: Agent, reason: str) -> events.AgentRestarting:
     return events.AgentRestarting(reason=reason, next_incarnation=agent.incarnation + 1)
 
 
-def _spend(command: Fail | MarkLost, agent: Agent) -> tuple[int, tuple[events.AgentFailed, ...]]:
-    """Count a failure against the restart budget: when to run again, or 0 and the failed event."""
-    policy = command.policy
-    failures = 1 + sum(at > command.now_ms - policy.window_ms for at in agent.failures)
-    if failures > policy.limit:
-        return 0, (events.AgentFailed(reason="restart-budget-spent", failures=failures),)
-    return command.now_ms + policy.delay_ms(failures, command.jitter), ()
+def _fail(command: Fail, agent: Agent) -> tuple[events.AgentBody, ...]:
+    failure, error = _FAILURE_EVENTS[command.during], command.error
+    at, window_ms = command.now_ms, command.policy.window_ms
+    if error.retry_after_ms is not None:
+        due_ms = at + command.policy.wait_ms(error.retry_after_ms, command.jitter)
+        return (failure(error=error, at_ms=at, window_ms=window_ms, due_ms=due_ms),)
+    failures, due_ms, end = _count_failure(command, agent)
+    body = failure(error=error, at_ms=at, window_ms=window_ms, due_ms=due_ms, failures=failures)
+    return (body, *end)
+
+
+def _count_failure(
+    command: Fail | MarkLost, agent: Agent
+) -> tuple[int, int, tuple[events.AgentFailed, ...]]:
+    """The failures in a row; when to run again, 0 for never; and what ends it, if so."""
+    policy, now_ms = command.policy, command.now_ms
+    if agent.failures_in_row or not agent.failures:
+        before = 0 if _is_well(agent, command) else agent.failures_in_row
+    else:  # of an earlier version, which counted those within the window
+        before = sum(at > now_ms - policy.window_ms for at in agent.failures)
+    failures = before + 1
+    if policy.limit is not None and failures > policy.limit:
+        return failures, 0, (events.AgentFailed(reason="restart-budget-spent", failures=failures),)
+    if not agent.has_run and failures > policy.start_limit:
+        return failures, 0, (events.AgentFailed(reason="start-budget-spent", failures=failures),)
+    return failures, now_ms + policy.delay_ms(failures, command.jitter), ()
+
+
+def _is_well(agent: Agent, command: Fail | MarkLost) -> bool:
+    """Whether it ran for long enough without trouble."""
+    return 0 < agent.well_ms <= command.now_ms - command.policy.window_ms
 
 
 def _mark_lost(command: MarkLost, agent: Agent) -> tuple[events.AgentBody, ...]:
+    """The first loss has no back-off; a repeated one has, whatever became of the suspicion."""
     reason, now_ms, blameless = command.reason, command.now_ms, command.blameless
-    lost = events.AgentLost(reason=reason, at_ms=now_ms, blameless=blameless)
-    if agent.alone and not blameless:  # its own failure: no other agent was in the worker
-        due_ms, end = _spend(command, agent)
-        window_ms = command.policy.window_ms
-        return (replace(lost, alone=True, window_ms=window_ms, due_ms=due_ms), *end)
+    losses = 1 if blameless or _is_well(agent, command) else agent.losses_in_row + 1
     lost_before = any(at > now_ms - command.suspicion_ms for at in agent.losses)
-    isolated = agent.alone or (lost_before and not blameless)
-    return (replace(lost, alone=isolated), _restarting(agent, "lost"))
+    alone = agent.alone or (lost_before and not blameless)
+    lost = events.AgentLost(
+        reason=reason, at_ms=now_ms, blameless=blameless, alone=alone, losses=losses
+    )
+    if not blameless and (agent.alone or (command.only and losses > 1)):  # a failure of its own
+        failures, due_ms, end = _count_failure(command, agent)
+        window_ms = command.policy.window_ms
+        return (replace(lost, window_ms=window_ms, due_ms=due_ms, failures=failures), *end)
+    if losses > 1:
+        return (replace(lost, due_ms=now_ms + command.policy.delay_ms(losses - 1, command.jitter)),)
+    return (lost, _restarting(agent, "lost"))

@@ -7,16 +7,17 @@ error) are folded too, but only the views store them.
 
     pending -> starting -> running -> stopping -> terminated
     pending -> terminated (withdrawn)        running -> terminated (completed, idle)
-    starting | running -> restarting (start_failed, crashed, unhealthy, lost)
-    restarting -> pending (when due) | failed | terminated
+    starting | running -> restarting (start_failed, crashed, unhealthy, unavailable, lost)
+    restarting -> pending (when due, or requested) | failed | terminated
     starting | running -> pending (released)
+    failed -> pending (requested)
 
 An agent that was lost twice within the suspicion window is `alone`: it runs isolated in a worker of
 its own until it has run long enough without harm. If that worker dies, too, the loss is the agent's
 own failure.
 
 A requested termination is the flag `stop` next to the status. Every step that would run the agent
-again ends it instead. A terminal state is never left.
+again ends it instead. `terminated` is never left, `failed` only by a requested restart.
 """
 
 from enum import StrEnum
@@ -43,6 +44,12 @@ class Status(StrEnum):
 TERMINAL: Final = frozenset({Status.TERMINATED, Status.FAILED})
 HELD: Final = frozenset({Status.STARTING, Status.RUNNING, Status.STOPPING})
 """Statuses in which an agent occupies a worker's slot."""
+
+
+RESTART_REQUESTED: Final = "restart-requested"
+REASON_MAX: Final = 48
+FAILURES_STORED: Final = 5
+"""How many times of failures are stored: a value over 64 bytes would double a hash."""
 
 
 class Stop(StrEnum):
@@ -72,6 +79,15 @@ class Agent(events.AgentSpec, frozen=True, kw_only=True):
     losses: tuple[int, ...] = ()
     alone: bool = False
     """It is isolated in a worker of its own until it is cleared."""
+    has_run: bool = False
+    """It was started at least once."""
+    well_ms: int = 0
+    """Since when it has run without a failure or loss; 0: it has not started since the last one."""
+    failures_in_row: int = 0
+    losses_in_row: int = 0
+    """So often its code failed, or its worker died, without running for long in between."""
+    restart: bool = False
+    """Its worker is to release it."""
     correlation_id: str = ""
     """Of the request that spawned it."""
     last_event_id: str = ""
@@ -138,11 +154,11 @@ def evolve(agent: Agent | None, event: events.Event, pool: str) -> Agent:
             fence = {"worker_id": event.worker_id, "epoch": event.epoch, "claim_seq": event.seq}
             return replace(agent, status=Status.STARTING, reason="", expires_ms=0, **fence)
         case events.AgentStarted():
+            well_ms, has_run = agent.well_ms or body.at_ms, agent.has_run or body.at_ms > 0
+            agent = replace(agent, well_ms=well_ms, has_run=has_run)
             return replace(agent, status=Status.RUNNING, started_ms=event.ts)
         case events.AgentFailure():
-            failures, reason = _recent_failures(agent, body), body.type.removeprefix("agent.")
-            agent = replace(_vacated(agent), status=Status.RESTARTING, reason=reason)
-            return replace(agent, due_ms=body.due_ms, failures=failures, last_error=body.error)
+            return _fold_failure(agent, body)
         case events.AgentLost():
             return _fold_lost(agent, body)
         case events.AgentCleared():
@@ -150,6 +166,12 @@ def evolve(agent: Agent | None, event: events.Event, pool: str) -> Agent:
         case events.AgentReleased() | events.AgentRestarting():
             agent = replace(_vacated(agent), incarnation=body.next_incarnation)
             return replace(agent, status=Status.PENDING, reason=body.reason)
+        case events.AgentRestartRequested(next_incarnation=0):
+            return replace(agent, restart=True)
+        case events.AgentRestartRequested():
+            agent = replace(_vacated(agent), incarnation=body.next_incarnation, ended_ms=0)
+            agent = replace(agent, failures=(), failures_in_row=0, losses_in_row=0, well_ms=0)
+            return replace(agent, status=Status.PENDING, reason=RESTART_REQUESTED)
         case events.AgentTerminationRequested():
             status = Status.STOPPING if agent.status is Status.RUNNING else agent.status
             stop = Stop.GRACEFUL if body.graceful else Stop.NOW
@@ -165,21 +187,47 @@ def evolve(agent: Agent | None, event: events.Event, pool: str) -> Agent:
             raise TypeError(f"{event.type} is not an event of an agent")
 
 
-def _recent_failures(agent: Agent, body: events.AgentFailure | events.AgentLost) -> tuple[int, ...]:
-    """The failures within the window, and this one."""
+def _fold_failure(agent: Agent, body: events.AgentFailure) -> Agent:
+    reason = body.type.removeprefix("agent.")
+    if body.error.retry_after_ms is not None:
+        reason = unavailable_reason(body.error)
+    else:
+        agent = _counted(agent, body)
+    agent = replace(_vacated(agent), status=Status.RESTARTING, reason=reason)
+    return replace(agent, due_ms=body.due_ms, last_error=body.error)
+
+
+def unavailable_reason(error: events.Error) -> str:
+    """Why an agent waits that raised `muster.Unavailable`."""
+    return f"unavailable: {first_line(error.message)}" if error.message else "unavailable"
+
+
+def first_line(text: str) -> str:
+    """What a reason contains of a longer text."""
+    return text.strip().partition("\n")[0][:REASON_MAX]
+
+
+def _counted(agent: Agent, body: events.AgentFailure | events.AgentLost) -> Agent:
+    """With one more failure. Of those within the window the times are stored, too."""
     recent = tuple(at for at in agent.failures if at > body.at_ms - body.window_ms)
-    return (*recent, body.at_ms)
+    failures = (*recent, body.at_ms)
+    if not body.failures:  # in logs of earlier versions
+        return replace(agent, failures=failures)
+    failures = failures[-FAILURES_STORED:]
+    return replace(agent, failures=failures, failures_in_row=body.failures, well_ms=0)
 
 
 def _fold_lost(agent: Agent, body: events.AgentLost) -> Agent:
     losses = agent.losses if body.blameless else (*agent.losses, body.at_ms)[-2:]
-    lost = replace(_vacated(agent), losses=losses, alone=body.alone)
     if body.window_ms:
         error = events.Error(type="WorkerLost", message=body.reason)
-        failures = _recent_failures(agent, body)
-        lost = replace(lost, due_ms=body.due_ms, failures=failures, last_error=error)
+        agent = replace(_counted(agent, body), last_error=error)
+    if body.losses:
+        agent = replace(agent, losses_in_row=body.losses, well_ms=0)
+    lost = replace(_vacated(agent), losses=losses, alone=body.alone, due_ms=body.due_ms)
     return replace(lost, status=Status.RESTARTING, reason="lost")
 
 
 def _vacated(agent: Agent) -> Agent:
-    return replace(agent, worker_id="", epoch=0, claim_seq=0, due_ms=0, expires_ms=0)
+    fence = {"worker_id": "", "epoch": 0, "claim_seq": 0}
+    return replace(agent, **fence, due_ms=0, expires_ms=0, restart=False)

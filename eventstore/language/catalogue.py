@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eventstore.language import events
-from eventstore.language.pool_config import PoolConfig, read_config
+from eventstore.language.pool_config import PoolConfig, earlier_defaults, read_config
 
 
 class Pool(Struct, frozen=True, kw_only=True):
@@ -54,6 +54,8 @@ class Catalogue(Struct, frozen=True, kw_only=True):
 
     pools: dict[str, Pool] = {}
     hosts: dict[str, Host] = {}
+    earlier_defaults: dict[str, tuple[str, ...]] = {}
+    """By pool: settings with a default that an earlier version recorded. They are ignored."""
     generation: int = 0
     seq: int = 0
     stream_id: str = "0"
@@ -72,7 +74,8 @@ class Catalogue(Struct, frozen=True, kw_only=True):
 
 def copy_of(catalogue: Catalogue) -> Catalogue:
     """One to which events may be folded `in_place`: a copy for each would make many quadratic."""
-    return replace(catalogue, pools=dict(catalogue.pools), hosts=dict(catalogue.hosts))
+    copied = ("pools", "hosts", "earlier_defaults")
+    return replace(catalogue, **{name: dict(getattr(catalogue, name)) for name in copied})
 
 
 def evolve(catalogue: Catalogue, event: events.Event, *, in_place: bool = False) -> Catalogue:
@@ -84,6 +87,7 @@ def evolve(catalogue: Catalogue, event: events.Event, *, in_place: bool = False)
         catalogue = copy_of(catalogue)
     name, generation = event.subject, catalogue.generation
     pools, hosts = catalogue.pools, catalogue.hosts
+    earlier = catalogue.earlier_defaults
     changed: dict[str, Any] = {
         "version": catalogue.version_of(name) + 1,
         "changed_ms": event.ts,
@@ -92,12 +96,15 @@ def evolve(catalogue: Catalogue, event: events.Event, *, in_place: bool = False)
         case events.PoolCreated() as body:
             config, unknown = read_config(body.config)
             changed |= {"config": config, "unknown": unknown, "created_ms": event.ts}
+            earlier[name] = earlier_defaults(body.config)
             pools[name] = Pool(
                 pool_name=name, role_type=body.role_type, created_seq=event.seq, **changed
             )
         case events.PoolChanged() as body:
             config, unknown = read_config(body.config)
-            pools[name] = replace(pools[name], config=config, unknown=unknown, **changed)
+            changed |= {"config": config, "unknown": unknown}
+            earlier[name] = earlier_defaults(body.config)
+            pools[name] = replace(pools[name], **changed)
         case events.PoolDeleted():
             pools[name] = replace(pools[name], deleted=True, **changed)
         case events.HostJoined() as body:
@@ -114,6 +121,7 @@ def evolve(catalogue: Catalogue, event: events.Event, *, in_place: bool = False)
     return Catalogue(
         pools=pools,
         hosts=hosts,
+        earlier_defaults=earlier,
         generation=generation,
         seq=event.seq,
         stream_id=event.stream_id or catalogue.stream_id,

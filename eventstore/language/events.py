@@ -38,11 +38,15 @@ class Body(Struct, frozen=True, omit_defaults=True):
 
 
 class Error(Struct, frozen=True, omit_defaults=True):
-    """An exception of a user's code: its type, message and shortened traceback."""
+    """An exception of a user's code: its type, message and shortened traceback.
+
+    `retry_after_ms`: it was `muster.Unavailable`, which says when to try again; None: any other.
+    """
 
     type: str
     message: str = ""
     traceback: str = ""
+    retry_after_ms: Number | None = None
 
 
 class AgentSpec(Struct, frozen=True):
@@ -78,18 +82,24 @@ class AgentClaimed(Body, frozen=True):
 
 
 class AgentStarted(Body, frozen=True):
-    """Its `start` returned."""
+    """Its `start` returned, at `at_ms` (log time; 0 in logs of earlier versions)."""
 
     type = "agent.started"
+    at_ms: Number = 0
 
 
 class AgentFailure(Body, frozen=True):
-    """Its code failed. It is to run again at `due_ms` (log time), 0: never."""
+    """Its code failed. It is to run again at `due_ms` (log time), 0: never.
+
+    `failures`: how often in a row, this one included; 0 in logs of earlier versions, which count
+    those within `window_ms`. An error with `retry_after_ms` is not counted.
+    """
 
     error: Error
     at_ms: Number
     window_ms: Number
     due_ms: Number = 0
+    failures: Number = 0
 
 
 class AgentStartFailed(AgentFailure, frozen=True):
@@ -113,19 +123,22 @@ class AgentUnhealthy(AgentFailure, frozen=True):
 class AgentLost(Body, frozen=True):
     """Its worker died. `blameless`: all workers did, so the agent cannot be the cause.
 
-    `alone`: it is isolated from now on. If it was isolated when its worker died, the loss is a
-    failure of its own: then `window_ms` is the window of the restart budget, and it is to run again
-    at `due_ms` (log time).
+    `alone`: it is isolated from now on. `losses`: how often in a row its worker died, now included;
+    from the second time on it is to run again at `due_ms` (log time). If it had the worker for
+    itself, the loss is a failure of its own: then `window_ms` is the window of the restart policy,
+    and `failures` how often it failed in a row.
     """
 
     type = "agent.lost"
-    version = 2
+    version = 3
     reason: str
     at_ms: Number
     blameless: bool = False
     alone: bool = False
     window_ms: Number = 0
     due_ms: Number = 0
+    failures: Number = 0
+    losses: Number = 0
 
 
 class AgentCleared(Body, frozen=True):
@@ -151,6 +164,17 @@ class AgentRestarting(Body, frozen=True):
     next_incarnation: Number
 
 
+class AgentRestartRequested(Body, frozen=True):
+    """Its restart was requested: it is queued as `next_incarnation`.
+
+    `next_incarnation` 0: it is in a worker, which is to release it.
+    """
+
+    type = "agent.restart_requested"
+    reason: str
+    next_incarnation: Number = 0
+
+
 class AgentTerminationRequested(Body, frozen=True):
     """Its termination was requested: a lasting flag, not a status."""
 
@@ -168,7 +192,7 @@ class AgentTerminated(Body, frozen=True):
 
 
 class AgentFailed(Body, frozen=True):
-    """It failed more often than its pool allows within the window."""
+    """It failed more often in a row than its pool allows."""
 
     type = "agent.failed"
     reason: str
@@ -259,6 +283,8 @@ class PoolScalingDecided(Body, frozen=True):
     free: Number
     ordered: Number
     maximum: Number
+    term: Number = 0
+    """Of the leader; 0 in logs of earlier versions."""
 
 
 class HostJoined(Body, frozen=True):
@@ -303,6 +329,7 @@ AgentBody: TypeAlias = (
     | AgentCleared
     | AgentReleased
     | AgentRestarting
+    | AgentRestartRequested
     | AgentTerminationRequested
     | AgentTerminated
     | AgentFailed

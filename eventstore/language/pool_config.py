@@ -1,24 +1,37 @@
 """The settings of a pool, and their JSON form."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Struct
 
+RETRY_AFTER_MAX_MS: Final = 86_400_000
+"""A day: the longest that an agent may say it has to wait."""
+
 
 class RestartPolicy(Struct, frozen=True):
-    """How often and how soon a failing agent is started again; times in milliseconds."""
+    """How often and how soon a failing agent is started again; times in milliseconds.
 
-    limit: int = 5
+    `limit`: how many failures in a row are allowed; None: any number. `start_limit`: how many of an
+    agent that was never started. An agent that ran for `window_ms` starts a new row.
+    """
+
+    limit: int | None = None
+    start_limit: int = 5
     window_ms: int = 600_000
     backoff_min_ms: int = 1_000
-    backoff_max_ms: int = 60_000
+    backoff_max_ms: int = 300_000
 
     def delay_ms(self, failures: int, jitter: float) -> int:
         """Exponential back-off; `jitter` in [0, 1) shortens it by up to half."""
         full_ms = min(self.backoff_min_ms << min(failures - 1, 30), self.backoff_max_ms)
         return max(int(full_ms * (1 - jitter / 2)), min(self.backoff_min_ms, full_ms))
+
+    def wait_ms(self, retry_after_ms: int, jitter: float) -> int:
+        """How long an agent waits that said for how long; `jitter` adds up to a tenth."""
+        bounded_ms = min(max(retry_after_ms, self.backoff_min_ms), RETRY_AFTER_MAX_MS)
+        return int(bounded_ms * (1 + jitter / 10))
 
 
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
@@ -44,10 +57,11 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_workers: Annotated[int, Meta(ge=1, le=10_000)] = 100
     empty_worker_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 300.0
     backlog_limit: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
-    restart_limit: Annotated[int, Meta(ge=0, le=100)] = 5
+    restart_limit: Annotated[int, Meta(ge=0, le=100)] | None = None
+    start_limit: Annotated[int, Meta(ge=0, le=100)] = 5
     restart_window_seconds: Seconds = 600.0
     backoff_min_seconds: Seconds = 1.0
-    backoff_max_seconds: Seconds = 60.0
+    backoff_max_seconds: Seconds = 300.0
     start_timeout_seconds: Seconds = 60.0
     stop_grace_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 10.0
     drain_seconds: Seconds = 25.0
@@ -90,6 +104,7 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def restart_policy(self) -> RestartPolicy:
         return RestartPolicy(
             limit=self.restart_limit,
+            start_limit=self.start_limit,
             window_ms=int(self.restart_window_seconds * 1000),
             backoff_min_ms=int(self.backoff_min_seconds * 1000),
             backoff_max_ms=int(self.backoff_max_seconds * 1000),
@@ -111,6 +126,10 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.suspicion_window_seconds * part
 
 
+EARLIER_DEFAULTS: Final[Mapping[str, object]] = {"restart_limit": 5, "backoff_max_seconds": 60.0}
+"""Of versions without `start_limit`. They recorded defaults like settings, so that these count as
+not set."""
+
 SPAWN_DEFAULTS = ("heartbeat_interval", "max_idle_time", "labels")
 """The settings that a role may have, too."""
 
@@ -125,9 +144,22 @@ def read_config(raw: msgspec.Raw | bytes) -> tuple[PoolConfig, dict[str, object]
     """Decode a recorded configuration; settings of a newer version are returned separately."""
     known = set(PoolConfig.__struct_fields__)
     fields = msgspec.json.decode(raw, type=dict[str, object])
+    for name in earlier_defaults(raw):
+        del fields[name]
     unknown = {name: fields.pop(name) for name in fields.keys() - known}
     return msgspec.convert(fields, PoolConfig), dict(sorted(unknown.items()))
 
 
+def earlier_defaults(raw: msgspec.Raw | bytes) -> tuple[str, ...]:
+    """Which recorded settings have a default of an earlier version, and count as not set."""
+    fields = msgspec.json.decode(raw, type=dict[str, object])
+    if "start_limit" in fields:
+        return ()
+    return tuple(name for name, value in EARLIER_DEFAULTS.items() if fields.get(name) == value)
+
+
 def write_config(config: PoolConfig, unknown: Mapping[str, object] | None = None) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode({**msgspec.to_builtins(config), **(unknown or {})}))
+    """Encode a configuration. None is left out, which an earlier version cannot read."""
+    fields: dict[str, object] = msgspec.to_builtins(config)
+    recorded = {name: value for name, value in fields.items() if value is not None}
+    return msgspec.Raw(msgspec.json.encode({**recorded, **(unknown or {})}))

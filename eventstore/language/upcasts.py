@@ -21,8 +21,14 @@ def _agent_lost_v1_to_v2(body: RawBody) -> RawBody:
     return {**body, "alone": False, "window_ms": 0, "due_ms": 0}
 
 
+def _agent_lost_v2_to_v3(body: RawBody) -> RawBody:
+    """Version 2 had no back-off after a loss that was no agent's failure."""
+    return {**body, "failures": 0, "losses": 0}
+
+
 UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
     ("agent.lost", 1): _agent_lost_v1_to_v2,
+    ("agent.lost", 2): _agent_lost_v2_to_v3,
 }
 """By type and the version that they convert from."""
 

@@ -26,6 +26,16 @@ class WorkerStatus(StrEnum):
     LOST = "lost"
 
 
+ROLE_NOT_DECLARED: Final = "role-not-declared"
+IMPORT_FAILED: Final = "import-failed"
+SETUP_FAILED: Final = "setup-failed"
+
+
+def is_role_problem(reason: str) -> bool:
+    """Whether a worker ended because it cannot run agents of its role."""
+    return reason.partition(":")[0] in {ROLE_NOT_DECLARED, IMPORT_FAILED, SETUP_FAILED}
+
+
 ALIVE: Final = frozenset({WorkerStatus.ACTIVE, WorkerStatus.SUSPECT, WorkerStatus.DRAINING})
 """Statuses in which it has a process that may run agents."""
 

@@ -38,7 +38,11 @@ LISTED: Final = {
 }
 """A change of status removes an agent from the lists of the old status and adds it to those of the
 new one. (An agent that is `starting` entered the queue as `pending`.)"""
-STARTS: Final = (events.AgentRequested, events.AgentTerminationRequested)
+STARTS: Final = (
+    events.AgentRequested,
+    events.AgentRestartRequested,
+    events.AgentTerminationRequested,
+)
 """Events of an agent that follow from a request, and not from its last event."""
 
 
@@ -160,6 +164,19 @@ class Step:
         self._move(old, new)
         return new
 
+    def revive_agent(
+        self, old: Agent, body: events.AgentRestartRequested, *, stored: bool
+    ) -> Agent:
+        """Queue an agent that has failed. `stored`: its hash is still there, and is replaced.
+
+        `old` has its input and labels: Redis has deleted these at its end.
+        """
+        if not stored:
+            self.check(clauses.AgentUnchanged(old.agent_id, 0, 0))
+        new = self.agent(old.agent_id, old, (body,), checked=stored)
+        self.store_spec(old.agent_id, old)
+        return new
+
     def restore_agent(self, agent: Agent, *, replace: bool = False) -> None:
         """Write an agent's state without an event; `replace`: its hash is damaged."""
         self.store_spec(agent.agent_id, agent)
@@ -177,11 +194,13 @@ class Step:
 
     def _move(self, old: Agent | None, new: Agent, *, replace: bool = False) -> None:
         """Add the writes for an agent's hash, slot, queue and schedules."""
+        revived = old is not None and old.ended and not new.ended
+        replace, unlisted = replace or revived, old is None or revived
         move = clauses.MoveAgent(
             new.agent_id,
             leaves=_leaves(old, new) if old else Leaves(),
             enters=_enters(new),
-            listed=old is None,
+            listed=unlisted,
             ended_ms=0 if LISTED[new.status].live else self.ended_ms,
         )
         self.write(clauses.PutAgent(new.agent_id, hashes.AGENT.to_flat(new), replace), move)
@@ -189,7 +208,8 @@ class Step:
             self.write(clauses.WakeWorkers())
         if new.status is Status.RESTARTING:
             self.write(clauses.Signal("due", new.due_ms))
-        if old is not None and new.stop is not old.stop and new.held:
+        flags = (new.stop, new.restart)
+        if old is not None and flags != (old.stop, old.restart) and new.held:
             self.write(clauses.Message(new.worker_id, f"stop:{new.agent_id}"))
 
     # ---- workers -----------------------------------------------------------------------------

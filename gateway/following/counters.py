@@ -68,7 +68,7 @@ class Observations:
                     reason = "unknown"
                     with suppress(msgspec.DecodeError, RecursionError):
                         reason = msgspec.json.decode(fields[27], type=Reason).reason
-                    self.restarts[pool, reason] += 1
+                    self.restarts[pool, reason.partition(":")[0]] += 1
                 case b"pool.scaling_decided":
                     # One of a newer version may not be readable: the last known remains.
                     with suppress(msgspec.DecodeError, RecursionError):

@@ -32,7 +32,13 @@ RULES: Final[Mapping[str, Rule]] = {
     "agent-failed": Rule(
         "critical",
         "agent failed: {reason}",
-        "see last_error of the agent; spawn it again once the cause is removed",
+        "see last_error of the agent; `muster restart {subject}` once the cause is removed",
+    ),
+    "role-unavailable": Rule(
+        "critical",
+        "agents of pool {subject} wait: {reason}",
+        "declare the role in the file of every supervisor, or repair its import or set-up, and"
+        " restart them; the agents start then, and nothing was counted against them",
     ),
     "projection-stopped": Rule(
         "critical", "the views are stopped at seq {seq}: {status}", "{action}"
@@ -137,7 +143,8 @@ def alert_of(
 ) -> Alert:
     """An alert about a pool (empty: the catalogue), or about another subject."""
     rule, subject = RULES[name], subject or pool or "catalogue"
-    message, action = rule.message.format(subject=subject, **details), rule.action.format(**details)
+    facts = {"subject": subject, **details}
+    message, action = rule.message.format(**facts), rule.action.format(**facts)
     return Alert(
         name=name,
         severity=rule.severity,

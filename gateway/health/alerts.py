@@ -1,11 +1,13 @@
 """What needs attention. An alert says what, since when, about whom, and what to do."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
-from eventstore.errors import LogUnreachable
+from eventstore.errors import LogError, LogUnreachable
+from eventstore.language.workers import is_role_problem
 from gateway.backend.backend import Backend
 from gateway.fallback import LISTED_MAX, read_handover_failures
 from gateway.following.counters import Reason
@@ -43,6 +45,7 @@ async def current_alerts(backend: Backend, redis: facts.RedisFacts) -> list[Aler
     ]
     if redis.reachable:
         alerts += [alert async for alert in _untrimmed(backend)]
+        alerts += await _missing_roles(backend)
     parked = await facts.parked_counts(backend, redis)
     alerts += [
         alert_of("parked", pool=pool, count=count) for pool, count in parked.items() if count
@@ -57,7 +60,9 @@ async def _from_views(backend: Backend) -> list[Alert]:
         events = await backend.recent(
             views, ("worker.lost", "agent.failed"), within_ms=WINDOW_MS, limit=EVENTS_MAX
         )
+        failed = await views.failed_among([e.subject for e in events if e.type == "agent.failed"])
         pools = await views.pools()
+    events = [e for e in events if e.type != "agent.failed" or e.subject in failed]
     alerts = [alert for pool in pools for alert in _full_pool(pool)]
     return [*alerts, *map(_ended, events), *await _late_views(backend)]
 
@@ -73,6 +78,15 @@ def _ended(event: EventRow) -> Alert:
     reason = msgspec.json.decode(event.data, type=Reason).reason
     name = event.type.replace(".", "-")
     return alert_of(name, event.subject, pool=event.pool, since=event.ts, reason=reason)
+
+
+async def _missing_roles(backend: Backend) -> list[Alert]:
+    """Pools for which no worker is started since none could run their agents."""
+    with suppress(LogError):
+        blocked = await backend.log.blocked(backend.pools())
+        found = [(pool, why) for pool, why in blocked.items() if is_role_problem(why)]
+        return [alert_of("role-unavailable", pool=pool, reason=why) for pool, why in found]
+    return []
 
 
 async def _late_views(backend: Backend) -> list[Alert]:

@@ -70,7 +70,7 @@ async def _resolve(request: web.Request, parked_id: str, *, drop: bool) -> web.R
     from_views = None
     if entry.source == "agent":
         async with backend.read_views() as views:
-            await _catch_up(request, pool)
+            await catch_up_with_log(request, pool)
             from_views = await views.agent_state(pool, entry.subject)
     if not await parked.repair(backend.log, entry, from_views, origin, drop=drop):
         raise Problem(Kind.BUSY, "it changed meanwhile; list what is parked, and ask again")
@@ -90,7 +90,7 @@ async def park_unreadable(backend: Backend, pool: str, unreadable: Unreadable) -
     return Problem(Kind.CANNOT_BE_READ, detail, agent_id=unreadable.subject)
 
 
-async def _catch_up(request: web.Request, pool: str) -> None:
+async def catch_up_with_log(request: web.Request, pool: str) -> None:
     """Wait until the views have applied all that is in the log now."""
     backend = request.app[BACKEND]
     await backend.log.survey(pool, schedules_max=1)  # its reply says how far the log is

@@ -131,7 +131,9 @@ def admit(request: web.Request, options: GatewayOptions) -> None:
         raise Problem(Kind.UNAUTHORIZED, "send the token as a bearer token", headers=challenge)
     route_exists = request.match_info.http_exception is None
     content_types = JSON_TYPES.get(request.method, ()) if route_exists else ()
-    if content_types and request.content_type not in content_types:
+    # A page of another site can send no JSON, but a request without a body: browsers name the site.
+    bodiless = not request.can_read_body and "Origin" not in request.headers
+    if content_types and request.content_type not in content_types and not bodiless:
         detail = f"Content-Type must be {' or '.join(content_types)}"
         raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, detail, field="Content-Type")
 

@@ -142,7 +142,8 @@ def _operation(
     }
     if body:
         content = {JSON: {"schema": schemas[repr(body)]}}
-        result["requestBody"] = {"required": True, "content": content}
+        required = not getattr(body, "may_be_empty", False)
+        result["requestBody"] = {"required": required, "content": content}
     as_of = query and "as_of" in query.__struct_fields__
     problems = {*COMMON_STATUSES, *op.problems}
     problems |= {413, 415} if body else set()

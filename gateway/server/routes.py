@@ -11,7 +11,7 @@ from aiohttp import web
 from gateway.backend.backend import BACKEND, Backend
 from gateway.following.subscriptions import FlatEvent
 from gateway.health import metrics, monitor, readiness
-from gateway.resources import agents, event_stream, lookup, parked, pools, spawn
+from gateway.resources import agents, event_stream, lookup, parked, pools, restart, spawn
 from gateway.server import openapi, pages
 from gateway.server.middleware import Handler, guard, set_headers
 from gateway.server.openapi import DURABILITY, IDEMPOTENCY_KEY, LAST_EVENT_ID, PREFER, Operation
@@ -87,6 +87,9 @@ OPERATIONS: Final = (
               {200: "The agent"}, (404,)),
     Operation("agents", "DELETE", "/api/v1/agents/{agent_id}", agents.delete_agent, AgentRow,
               _ENDED, (404, 409), _COMMAND),
+    Operation("agents", "POST", "/api/v1/agents/{agent_id}/restart", restart.restart, AgentRow,
+              {200: "Its new incarnation was started", 202: "It is accepted and waits"},
+              (404, 409, 429), (*_COMMAND, IDEMPOTENCY_KEY)),
     Operation("agents", "GET", "/api/v1/agents/project/{project_id}", agents.list_project,
               AgentPage, _PAGE),
     Operation("pools", "POST", "/api/v1/agents/pools", pools.create_pool, PoolRow,

@@ -58,7 +58,12 @@ async def read_body(request: web.Request, shape: type[T], limits: Limits) -> T:
     except (web.RequestPayloadError, ConnectionError) as error:
         detail = "the body broke off, or is not framed as HTTP says"
         raise Problem(Kind.MALFORMED_HTTP, detail, field="body") from error
-    return decode_body(content, shape)
+    return decode_body(content or (b"{}" if may_be_empty(shape) else b""), shape)
+
+
+def may_be_empty(shape: object) -> bool:
+    """Whether a request need not have a body."""
+    return bool(getattr(shape, "may_be_empty", False))
 
 
 def decode_body(content: bytes, shape: type[T]) -> T:

@@ -5,7 +5,7 @@
 
 import re
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final
 
 import msgspec
 from msgspec import Meta, Struct
@@ -222,6 +222,19 @@ class ParkedQuery(Request, frozen=True):
 
 class RetryRequest(Request, frozen=True):
     """An empty object."""
+
+
+class RestartRequest(Request, frozen=True):
+    """Why an agent is restarted. The body may be left out."""
+
+    may_be_empty: ClassVar[bool] = True
+    reason: Annotated[str, Meta(min_length=1, max_length=200)] = "requested"
+
+
+class RestartAgentQuery(Request, frozen=True):
+    """With `pool_name` the agent need not be searched for."""
+
+    pool_name: PoolName | None = None
 
 
 class HealthQuery(Request, frozen=True):

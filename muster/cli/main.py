@@ -19,7 +19,7 @@ from muster.cli.doctor import doctor
 from muster.cli.events import logs, tail
 from muster.cli.foreground import run as run_agent
 from muster.cli.maintenance import recover, replay, verify
-from muster.cli.resources import describe, parked, pools, ps, spawn, terminate, workers
+from muster.cli.resources import describe, parked, pools, ps, restart, spawn, terminate, workers
 from muster.settings.loading import load
 
 EPILOG = """\
@@ -34,7 +34,8 @@ MUSTER_<FLAG>, and in muster.toml.
 """
 
 COMMANDS = (
-    run_agent, spawn, terminate, ps, describe, pools, workers, parked, logs, tail, replay, recover,
+    run_agent, spawn, terminate, restart, ps, describe, pools, workers, parked, logs, tail, replay,
+    recover,
     verify, doctor,
 )  # fmt: skip
 _SWITCH = {"action": "store_true", "default": None}

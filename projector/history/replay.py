@@ -42,6 +42,7 @@ LIFECYCLE_EVENTS: Final = (
     "agent.requested",
     "agent.terminated",
     "agent.failed",
+    "agent.restart_requested",
     "worker.requested",
     "worker.stopped",
     "worker.lost",
@@ -114,19 +115,21 @@ class HistoricalState(Struct, frozen=True):
 
     def population(self) -> tuple[Population, Population]:
         """Of agents and of workers."""
-        query = select(EVENTS.c.type, EVENTS.c.subject).where(
+        query = select(EVENTS.c.type, EVENTS.c.subject, EVENTS.c.seq).where(
             EVENTS.c.type.in_(LIFECYCLE_EVENTS), self.position.event_filter()
         )
-        found: dict[str, set[str]] = {kind: set() for kind in LIFECYCLE_EVENTS}
+        found: dict[str, dict[str, int]] = {kind: {} for kind in LIFECYCLE_EVENTS}
         for rows in self.connection.execute(query.limit(LIFECYCLE_EVENTS_MAX)).partitions(CHUNK):
             self._check_deadline()
-            for kind, subject in rows:
-                found[kind].add(subject)
+            for kind, subject, seq in rows:
+                found[kind][subject] = max(seq, found[kind].get(subject, 0))
         if sum(map(len, found.values())) >= LIFECYCLE_EVENTS_MAX:
             raise TooExpensive
-        agents, workers = found["agent.requested"], found["worker.requested"]
-        ended_agents = found["agent.terminated"] | found["agent.failed"]
-        ended_workers = found["worker.stopped"] | found["worker.lost"]
+        agents, workers = found["agent.requested"].keys(), found["worker.requested"].keys()
+        restarted = found["agent.restart_requested"]
+        failed = {name for name, at in found["agent.failed"].items() if at > restarted.get(name, 0)}
+        ended_agents = found["agent.terminated"].keys() | failed
+        ended_workers = found["worker.stopped"].keys() | found["worker.lost"].keys()
         return (
             Population(sorted(agents), sorted(agents - ended_agents)),
             Population(sorted(workers), sorted(workers - ended_workers)),

@@ -143,6 +143,7 @@ class Views:
     has_project = _query(selects.has_project)
     projects = _query(selects.projects)
     count_agents = _query(selects.count_agents)
+    failed_among = _query(selects.failed_among)
     workers = _query(selects.workers)
     worker = _query(selects.worker)
     pools = _query(selects.pools)

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from eventstore.language.agents import Agent, Status
 from eventstore.language.events import Error
+from eventstore.language.pool_config import PoolConfig
 from projector.store.mapping import AGENT_COLUMNS, Row, agent_of, column_name
 
 WAITS_FOR_CLAIM: Final = "waiting to be claimed"
@@ -56,6 +57,10 @@ PAGE_BYTES: Final = 1024 * 1024
 """Of the rows of a page, as JSON: a page that is longer ends early."""
 READ_BYTES: Final = 2 * PAGE_BYTES
 """So much is read for it: some may be shorter once they are answered."""
+NOT_SET: Final = {
+    name: None for name in PoolConfig.__struct_fields__ if getattr(PoolConfig(), name) is None
+}
+"""Settings that are None unless they are set: they are not recorded."""
 _object: Final = msgspec.json.Decoder(dict[str, object])
 
 
@@ -80,6 +85,7 @@ class AgentRow(Struct, frozen=True, kw_only=True):
     """Lists have it where it was asked for."""
     last_error: Error | None
     failures: int
+    """How often in a row it failed."""
     losses: int
     """How often its worker died lately: 2 at most are remembered."""
     alone: bool
@@ -93,6 +99,8 @@ class AgentRow(Struct, frozen=True, kw_only=True):
     activity: str = ""
     """From heartbeats: `idle`, `busy`, or empty when not running or not reported yet."""
     last_heartbeat: int = 0
+    due_at: int = 0
+    """When it is to run again; 0 unless it waits for that."""
 
     @classmethod
     def of(cls, agent: Agent, generation: int, reason: str | None = None) -> Self:
@@ -108,7 +116,7 @@ class AgentRow(Struct, frozen=True, kw_only=True):
             **{name: getattr(agent, field) for name, field in _copied(cls, type(agent))},
             reason=reason,
             input=_object.decode(agent.input),
-            failures=len(agent.failures),
+            failures=agent.failures_in_row or len(agent.failures),
             losses=len(agent.losses),
             fencing_token=f"{generation}:{agent.claim_seq}" if agent.claim_seq else "",
         )
@@ -230,7 +238,8 @@ def agent_row(row: Row, capacity: PoolCapacity) -> AgentRow:
 
 def pool_row(row: Row) -> PoolRow:
     """PostgreSQL returns its sums as decimals."""
-    values: dict[str, Any] = {**row, "status": "active", "config": _object.decode(row["config"])}
+    config = {**NOT_SET, **_object.decode(row["config"])}
+    values: dict[str, Any] = {**row, "status": "active", "config": config}
     for name in ("total_capacity", "used_capacity", "available_capacity"):
         values[name] = int(values[name])
     values["utilization"] = float(values["utilization"])

@@ -27,7 +27,7 @@ from sqlalchemy.types import TypeEngine
 from projector.store.mapping import AGENTS, HOSTS, POOLS, WORKERS, RowCodec
 from projector.store.rows import EventRow, Position
 
-VIEW_VERSION: Final = 4
+VIEW_VERSION: Final = 5
 """Raised when the meaning of a view changes: a projector that finds another one rebuilds."""
 
 INCOMPLETE: Final = 0

@@ -25,6 +25,7 @@ from tests.chaos.judging import (
     pools,
     registry,
     rest,
+    restarts,
     traces,
     views,
 )
@@ -162,6 +163,12 @@ def weigh(evidence: Evidence, *, at_rest: bool = False, partial: bool = False) -
     folded = {log: pools.fold(log, complete[log].entries) for log in complete.keys() - {CATALOGUE}}
     for name, pool in folded.items():
         offences += pools.oversized(pool, declared.slots.get(name))
+        offences += pool.leader.judge(declared.workers.get(name))
+        if name in declared.limits:
+            limit, start_limit = zip(*declared.limits[name], strict=True)
+            offences += restarts.judge_limits(
+                pool.counted, (min(limit), max(limit)), (min(start_limit), max(start_limit))
+            )
         offences += _pool(pool, evidence.registries.get(name), declared if at_rest else None)
     for history in complete.values():
         offences += causes.judge(history.entries)

@@ -75,10 +75,13 @@ class Story:
         self._record(step.events)
         return name
 
-    def order(self, name: str = "", *, slots: int = 2) -> str:
+    def order(
+        self, name: str = "", *, slots: int = 2, host: str = "", term: int = 0, maximum: int = 9
+    ) -> str:
+        """`host`: of the leader that decides so in its term; empty: a test orders it."""
         name = name or f"w{len(self.workers) + 1}"
-        step = self._step()
-        decided = PoolScalingDecided("pending-spawns", 0, 1, 1, 0, 0, 0, 0, 9)
+        step = self._step(Origin(actor=f"supervisor:{host}") if host else ORIGIN)
+        decided = PoolScalingDecided("pending-spawns", 0, 1, 1, 0, 0, 0, 0, maximum, term)
         cause = step.event(decided, POOL).event_id
         order = WorkerRequested(host="h", max_agents=slots, deadline_ms=9)
         step.worker(name, None, (order,), causation_id=cause)
@@ -162,8 +165,21 @@ class Story:
             self._ts = max(self._ts, due_ms)
             self.act(name, Withdraw())
 
+    def restart(self, name: str) -> None:
+        """Its back-off is over."""
+        if self.agents[name].status == "restarting":
+            self._ts = max(self._ts, self.agents[name].due_ms)
+            self.act(name, agent_commands.Restart())
+
     def lose(self, name: str) -> None:
-        lose = MarkLost(worker_id=self.agents[name].worker_id, reason="killed", now_ms=self._ts)
+        lose = MarkLost(
+            worker_id=self.agents[name].worker_id,
+            reason="killed",
+            now_ms=self._ts,
+            suspicion_ms=300,
+            only=len(self.held(self.agents[name].worker_id)) == 1,
+            policy=RestartPolicy(window_ms=200),
+        )
         self.act(name, lose)
 
     def reap(self, worker: str) -> None:
@@ -176,12 +192,15 @@ class Story:
 
     def run(self, name: str, worker: str) -> None:
         self.claim(name, worker)
-        self.act(name, Started())
+        self.started(name)
+
+    def started(self, name: str) -> None:
+        self.act(name, Started(now_ms=self._ts))
 
     # ---- recording ---------------------------------------------------------------------------
 
-    def _step(self) -> Step:
-        return Step(POOL, lambda: f"e{next(self._ids)}", ORIGIN, ended_ms=1000)
+    def _step(self, origin: Origin = ORIGIN) -> Step:
+        return Step(POOL, lambda: f"e{next(self._ids)}", origin, ended_ms=1000)
 
     def _record(self, events: Sequence[Event]) -> None:
         self._ts += 7

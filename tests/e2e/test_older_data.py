@@ -135,8 +135,17 @@ class Older:
         assert (await self.system.get(f"{API}/parked"))["parked"] == []
 
 
+EARLIER_DEFAULTS = {"restart_limit": (5, None), "backoff_max_seconds": (60.0, 300.0)}
+"""Of settings: recorded by that version, and what it counts as."""
+
+
 def without_added(found: Any, recorded: Any) -> Any:
-    """An answer without the fields that later versions have added."""
+    """An answer without the fields that later versions have added, and with their defaults."""
+    if isinstance(recorded, dict) and "restart_limit" in recorded:
+        for name, (old, new) in EARLIER_DEFAULTS.items():
+            if recorded[name] == old:
+                assert found[name] == new
+                found = found | {name: old}
     if isinstance(found, dict) and isinstance(recorded, dict):
         return {k: without_added(found[k], recorded[k]) for k in recorded.keys() & found.keys()}
     if isinstance(found, list) and isinstance(recorded, list) and len(found) == len(recorded):

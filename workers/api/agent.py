@@ -58,6 +58,23 @@ class Agent:
         """Release what `start` acquired, within the grace period."""
 
 
+class Unavailable(Exception):
+    """Raised by `start`, `run` or `check`: the agent cannot work now, and that is not its fault.
+
+    It is started again after `retry_after` seconds (at least `backoff_min_seconds`, at most a day).
+    However often that happens, it counts against no limit and lengthens no back-off.
+    """
+
+    retry_after: float = 30.0
+
+    def __init__(self, message: str = "", *, retry_after: float = 30.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+Unavailable.__module__ = "muster"  # the name that users know
+
+
 def overrides(role: type[Agent], method: str) -> bool:
     """Whether a role has a method of its own."""
     return getattr(role, method) is not getattr(Agent, method)

@@ -20,6 +20,7 @@ from workers.api.agent import Agent
 from workers.host.processes import Process, start_time, this_process
 from workers.launch.zygote import Plan, ZygoteMessage, arguments
 from workers.process.options import WorkerOptions
+from workers.process.registration import ShutdownResult
 from workers.process.worker import Worker
 from workers.runtime.child_records import SCOPE
 from workers.runtime.process_state import watch
@@ -277,4 +278,6 @@ def _wait_or_kill(zygote: "subprocess.Popen[bytes]") -> None:
 
 
 def _describe_exit(code: int) -> str:
+    if code == ShutdownResult.NOT_ORDERED:
+        return "it drained, which nothing ordered"
     return f"killed by signal {-code}" if code < 0 else f"exited with code {code}"

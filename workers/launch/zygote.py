@@ -21,6 +21,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -240,8 +241,9 @@ async def _work(
 ) -> int:
     worker = Worker(options, roles, start_time=start_time(os.getpid()), pipes=pipes)
     signal.signal(signal.SIGINT, _ignore)
+    drain = partial(worker.request_drain, "signal", ordered=False)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, worker.request_drain, "shut-down")
+        asyncio.get_running_loop().add_signal_handler(number, drain)
     try:
         await worker.start()
     except NotOrdered as error:

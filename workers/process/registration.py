@@ -1,6 +1,10 @@
 """What a worker writes about itself: that it starts, drains, recovers, stops, and, when its log is
 lost, which agents it runs.
 
+A drain is ordered by the log (`worker.draining` is there, or comes soon), by its supervisor or its
+inbox. One that nothing ordered, by a signal or a defect, counts as the loss of the worker: agents
+are stopped in good order, but not released; their reaper decides when they start again.
+
 A drain: `worker.draining` is written first, so that nothing more is claimed; what was claimed in a
 reply that was lost is delivered again; then all agents are stopped and released at the same time,
 and the empty worker writes `worker.stopped`. A part of the time is reserved for that: after the
@@ -11,6 +15,7 @@ lease lapses; in the recovered log none of its agents is its own.
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from enum import IntEnum
@@ -27,6 +32,10 @@ from workers.runtime.agent_run import AgentRun
 from workers.runtime.slots import Slots
 from workers.runtime.worker_context import StopRequest
 
+ORDER_SECONDS = 1.0
+"""For how long a worker that got a signal waits for an order in the log: a system that shuts down
+ends all processes at the same time."""
+ORDER_POLL_SECONDS = 0.1
 GRACE_SHARE = 0.8
 """The part of a drain's time after which agents get no more grace."""
 
@@ -37,6 +46,7 @@ class ShutdownResult(IntEnum):
     """How a worker shut down, as the exit code of its process."""
 
     STOPPED = 0
+    NOT_ORDERED = 73
     LATE = 74
     LOST = EXIT_LEASE_LOST
     STUCK = 77
@@ -53,6 +63,8 @@ class Registration:
         self._pool_log = pool_log
         self.worker_id = worker_id
         self.epoch = 0
+        self.leaves_agents = False
+        """Its agents are left to the reaper, and not released."""
 
     async def register(self, host: str, start_time: int) -> int:
         """Turn the order into a worker; returns how many slots it has.
@@ -102,20 +114,35 @@ class Registration:
             log.warning("log.report_failed", pool=pool_log.pool, error=str(error))
 
     async def drain(
-        self, slots: Slots, reason: str, seconds: float, on_empty: Callable[[], Awaitable[None]]
+        self,
+        slots: Slots,
+        reason: str,
+        seconds: float,
+        on_empty: Callable[[], Awaitable[None]],
+        *,
+        ordered: bool = True,
     ) -> ShutdownResult:
         """Release all agents and stop the worker in time; to be cancelled on a lost lease.
 
         `on_empty` is awaited when no agent is left: from then on no lease is needed, and the
         present one ends with `worker.stopped`.
         """
-        log.info("worker.draining", reason=reason, agents=len(slots.runs), seconds=seconds)
         deadline = asyncio.get_running_loop().time() + seconds
+        self.leaves_agents = not (ordered or await self._order_comes())
+        log.info(
+            "worker.draining",
+            reason=reason,
+            ordered=not self.leaves_agents,
+            agents=len(slots.runs),
+            seconds=seconds,
+        )
         try:
             async with asyncio.timeout_at(deadline):
                 await self._release_all(slots, reason, deadline - seconds * (1 - GRACE_SHARE))
                 if slots.stuck:
                     return ShutdownResult.STUCK
+                if self.leaves_agents and await self._pool_log.held(self.worker_id):
+                    return ShutdownResult.NOT_ORDERED
                 await on_empty()
                 stopped = await self.write(StopWorker(reason=reason))
                 return ShutdownResult.STOPPED if stopped is not None else ShutdownResult.LOST
@@ -123,6 +150,19 @@ class Registration:
             slots.request_stop_all(StopRequest.ABANDON, "drain-timeout")
             await slots.wait_until_empty(1.0)
             return ShutdownResult.LATE
+
+    async def _order_comes(self) -> bool:
+        """Whether the log says that the worker is to drain, or does so soon."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + ORDER_SECONDS
+        while True:
+            with contextlib.suppress(LogError):
+                found = await self._pool_log.worker(self.worker_id)
+                if found is None or found.worker.draining or found.worker.ended:
+                    return True
+            if clock() >= deadline:
+                return False
+            await asyncio.sleep(ORDER_POLL_SECONDS)
 
     async def _release_all(self, slots: Slots, reason: str, grace_ends_at: float) -> None:
         worker = await self.write(Drain(reason=reason))

@@ -1,15 +1,16 @@
 """A worker: a process with an event loop and slots for agents, living on a lease.
 
 It starts on an order that must still be open, claims spawns for itself, runs the agents, and
-drains (see `registration`) on request, when a part of it fails, or when an agent's code cannot be
-ended: then the others are released and the process dies, to be reaped. Where the lease is lost its
+drains (see `registration`) on request, when the class of its agents is not available, when a part
+of it fails, or when an agent's code cannot be ended: then the others are released and the process
+dies, to be reaped. Where the lease is lost its
 agents are cancelled, and nothing is written.
 """
 
 import asyncio
 import contextlib
 import os
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -76,7 +77,7 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._shutdown_task: asyncio.Task[None] | None = None
         self._ended: asyncio.Future[str] | None = None
-        self._drain_requested = ""
+        self._drain_requested: Callable[[], None] | None = None
         self._lost_reason = ""
 
     # ---- start and end --------------------------------------------------------------------------
@@ -110,15 +111,15 @@ class Worker:
             self._roles,
             self._database,
             on_phase=self._lease.prepare,
-            on_ended=self._drain,
+            on_ended=partial(self._drain, ordered=False),
         )
         await self._lease.start(preparing=self._setup.phase)
         self._slots.wake()
         self._start_task(self._run_critical("claiming", self._claim()))
         self._start_task(self._run_critical("listening", self._listen()))
         log.info("worker.started", worker_id=options.worker_id, max_agents=size)
-        if self._drain_requested:
-            self.request_drain(self._drain_requested)
+        if self._drain_requested is not None:
+            self._drain_requested()
 
     async def _claim(self) -> None:
         try:
@@ -146,19 +147,24 @@ class Worker:
         if self._ended is not None and not self._ended.done():
             self._on_lost(reason)
 
-    def request_drain(self, reason: str) -> None:
-        """Release all agents, write `worker.stopped`, end; returns at once."""
-        if self._ended is None:
-            self._drain_requested = reason
-        else:
-            self._drain(reason)
+    def request_drain(self, reason: str, *, ordered: bool = True) -> None:
+        """Release all agents, write `worker.stopped`, end; returns at once.
 
-    def _drain(self, reason: str, seconds: float | None = None) -> None:
+        `ordered`: else it is a drain only if the log says so, too, and the loss of the worker if
+        not.
+        """
+        if self._ended is None:
+            self._drain_requested = partial(self.request_drain, reason, ordered=ordered)
+        else:
+            self._drain(reason, ordered=ordered)
+
+    def _drain(self, reason: str, seconds: float | None = None, *, ordered: bool = True) -> None:
         if self._shutdown_task is None:
             seconds = self._config.drain_seconds if seconds is None else seconds
             loop = asyncio.get_running_loop()
+            drain = self._registration.drain
             self._drain_task = loop.create_task(
-                self._registration.drain(self._slots, reason, seconds, self._on_empty)
+                drain(self._slots, reason, seconds, self._on_empty, ordered=ordered)
             )
             self._shutdown_task = loop.create_task(self._shut_down(reason))
 
@@ -213,7 +219,7 @@ class Worker:
             await work
         except Exception:
             log.exception("worker.failed", worker_id=self._options.worker_id, part=part)
-        self._drain("defect")
+        self._drain("defect", ordered=False)
 
     async def _cancel_tasks(self) -> None:
         """Stop listening and claiming."""
@@ -281,6 +287,8 @@ class Worker:
             fence=Fence(self._options.worker_id, self._registration.epoch),
             config=self._config,
             roles=self._roles,
+            on_role_problem=self.request_drain,
+            leaves_agents=lambda: self._registration.leaves_agents,
             database=self._database,
             output=self._output,
             fallback=self._options.fallback,

@@ -11,7 +11,6 @@ from typing import Final
 
 import structlog
 
-from eventstore.errors import ConfigurationError
 from eventstore.language.agent_commands import Clear, Command, End, Release, Started
 from eventstore.language.agents import Status, Stop
 from eventstore.language.events import Error
@@ -125,6 +124,9 @@ class AgentRun:
         """Start it; None once it is recorded as running, else how it ended."""
         if self.stop_request:
             return self._requested_command()
+        if problem := self.worker_context.role_problem(self.state.role_type):
+            self.worker_context.on_role_problem(problem)
+            return Release(reason=problem)
         limit = self.worker_context.config.start_timeout_seconds
         call = self._task.call(self._start_agent)
         await self._wait_for_call(call, limit, StopRequest.RELEASE)
@@ -136,7 +138,7 @@ class AgentRun:
             return failure(self.worker_context, self.state, "start", timeout_error("start", limit))
         if call.error:
             return failure(self.worker_context, self.state, "start", call.error)
-        await self._settle(Started())
+        await self._settle(Started(now_ms=self.worker_context.log.now_ms()))
         if self.state.worker_id != self.worker_context.fence.worker_id:
             self._on_fenced(Outcome.ALREADY)
         self.apply_stop_flag(self.state.stop)
@@ -144,11 +146,7 @@ class AgentRun:
 
     async def _start_agent(self) -> None:
         worker_context, state = self.worker_context, self.state
-        role = worker_context.roles.get(state.role_type)
-        if role is None:
-            raise ConfigurationError(
-                f"role {state.role_type!r} is not declared on this worker's host"
-            )
+        role = worker_context.roles[state.role_type]
         context = self._new_context(role)
         agent = role()
         self._started = agent, context

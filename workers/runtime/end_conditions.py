@@ -1,6 +1,7 @@
 """What may end a running agent by itself: its `run` is over, its `check` fails, it is idle.
 
-A `check` is called every interval, and two failures in a row are too many. One that has not
+A `check` is called every interval, and two failures in a row are too many, as is one that says
+`Unavailable`. One that has not
 returned after an interval hangs; it is cancelled and counts as a failure. The next one waits until
 it has ended, and it counts again for each interval that this takes.
 
@@ -40,7 +41,8 @@ class HealthCheck:
 
     @property
     def unhealthy(self) -> bool:
-        return self._failures >= FAILURES_MAX
+        unavailable = self.error is not None and self.error.retry_after_ms is not None
+        return self._failures >= FAILURES_MAX or unavailable
 
     @property
     def wait_seconds(self) -> float:

@@ -8,13 +8,17 @@ whatever was raised.
 import os
 import traceback
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from eventstore.language.events import Error
+from workers.api.agent import Unavailable
 
 MESSAGE_MAX: Final = 2_000
 TRACEBACK_MAX: Final = 8_192
 FRAMES_MAX: Final = 20
+
+RETRY_AFTER_MAX_SECONDS: Final = 1e9
+"""Infinity is so much; the policy bounds it to less."""
 
 OWN_FOLDER: Final = str(Path(__file__).resolve().parents[1]) + os.sep
 """The folder of `workers`: its frames are left out of what an agent's author reads."""
@@ -26,7 +30,26 @@ def describe(error: BaseException) -> Error:
         type=_name(type(error)),
         message=_clean(_message(error))[:MESSAGE_MAX],
         traceback=_clean(_traceback(error))[-TRACEBACK_MAX:],
+        retry_after_ms=_retry_after_ms(error),
     )
+
+
+def _retry_after_ms(error: BaseException) -> int | None:
+    """What `Unavailable` says, or the longest of a group of nothing else; None: another error."""
+    kind = type(error)
+    if issubclass(kind, BaseExceptionGroup):
+        inner = BaseExceptionGroup.exceptions.__get__(error)
+        waits = [_retry_after_ms(one) for one in inner]
+        known = [wait for wait in waits if wait is not None]
+        return max(known) if len(known) == len(waits) else None
+    if not issubclass(kind, Unavailable):
+        return None
+    unavailable: Any = error
+    try:
+        seconds = min(max(float(unavailable.retry_after), 0.0), RETRY_AFTER_MAX_SECONDS)
+        return int(seconds * 1000)
+    except Exception:  # noqa: BLE001  as in `_message`
+        return int(Unavailable.retry_after * 1000)
 
 
 def timeout_error(during: str, seconds: float, stack: str = "") -> Error:

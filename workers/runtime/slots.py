@@ -17,14 +17,15 @@ import structlog
 from eventstore.connection.backoff import Backoff, retry
 from eventstore.errors import LogError
 from eventstore.language.agent_commands import Terminate
+from eventstore.language.agents import RESTART_REQUESTED, Stop
 from eventstore.language.agents import Agent as State
-from eventstore.language.agents import Stop
 from eventstore.log.replies import ClaimedAgent, Outcome
 from workers.host.processes import resident_bytes
 from workers.runtime.agent_run import AgentRun
 from workers.runtime.worker_context import StopRequest, WorkerContext
 
 _FLAGS: Final = {stop.value.encode(): stop for stop in Stop}
+_RESTART: Final = b"restart"
 
 log = structlog.get_logger("muster.slots")
 
@@ -86,7 +87,9 @@ class Slots:
         """
         for agent_id, flag in zip(flat[::2], flat[1::2], strict=True):
             run = self.runs.get(agent_id.decode())
-            if run is not None and flag in _FLAGS:
+            if run is not None and flag == _RESTART:
+                run.request_stop(StopRequest.RELEASE, RESTART_REQUESTED)
+            elif run is not None and flag in _FLAGS:
                 run.apply_stop_flag(_FLAGS[flag])
 
     def snapshot(self, lag_seconds: float) -> bytes:

@@ -11,10 +11,11 @@ from msgspec import Struct
 
 from eventstore.connection.backoff import Backoff, retry
 from eventstore.errors import LogError, Unreadable
-from eventstore.language.agent_commands import Command, Fail
+from eventstore.language.agent_commands import Command, Fail, Release
 from eventstore.language.agents import Agent as State
 from eventstore.language.events import Error
 from eventstore.language.pool_config import PoolConfig
+from eventstore.language.workers import ROLE_NOT_DECLARED
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import AgentResult, Outcome
 from eventstore.steps.step import Fence
@@ -50,6 +51,16 @@ class WorkerContext(Struct, kw_only=True):
     fallback: bool = False
     on_fenced: Callable[[], None] = lambda: None
     """Called when the log refused something as FENCED."""
+    leaves_agents: Callable[[], bool] = lambda: False
+    """Whether agents that are stopped are left to the worker's reaper, and not released."""
+    on_role_problem: Callable[[str], None] = lambda _: None
+    """Called with the reason when the class of an agent's role is not available here."""
+
+    def role_problem(self, role: str) -> str:
+        """Why no agent of a role can be made here, which is no failure of the agent."""
+        return (
+            "" if role in self.roles else f"{ROLE_NOT_DECLARED}: this worker has no role {role!r}"
+        )
 
 
 log = structlog.get_logger("muster.agents")
@@ -79,8 +90,11 @@ async def write_outcome(
 ) -> AgentResult | None:
     """Carry out a command on an agent of this worker, for as long as it takes: to be cancelled.
 
-    None where its state in Redis is damaged: then it is parked, and nothing was written.
+    None where nothing was written: its state in Redis is damaged, and it is parked; or it is left
+    to the reaper of its worker.
     """
+    if isinstance(command, Release) and worker_context.leaves_agents():
+        return None
     pool_log, agent_id = worker_context.log, state.agent_id
     backoff = Backoff("settle", agent_id=agent_id)
 

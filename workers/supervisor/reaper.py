@@ -109,6 +109,7 @@ async def clean_up(pool_log: PoolLog, lost: ObservedWorker, config: PoolConfig) 
             worker_id=worker_id,
             reason=lost.worker.reason or "worker-lost",
             now_ms=pool_log.now_ms(),
+            only=len(held) == 1,
             suspicion_ms=int(config.suspicion_window_seconds * 1000),
             policy=config.restart_policy,
             jitter=random.random(),

@@ -5,7 +5,9 @@ leader by its term.
 
 A launch has failed when its worker is gone before it had settled. A host where launches fail always
 has the fewest workers, so it would get each order, again and again, while others have free slots:
-it is skipped, the longer the more of them failed in a row.
+it is skipped, the longer the more of them failed in a row. The same holds, for longer, for a host
+whose workers end because they cannot make the agents of the pool: the role is not declared there,
+or its import fails. When a host joins again, with other roles perhaps, it is tried again.
 """
 
 from collections import Counter
@@ -18,7 +20,7 @@ from msgspec.structs import replace
 
 from eventstore.language import workers
 from eventstore.language.events import WorkerRequested
-from eventstore.language.workers import WorkerStatus
+from eventstore.language.workers import WorkerStatus, is_role_problem
 from eventstore.log.replies import Leadership, Outcome
 from eventstore.log.survey import Survey
 from eventstore.steps import clauses
@@ -36,6 +38,8 @@ SETTLED_SECONDS: Final = 5.0
 """A worker that is gone before this age counts as a launch that failed."""
 BACKOFF_SECONDS: Final = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """For how long after its last order, after so many failures in a row."""
+ROLE_BACKOFF_SECONDS: Final = (0.0, 30.0, 60.0, 120.0, 300.0)
+"""The same where the class of the pool's agents was not available."""
 
 
 class Scaler:
@@ -53,23 +57,26 @@ class Scaler:
 
     async def reconcile(self, survey: Survey, now: float) -> None:
         """Order or drain workers, and wake those that have not claimed what waits."""
+        known = self._context.catalogue.state.hosts.values()
+        joined = {host.host: host.joined_ms for host in known if host.status == "joined"}
+        await self._observe_launches(survey, joined, now)
         decision = self._decide(survey, now)
         hosts: list[str] = []
-        blocked = ""
+        blocked = self._launches.role_problem(joined) if survey.waiting else ""
         if decision.launch:
-            room, full = await self._room(survey, now)
+            room, full = await self._room(survey, joined, now)
             hosts = scaling.place_workers(decision.launch, room, survey, prefer=self._lead.host)
-            if not any(room.values()) and full:
+            if not any(room.values()) and full and not blocked:
                 blocked = "no host has room for another worker: " + "; ".join(full)
         await self._report_blocked(blocked[:BLOCKED_MAX], survey)
         if hosts or decision.drain:
             await self._carry_out(decision, hosts, survey, now)
         await self._repeat_wake(survey, now)
 
-    async def _room(self, survey: Survey, now: float) -> tuple[dict[str, int], list[str]]:
+    async def _room(
+        self, survey: Survey, joined: Iterable[str], now: float
+    ) -> tuple[dict[str, int], list[str]]:
         """How many workers each host takes now, and why those take none that are full."""
-        known = self._context.catalogue.state.hosts.values()
-        joined = [host.host for host in known if host.status == "joined"]
         reports, now_ms = await self._context.reports.read(), survey.ts
         local, launches = self._context.local, self._context.local.launches_max
         ordered = [o.worker for o in survey.workers if o.worker.status is WorkerStatus.REQUESTED]
@@ -97,9 +104,17 @@ class Scaler:
             step.write(clauses.SetMeta("blocked", blocked))
             await self._pool_log.commit(step)
 
+    async def _observe_launches(
+        self, survey: Survey, joined: Mapping[str, int], now: float
+    ) -> None:
+        self._launches.forgive_rejoined(joined)
+        for worker_id, host in self._launches.observe(survey, now).items():
+            found = await self._pool_log.worker(worker_id)
+            if found is not None and is_role_problem(found.worker.reason):
+                self._launches.record_role_problem(host, found.worker.reason)
+
     def _decide(self, survey: Survey, now: float) -> scaling.Decision:
         pool = self._context.pool()
-        self._launches.observe(survey, now)
         empty = [
             o.worker.worker_id
             for o in survey.workers
@@ -129,7 +144,8 @@ class Scaler:
         step.check(clauses.Leads(self._lead.host, self._lead.term))
         step.check(clauses.MetaIs("scaling", survey.scaling))
         step.write(clauses.SetMeta("scaling", survey.scaling + 1))
-        cause = step.event(event, self._pool_log.pool).event_id
+        decided = replace(event, term=self._lead.term)
+        cause = step.event(decided, self._pool_log.pool).event_id
         self._launches.forget(decision.drain)
         for observed in survey.workers:
             worker = observed.worker
@@ -185,6 +201,8 @@ class LaunchTracker:
         self._unsettled: dict[str, Launch] = {}
         self._last_ordered: dict[str, float] = {}
         self._failures: Counter[str] = Counter()
+        self._role_problems: dict[str, list[str]] = {}
+        self._joined: dict[str, int] = {}
 
     def record_ordered(self, hosts: Mapping[str, str], now: float) -> None:
         """Workers were ordered, each on its host; to be called before the next survey."""
@@ -196,16 +214,40 @@ class LaunchTracker:
         for worker_id in worker_ids:
             self._unsettled.pop(worker_id, None)
 
-    def observe(self, survey: Survey, now: float) -> None:
-        """Observe what became of them. Those of a host that end in one round count as one."""
-        failed: set[str] = set()
+    def forgive_rejoined(self, joined: Mapping[str, int]) -> None:
+        """`joined`: hosts, and when they did."""
+        for host, at_ms in joined.items():
+            if self._joined.setdefault(host, at_ms) != at_ms:
+                self._forgive(host)
+        self._joined.update(joined)
+
+    def record_role_problem(self, host: str, reason: str) -> None:
+        """A launch that failed there did so because of the pool's role."""
+        known = self._role_problems.get(host, ())
+        self._role_problems[host] = [*known, reason][-len(ROLE_BACKOFF_SECONDS) :]
+
+    def role_problem(self, joined: Iterable[str]) -> str:
+        """Why no host can run agents of the pool's role; empty if one can, or may."""
+        problems = [self._role_problems.get(host) for host in joined]
+        return problems[0][-1] if problems and problems[0] and all(problems) else ""
+
+    def _forgive(self, host: str) -> None:
+        del self._failures[host]
+        self._role_problems.pop(host, None)
+
+    def observe(self, survey: Survey, now: float) -> dict[str, str]:
+        """Observe what became of them; returns those that failed, with their hosts.
+
+        Those of a host that end in one round count as one.
+        """
+        failed: dict[str, str] = {}
         listed = {o.worker.worker_id: o for o in survey.workers if not o.worker.ended}
         for worker_id, launch in tuple(self._unsettled.items()):
             observed = listed.get(worker_id)
-            if observed is None:
+            if observed is None or is_role_problem(observed.worker.reason):
                 del self._unsettled[worker_id]
                 if not launch.excused:
-                    failed.add(launch.host)
+                    failed[worker_id] = launch.host
             elif observed.worker.alive:
                 if observed.preparing:  # what ends it before it is ready is a failed launch
                     continue
@@ -213,8 +255,9 @@ class LaunchTracker:
                 launch.excused = observed.worker.draining or bool(observed.isolated_agent)
                 if now - launch.alive_since > SETTLED_SECONDS:
                     del self._unsettled[worker_id]
-                    del self._failures[launch.host]
-        self._failures.update(failed)
+                    self._forgive(launch.host)
+        self._failures.update(set(failed.values()))
+        return failed
 
     def eligible(self, hosts: Iterable[str], now: float) -> list[str]:
         """The hosts that are not skipped."""
@@ -222,4 +265,6 @@ class LaunchTracker:
 
     def _backoff_until(self, host: str) -> float:
         failed = min(self._failures[host], len(BACKOFF_SECONDS) - 1)
-        return self._last_ordered.get(host, 0.0) + BACKOFF_SECONDS[failed]
+        problems = len(self._role_problems.get(host, ())[: len(ROLE_BACKOFF_SECONDS) - 1])
+        seconds = max(BACKOFF_SECONDS[failed], ROLE_BACKOFF_SECONDS[problems])
+        return self._last_ordered.get(host, 0.0) + seconds

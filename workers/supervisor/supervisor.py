@@ -198,6 +198,8 @@ class Supervisor:
     def _supervise_new_pools(self) -> None:
         for name in self._catalogue.state.pools:
             if name not in self._pools and not self._stopped:
+                if earlier := self._catalogue.state.earlier_defaults.get(name):
+                    log.warning("pool.earlier_defaults", pool=name, settings=list(earlier))
                 context = PoolContext(
                     self.host,
                     PoolLog(self._events, name, self._origin),

@@ -2,8 +2,8 @@
 -- ARGV  3 worker id, 4 its epoch, 5 event id, 6 data (JSON), 7 retention of heartbeats, in ms,
 --       8 where its event loop is stalled, '' while it turns, 9 its lease in seconds, 10 the version
 --       of the settings that it has
--- Returns {OK, generation, seq, ts, worker status, {agent id, stop, …} of agents to stop, version
---       and JSON of the pool's settings: '' if it has them}.
+-- Returns {OK, generation, seq, ts, worker status, {agent id, flag, …} of agents to stop (their stop
+--       flag, or 'restart'), version and JSON of the pool's settings: '' if it has them}.
 -- Invariant: a fenced worker renews nothing.
 
 local worker, epoch = ARGV[3], ARGV[4]
@@ -29,10 +29,12 @@ if stalled ~= before then
 end
 local stops = {}
 for _, id in ipairs(redis.call('SMEMBERS', base .. 'held:' .. worker)) do
-  local stop = redis.pcall('HGET', agent_key(id), 'stop')
-  if type(stop) == 'string' and stop ~= '' then
+  local flags = redis.pcall('HMGET', agent_key(id), 'stop', 'restart')
+  local flag = flags[1]
+  if flag == '' and flags[2] == '1' then flag = 'restart' end
+  if flag and flag ~= '' then
     stops[#stops + 1] = id
-    stops[#stops + 1] = stop
+    stops[#stops + 1] = flag
   end
 end
 local config = redis.call('HMGET', meta_key, 'config_version', 'config')

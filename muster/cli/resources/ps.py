@@ -88,6 +88,8 @@ def reason_text(agent: AgentAnswer) -> str:
     failed = agent.status in ("restarting", "failed", "pending") or agent.reason == "lost"
     if agent.last_error is None or not failed:
         return agent.reason
+    if agent.reason.startswith("unavailable"):  # it says so
+        return agent.reason
     error = f"{agent.last_error.type}: {agent.last_error.message}"
     return f"{agent.reason} ({error[:120]})" if agent.reason else error[:120]
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from tests.chaos.judging import restarts
 from tests.chaos.judging.entries import Entry
 from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.workers import Worker
@@ -15,7 +16,10 @@ from tests.chaos.judging.workers import Worker
 LIVE: Final = frozenset({"pending", "starting", "running", "stopping", "restarting"})
 HELD: Final = frozenset({"starting", "running", "stopping"})
 """In these an agent occupies a slot."""
-FAILURES: Final = frozenset({"agent.start_failed", "agent.crashed", "agent.unhealthy"})
+FAILURES: Final = restarts.FAILURES
+QUEUED: Final = frozenset({"agent.released", "agent.restarting", "agent.restart_requested"})
+TIMES: Final = 5
+"""How many times of failures are stored."""
 MAY_FOLLOW: Final = {
     "agent.claimed": frozenset({"pending"}),
     "agent.started": frozenset({"starting"}),
@@ -25,6 +29,7 @@ MAY_FOLLOW: Final = {
     "agent.lost": frozenset({"starting", "running"}),
     "agent.released": frozenset({"starting", "running"}),
     "agent.restarting": frozenset({"restarting"}),
+    "agent.restart_requested": frozenset({"starting", "running", "restarting", "failed"}),
     "agent.failed": frozenset({"restarting"}),
     "agent.cleared": LIVE,
     "agent.termination_requested": LIVE,
@@ -73,6 +78,12 @@ class Agent:
     losses: list[int] = field(default_factory=list)
     alone: bool = False
     """It is to have a worker for itself."""
+    has_run: bool = False
+    well_ms: int = 0
+    """Since when it has run without a failure or loss."""
+    failures_in_row: int = 0
+    losses_in_row: int = 0
+    restart: bool = False
     last_error: Any = None
     started_ms: int = 0
     ended_ms: int = 0
@@ -102,7 +113,7 @@ def requested(entry: Entry) -> Agent:
 def judge(agent: Agent, entry: Entry, worker: Worker | None) -> Iterator[Offence]:
     """What is wrong with this event, as the next one of this agent. `worker`: who is named."""
     kind = entry.type
-    if agent.ended:
+    if agent.ended and (kind != "agent.restart_requested" or agent.status != "failed"):
         yield entry.offence(3, f"after its end ({agent.status})")
         return
     if agent.stop and kind not in EVEN_IF_FLAGGED:
@@ -114,10 +125,14 @@ def judge(agent: Agent, entry: Entry, worker: Worker | None) -> Iterator[Offence
         yield entry.offence(2, why)
     if kind == "agent.claimed" and entry.incarnation in agent.claims:
         yield entry.offence(2, f"incarnation {entry.incarnation} is claimed a second time")
-    if kind in {"agent.released", "agent.restarting"}:
-        following = entry.body.get("next_incarnation")
-        if following != agent.incarnation + 1:
+    if kind in QUEUED:
+        following = entry.body.get("next_incarnation", 0)
+        held = kind == "agent.restart_requested" and agent.held
+        if following != (0 if held else agent.incarnation + 1):
             yield entry.offence(2, f"incarnation {following} follows {agent.incarnation}")
+    if kind == "agent.restarting" and entry.ts < agent.due_ms:
+        yield entry.offence(9, f"it was to wait until {agent.due_ms}")
+    yield from restarts.judge(agent, entry)
     repeats = kind == "agent.termination_requested" and agent.stop in {"now", _flag(entry)}
     if repeats and agent.held:
         yield entry.offence(3, f"asked for again, {agent.stop} as before")
@@ -138,7 +153,8 @@ def _judge_epoch(agent: Agent, entry: Entry, worker: Worker | None) -> Iterator[
     """Who acts as a worker does so under its epoch; who reaps one, under that of the fence."""
     fenced = not agent.held and entry.type != "agent.claimed"
     by_leader = entry.type == "agent.cleared" and entry.body.get("reason") in BY_LEADER
-    if fenced or by_leader or entry.type == "agent.termination_requested":
+    asked = entry.type in {"agent.termination_requested", "agent.restart_requested"}
+    if fenced or by_leader or asked:
         if entry.epoch:
             yield entry.offence(4, f"epoch {entry.epoch}, but no worker acts")
         return
@@ -196,6 +212,10 @@ def evolve(agent: Agent, entry: Entry) -> None:
             agent.alone, agent.losses = False, []
         case "agent.started":
             agent.status, agent.started_ms = "running", entry.ts
+            at = int(body.get("at_ms", 0))
+            agent.has_run, agent.well_ms = agent.has_run or at > 0, agent.well_ms or at
+        case "agent.restart_requested" if not body.get("next_incarnation"):
+            agent.restart = True
         case "agent.termination_requested":
             agent.stop = _flag(entry)
             agent.reason = str(body.get("reason", ""))
@@ -209,7 +229,9 @@ def _spend(agent: Agent, body: dict[str, Any]) -> None:
     """One more failure, of those within the window."""
     since = int(body["at_ms"]) - int(body["window_ms"])
     agent.failures = [*(at for at in agent.failures if at > since), int(body["at_ms"])]
-    agent.due_ms = int(body.get("due_ms", 0))
+    if failures := int(body.get("failures", 0)):
+        agent.failures = agent.failures[-TIMES:]
+        agent.failures_in_row, agent.well_ms = failures, 0
 
 
 def _flag(entry: Entry) -> str:
@@ -219,22 +241,32 @@ def _flag(entry: Entry) -> str:
 def _leave(agent: Agent, entry: Entry, body: dict[str, Any]) -> None:
     """Events after which it is on no worker."""
     agent.worker, agent.epoch, agent.claim_seq = "", 0, 0
-    agent.due_ms, agent.expires_ms = 0, 0
+    agent.due_ms, agent.expires_ms = int(body.get("due_ms", 0)), 0
+    agent.restart = False
     agent.reason = str(body.get("reason", ""))
     if entry.type in FAILURES:
         agent.status, agent.reason = "restarting", entry.type.removeprefix("agent.")
         agent.last_error = body["error"]
-        _spend(agent, body)
+        if restarts.unavailable(body):
+            first = str(agent.last_error.get("message", "")).strip().split("\n")[0]
+            agent.reason = f"unavailable: {first[:48]}" if first else "unavailable"
+        else:
+            _spend(agent, body)
     elif entry.type == "agent.lost":
         agent.status, agent.reason = "restarting", "lost"
         agent.alone = bool(body.get("alone"))
         if not body.get("blameless"):
             agent.losses = [*agent.losses, int(body["at_ms"])][-2:]
-        if body.get("window_ms"):  # it was isolated, so the loss is attributed to it
+        if body.get("window_ms"):  # it had the worker for itself: the loss is attributed to it
             agent.last_error = {"type": "WorkerLost", "message": body.get("reason", "")}
             _spend(agent, body)
-    elif entry.type in {"agent.released", "agent.restarting"}:
+        if losses := int(body.get("losses", 0)):
+            agent.losses_in_row, agent.well_ms = losses, 0
+    elif entry.type in QUEUED:
         agent.status, agent.incarnation = "pending", int(body["next_incarnation"])
+        if entry.type == "agent.restart_requested":
+            agent.reason, agent.failures, agent.ended_ms = "restart-requested", [], 0
+            agent.failures_in_row = agent.losses_in_row = agent.well_ms = 0
     else:
         agent.status, agent.ended_ms = entry.type.removeprefix("agent."), entry.ts
         agent.last_error = body.get("error") or agent.last_error
@@ -243,7 +275,7 @@ def _leave(agent: Agent, entry: Entry, body: dict[str, Any]) -> None:
 def owed(agent: Agent, entry: Entry) -> tuple[str, ...]:
     """What must come next in the log, because the same step wrote it. After `evolve`."""
     blamed = entry.type in FAILURES or bool(entry.body.get("window_ms"))
-    if entry.type == "agent.lost" and not blamed:
+    if entry.type == "agent.lost" and not blamed and not agent.due_ms:
         return ("agent.restarting",)
     if blamed and not agent.due_ms:
         return ("agent.failed",)

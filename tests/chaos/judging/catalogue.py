@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from tests.chaos.judging import restarts
 from tests.chaos.judging.entries import Entry
 from tests.chaos.judging.history import RECOVERED
 from tests.chaos.judging.offences import Offence
@@ -56,6 +57,10 @@ class Catalogue:
     """By name: a pool and a host that bear the same one are counted together."""
     slots: dict[str, int] = field(default_factory=dict)
     """By pool: the most that a worker of it was ever to have."""
+    workers: dict[str, int] = field(default_factory=dict)
+    """By pool: the most that it was ever to have."""
+    limits: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """By pool: the limits of failures, and of failed starts, that it ever had."""
     offences: list[Offence] = field(default_factory=list)
 
     def apply(self, entry: Entry) -> None:
@@ -79,7 +84,7 @@ class Catalogue:
         if entry.type == "pool.created":
             self.pools[entry.subject] = Declared(
                 str(entry.body.get("role_type", "")),
-                dict(entry.body.get("config", {})),
+                restarts.settings(entry.body.get("config", {})),
                 version=version,
                 created_seq=entry.seq,
                 created_ms=entry.ts,
@@ -89,12 +94,15 @@ class Catalogue:
             known.version = version
             known.changed_ms = entry.ts
             if entry.type == "pool.changed":
-                known.config = dict(entry.body.get("config", {}))
+                known.config = restarts.settings(entry.body.get("config", {}))
             else:
                 known.status = "deleted"
         if declared := self.pools.get(entry.subject):
             slots = int(declared.config.get("agents_per_worker", AGENTS_PER_WORKER))
             self.slots[entry.subject] = max(self.slots.get(entry.subject, 0), slots)
+            most = int(declared.config.get("max_workers", MAX_WORKERS))
+            self.workers[entry.subject] = max(self.workers.get(entry.subject, 0), most)
+            self.limits.setdefault(entry.subject, []).append(restarts.limits(declared.config))
 
     def _apply_to_host(self, entry: Entry, known: Host | None, version: int) -> None:
         if entry.type == "host.joined":

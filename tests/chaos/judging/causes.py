@@ -15,6 +15,7 @@ STARTS: Final = frozenset(
     {
         "agent.requested",
         "agent.termination_requested",
+        "agent.restart_requested",
         "pool.created",
         "pool.changed",
         "pool.deleted",

@@ -8,11 +8,13 @@ from tests.chaos.judging.agents import Agent
 from tests.chaos.judging.entries import Entry
 from tests.chaos.judging.history import RECOVERED
 from tests.chaos.judging.offences import Offence
+from tests.chaos.judging.restarts import Counting
+from tests.chaos.judging.scaling import Leader
 from tests.chaos.judging.workers import Worker
 
 OPERATION_MS: Final = 600_000
 """For so long an operation id is remembered, unless the request says how long."""
-VERSIONS: Final = {"agent.lost": 2}
+VERSIONS: Final = {"agent.lost": 3}
 """The newest of an event whose rules are known here; 1 of all others."""
 OTHERS: Final = frozenset({"pool.scaling_decided", RECOVERED})
 
@@ -32,6 +34,8 @@ class Pool:
         self.recoveries: list[Entry] = []
         self.uncleared: set[str] = set()
         """Lost workers that are still to be reaped, according to Redis."""
+        self.counted: list[Counting] = []
+        self.leader = Leader()
         self._owed: tuple[Entry, tuple[str, ...]] | None = None
 
     def apply(self, entry: Entry) -> None:
@@ -50,6 +54,8 @@ class Pool:
             self._offend(entry, 5, "of another pool")
         elif entry.worker_id or entry.epoch or entry.incarnation:
             self._offend(entry, 4, "no worker acts, and no agent")
+        elif kind == "pool.scaling_decided":
+            self.offences += self.leader.decided(entry)
 
     def _knows(self, kind: str) -> bool:
         begins = {"agent.requested", "worker.requested"}
@@ -89,6 +95,9 @@ class Pool:
         self.offences += agents.judge(agent, entry, self.workers.get(entry.worker_id))
         before = agent.worker
         agents.evolve(agent, entry)
+        if entry.body.get("failures") and entry.type != "agent.failed":
+            failures, failed = agent.failures_in_row, not agent.due_ms
+            self.counted.append(Counting(entry, failures, agent.has_run, failed))
         self._move(entry, before, agent.worker)
         if owed := agents.owed(agent, entry):
             self._owed = entry, owed
@@ -144,6 +153,7 @@ class Pool:
             if entry.worker_id != entry.subject or entry.epoch or entry.incarnation:
                 self._offend(entry, 4, "an order is of that worker and has no epoch")
             self.workers[entry.subject] = workers.requested(entry)
+            self.offences += self.leader.ordered(entry, self.workers)
         elif worker is None:
             self._offend(entry, 4, "never ordered")
         else:

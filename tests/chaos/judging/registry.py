@@ -7,13 +7,23 @@ at one position however fast the system changes.
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from tests.chaos.judging.agents import Agent
 from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.pools import Pool
 from tests.chaos.judging.streams import Registry
 from tests.chaos.judging.workers import Worker
+
+LATER: Final = {
+    "alone": "",
+    "has_run": "",
+    "well_ms": "0",
+    "failures_in_row": "0",
+    "losses_in_row": "0",
+    "restart": "",
+}
+"""Fields that hashes of earlier versions do not have, and what that means."""
 
 
 def judge(pool: Pool, found: Registry) -> Iterator[Offence]:
@@ -116,7 +126,7 @@ def _compare(
         yield _offence(pool, f"{what}: no event mentions it")
         return
     for name, value in expected.items():
-        if not _same(value, found.get(name, "" if name == "alone" else None)):
+        if not _same(value, found.get(name, LATER.get(name))):
             yield _offence(pool, f"{what}: {name} is {found.get(name)!r}, the log says {value!r}")
 
 
@@ -164,6 +174,11 @@ def agent_fields(pool: str, agent: Agent) -> dict[str, str]:
         "failures": ",".join(map(base36, agent.failures)),
         "losses": ",".join(map(base36, agent.losses)),
         "alone": "1" if agent.alone else "",
+        "has_run": "1" if agent.has_run else "",
+        "well_ms": str(agent.well_ms),
+        "failures_in_row": str(agent.failures_in_row),
+        "losses_in_row": str(agent.losses_in_row),
+        "restart": "1" if agent.restart else "",
     }
 
 

@@ -15,7 +15,9 @@ from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.workers import Worker
 
 JSON: Final = frozenset({"input", "labels", "last_error", "config"})
-SINCE: Final = frozenset({"alone"})
+SINCE: Final = frozenset(
+    {"alone", "has_run", "well_at", "failures_in_row", "losses_in_row", "restart"}
+)
 """Columns that older views do not have."""
 DEFAULT_INTERVAL: Final = 30.0
 
@@ -133,6 +135,11 @@ def agent_row(name: str, pool: str, agent: Agent) -> Row:
         "failures": ",".join(map(str, agent.failures)),
         "losses": ",".join(map(str, agent.losses)),
         "alone": agent.alone,
+        "has_run": agent.has_run,
+        "well_at": agent.well_ms,
+        "failures_in_row": agent.failures_in_row,
+        "losses_in_row": agent.losses_in_row,
+        "restart": agent.restart,
         "input": asked.get("input", {}),
         "labels": asked.get("labels", {}),
         "last_error": agent.last_error,

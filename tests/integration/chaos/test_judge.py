@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from eventstore.connection.clients import connect
 from eventstore.keys import Keys
@@ -17,7 +18,7 @@ from eventstore.log.log import Log
 from tests.chaos.judge import judge
 from tests.chaos.judging.offences import Offence
 from tests.integration.projector.stage import POOL, Stage, open_stage
-from tests.pools import TestPool
+from tests.pools import ORIGIN, TestPool
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
@@ -44,8 +45,16 @@ class Case:
         self.client.xadd(EVENTS, forged, id=f"{milliseconds}-0")
 
 
+async def limited(stage: Stage, name: str = POOL) -> TestPool:
+    """A pool in which some agents fail at once, and others are started again."""
+    pool = await stage.pool(name, restart_limit=0)
+    unlimited = lambda config: replace(config, restart_limit=None)  # noqa: E731
+    await stage.catalogue.change_pool(name, unlimited, ORIGIN)
+    return pool
+
+
 async def played(stage: Stage) -> Case:
-    pool = await stage.pool()
+    pool = await limited(stage)
     async with stage.projecting():
         living = await stage.play(pool)
         await stage.settle(POOL)
@@ -171,7 +180,7 @@ async def test_a_running_system_is_judged_at_one_point_in_time(
 ) -> None:
     """Everything is compared at one position, however fast it moves."""
     async with open_stage(redis_url, f"sqlite+aiosqlite:///{tmp_path / 'views.db'}") as stage:
-        pool = await stage.pool()
+        pool = await limited(stage)
         rounds = 0
 
         async def move() -> None:

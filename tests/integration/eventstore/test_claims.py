@@ -91,7 +91,11 @@ async def test_a_fenced_worker_writes_nothing_to_the_log(any_redis_url: str) -> 
         [claimed] = await pool.claim(fence)
         await pool.fence("w")
         before = raw_events(any_redis_url)
-        for command in (Started(), End(reason="completed"), agent_commands.Release(reason="x")):
+        for command in (
+            Started(now_ms=1),
+            End(reason="completed"),
+            agent_commands.Release(reason="x"),
+        ):
             acted = await pool.log.act(
                 POOL, claimed.agent.agent_id, command, ORIGIN, fence=fence, incarnation=1
             )
@@ -145,7 +149,7 @@ async def test_a_worker_stops_only_when_it_has_no_agents(any_redis_url: str) -> 
             POOL, "w", stop, ORIGIN, checks=[clauses.LeaseNotRenewed("w", 0)]
         )
         assert refused.outcome is Outcome.CONFLICT
-        await pool.log.act(POOL, agent_id, Started(), ORIGIN, fence=fence)
+        await pool.log.act(POOL, agent_id, Started(now_ms=1), ORIGIN, fence=fence)
         await pool.log.act(POOL, agent_id, End(reason="completed"), ORIGIN, fence=fence)
         await pool.log.act_on_worker(POOL, "w", workers.Drain(reason="t"), ORIGIN)
         stopped = await pool.log.act_on_worker(POOL, "w", stop, ORIGIN)

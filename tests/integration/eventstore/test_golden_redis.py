@@ -65,7 +65,7 @@ class Life:
             await self.spawn(name)
         await self.log.claim(POOL, one, 2)
         await self.log.claim(POOL, two, 2)
-        await self.log.act(POOL, "labelled", Started(), ORIGIN, fence=one)
+        await self.log.act(POOL, "labelled", Started(now_ms=900), ORIGIN, fence=one)
         failed = Fail(
             during="start",
             error=Error(type="E", message="m", traceback="t"),
@@ -73,7 +73,7 @@ class Life:
             policy=RestartPolicy(),
         )
         await self.log.act(POOL, "restarting", failed, ORIGIN, fence=one)
-        await self.log.act(POOL, "stopping", Started(), ORIGIN, fence=two)
+        await self.log.act(POOL, "stopping", Started(now_ms=900), ORIGIN, fence=two)
         await self.isolate("alone", two)
         await self.log.act(POOL, "stopping", Terminate(reason="enough"), ORIGIN)
         for name in ("ended", "waiting"):

@@ -1,6 +1,6 @@
 """An isolated agent: which worker it gets, and that counters, views and verify agree."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -30,14 +30,11 @@ class Scene:
         for name in names:
             fence = await self.pool.worker(name, slots=slots)
             await self.pool.claim(fence, slots - 1)  # not all slots: it gets no isolated agent
-            await self.lose(spawned.agent_id, name)
+            await self.pool.lose([spawned.agent_id], name)
         return spawned.agent_id
 
     async def lose(self, agent_id: str, worker_id: str, **policy: Any) -> None:
-        await self.lose_all([agent_id], worker_id, **policy)
-
-    async def lose_all(self, agent_ids: Sequence[str], worker_id: str, **policy: Any) -> None:
-        """The worker that runs them dies."""
+        """The worker that runs it dies."""
         fence = await self.pool.fence(worker_id)
         lose = MarkLost(
             worker_id=worker_id,
@@ -46,8 +43,7 @@ class Scene:
             suspicion_ms=WINDOW_MS,
             policy=RestartPolicy(**policy),
         )
-        for agent_id in agent_ids:
-            await self.log.act(POOL, agent_id, lose, ORIGIN, fence=fence)
+        await self.log.act(POOL, agent_id, lose, ORIGIN, fence=fence)
 
     async def claim(self, fence: Fence, slots: int = 4) -> list[str]:
         return [claimed.agent.agent_id for claimed in await self.claimed(fence, slots)]
@@ -131,7 +127,7 @@ async def test_which_of_them_is_isolated_first_is_random(scene: Scene) -> None:
     ids = [(await scene.pool.spawn()).agent_id for _ in range(4)]
     for name in "xy":
         await scene.pool.claim(await scene.pool.worker(name, slots=5), 4)
-        await scene.lose_all(ids, name)
+        await scene.pool.lose(ids, name)
     worker = await scene.pool.worker("w", slots=4)
     chosen = set()
     for _ in range(30):
@@ -148,7 +144,9 @@ async def test_the_other_slots_are_free_when_it_is_cleared(scene: Scene) -> None
     agent_id = await scene.suspect()
     worker = await scene.pool.worker("w", slots=4)
     await scene.claim(worker)
-    await scene.log.act(POOL, agent_id, Started(), ORIGIN, fence=worker)
+    await scene.log.act(
+        POOL, agent_id, Started(now_ms=scene.log.now_ms(POOL)), ORIGIN, fence=worker
+    )
     await scene.log.act(POOL, agent_id, Clear(reason="behaved"), ORIGIN, fence=worker)
     assert await scene.meta("free", "alone") == [3, 0]
     await scene.pool.spawn()
@@ -204,9 +202,9 @@ async def test_if_its_own_worker_dies_it_is_a_failure_of_the_agent(scene: Scene)
     assert await scene.meta("alone", "waiting") == [0, 0]
 
 
-async def test_losses_are_recorded_in_version_two(scene: Scene) -> None:
+async def test_losses_are_recorded_in_version_three(scene: Scene) -> None:
     await scene.suspect()
     versions = {
         e["version"] for e in raw_events(scene.stage.redis_url) if e["type"] == "agent.lost"
     }
-    assert versions == {"2"}
+    assert versions == {"3"}

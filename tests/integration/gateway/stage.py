@@ -130,7 +130,7 @@ class GatewayStage:
         """Claim and start agents; their ids."""
         ids = [claimed.agent.agent_id for claimed in await self.claim(fence, count)]
         for agent_id in ids:
-            await self.act(agent_id, Started(), fence)
+            await self.act(agent_id, Started(now_ms=self.log.now_ms(POOL)), fence)
         if self.projector.phase is Phase.ACTIVE:  # the gateway does not know of what we wrote
             await self.stage.settle(POOL)
         return ids

@@ -195,7 +195,7 @@ async def test_settings_out_of_their_range_stop_the_catalogues_views_only(stage,
     fence = await stage.worker()
     await stage.pool.spawn()
     [claimed] = await stage.claim(fence)
-    await stage.act(claimed.agent.agent_id, Started(), fence)
+    await stage.act(claimed.agent.agent_id, Started(now_ms=stage.log.now_ms(POOL)), fence)
     assert await stage.stage.views.wait_for(POOL, await stage.stage.head(POOL), timeout_seconds=5)
 
 

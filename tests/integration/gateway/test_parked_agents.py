@@ -30,8 +30,8 @@ async def test_a_damaged_agent_is_parked_and_rebuilt_from_its_events(stage, plai
     [claimed] = await stage.claim(fence, 10)
     assert claimed.agent.agent_id == damaged
     assert b'"task":1' in claimed.spec
-    await stage.act(damaged, Started(), fence)
-    await stage.act(sound, Started(), fence)
+    await stage.act(damaged, Started(now_ms=stage.log.now_ms(POOL)), fence)
+    await stage.act(sound, Started(now_ms=stage.log.now_ms(POOL)), fence)
     assert await parked(stage) == []
     await assert_consistent(stage)
 

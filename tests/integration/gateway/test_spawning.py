@@ -212,7 +212,9 @@ async def test_nothing_is_missed_between_the_request_and_a_worker_that_is_faster
         started = 0
         while started < 20:
             for claimed in await stage.pool.claim(fence, 20 - started):
-                await stage.act(claimed.agent.agent_id, Started(), fence)
+                await stage.act(
+                    claimed.agent.agent_id, Started(now_ms=stage.log.now_ms(POOL)), fence
+                )
                 started += 1
 
     async with playing(eager):

@@ -38,7 +38,9 @@ async def test_living_agents_are_handed_over_as_they_were_requested(settings: Se
         running, failing = await fallback.spawn(), await fallback.spawn()
         fence = await fallback.pool.worker("w1")
         for claimed in await fallback.pool.claim(fence):
-            await log.act(POOL, claimed.agent.agent_id, Started(), ORIGIN, fence=fence)
+            await log.act(
+                POOL, claimed.agent.agent_id, Started(now_ms=log.now_ms(POOL)), ORIGIN, fence=fence
+            )
         crash = Fail(during="run", error=Error(type="E"), now_ms=log.now_ms(POOL), policy=POLICY)
         await log.act(POOL, failing, crash, ORIGIN, fence=fence)
         waiting = await fallback.spawn(
@@ -75,7 +77,9 @@ async def test_a_repeated_key_of_an_ended_agent_is_known_and_runs_nothing(
         fence = await fallback.pool.worker("w1")
         await fallback.pool.claim(fence)
         for agent_id in (keyed, unkeyed):
-            await fallback.log.act(POOL, agent_id, Started(), ORIGIN, fence=fence)
+            await fallback.log.act(
+                POOL, agent_id, Started(now_ms=fallback.log.now_ms(POOL)), ORIGIN, fence=fence
+            )
             done = End(reason="completed")
             await fallback.log.act(POOL, agent_id, done, ORIGIN, fence=fence)
     settings = replace(settings, retention_ended_seconds=30.0)

@@ -1,5 +1,6 @@
 """A stage for tests of the projector: a catalogue, pools, and a story played through the log."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -123,7 +124,7 @@ class Stage:
         claims = await pool.claim(fence, count)
         ids = [claimed.agent.agent_id for claimed in claims]
         for agent_id in ids:
-            await self.act(pool, agent_id, Started(), fence=fence)
+            await self.act(pool, agent_id, Started(now_ms=self.log.now_ms(pool.name)), fence=fence)
         return ids
 
     async def act(
@@ -144,7 +145,8 @@ class Stage:
         second = await pool.worker(f"{name}2", slots=4)
         a, b, c, d, e = await self.started(pool, first, 5)
         (f,) = await self.started(pool, second, 1)
-        await self.crash(pool, a, first)
+        await self.crash(pool, a, first, backoff_min_ms=1, backoff_max_ms=1)
+        await asyncio.sleep(0.01)  # its back-off
         await self.act(pool, a, agent_commands.Restart())
         await self.crash(pool, b, first, limit=0)
         await self.act(pool, c, Terminate(), fence=None)

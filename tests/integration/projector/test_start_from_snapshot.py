@@ -95,7 +95,7 @@ async def test_views_that_started_from_a_snapshot_continue(
             await stage.settle()
             fence = await pool.worker("w")
             await pool.claim(fence)
-            await stage.act(pool, first, Started(), fence=fence)
+            await stage.act(pool, first, Started(now_ms=stage.log.now_ms(pool.name)), fence=fence)
             await stage.settle()
             row = await stage.views.agent(first)
             assert row is not None
@@ -119,7 +119,12 @@ async def test_events_that_come_while_hashes_are_read_are_counted_once(
         async def work() -> None:
             for fence in fences:
                 for claimed in await pool.claim(fence, 20):
-                    await stage.act(pool, claimed.agent.agent_id, Started(), fence=fence)
+                    await stage.act(
+                        pool,
+                        claimed.agent.agent_id,
+                        Started(now_ms=stage.log.now_ms(pool.name)),
+                        fence=fence,
+                    )
 
         working = asyncio.create_task(work())
         async with stage.projecting():

@@ -56,6 +56,7 @@ class Site:
         name: str = "h1",
         *,
         agent: str = "",
+        roles: dict[str, str] | None = None,
         poll_seconds: float = 0.2,
         retention: Retention | None = None,
         more_roles: dict[str, str] | None = None,
@@ -65,10 +66,8 @@ class Site:
             SupervisorOptions(
                 redis_url=self.url,
                 host=name,
-                roles={
-                    "developer": agent or "workers.builtin:Placeholder",
-                    **(more_roles or {}),
-                },
+                roles=roles
+                or {"developer": agent or "workers.builtin:Placeholder", **(more_roles or {})},
                 app_dir=str(self.folder),
                 log_dir=str(self.folder / "logs"),
                 poll_seconds=poll_seconds,

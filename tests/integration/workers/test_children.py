@@ -129,7 +129,7 @@ async def test_what_an_incarnation_started_ends_with_it_and_nothing_else_does(
     [warning] = lines
     assert (warning["agent_id"], warning["level"]) == (starter, "warning")
     assert "sleep" in warning["commands"]
-    worker.terminate()
+    await processes.drain(worker)
     assert ended(worker) == 0
     assert [pid for pid in left if exists(pid)] == []
 
@@ -143,7 +143,7 @@ async def test_an_agent_gets_the_exit_codes_of_its_children(pool: WorkerPool, pr
     assert msgspec.json.decode(path.read_bytes()) == [3, 5]
     own = lambda: [p for p in all_processes().values() if p.parent == worker.pid]  # noqa: E731
     await until(lambda: not own(), what="no zombie is left")
-    worker.terminate()
+    await processes.drain(worker)
     assert ended(worker) == 0
 
 

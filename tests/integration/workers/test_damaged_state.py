@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from eventstore.errors import LogError
 from eventstore.ids import new_id
-from eventstore.language.agent_commands import End
+from eventstore.language.agent_commands import End, Restart
 from eventstore.language.agents import Status
 from eventstore.language.pool_config import PoolConfig
 from eventstore.log import parked as parking
@@ -189,6 +189,8 @@ async def test_an_isolated_agent_of_a_worker_without_a_hash_is_subtracted(
         lost = await site.log.worker(POOL, worker)
         assert lost is not None
         await reaper.clean_up(pool_log(site), lost, pool.pool.config)
+        await asyncio.sleep(0.1)  # its back-off
+        await site.log.act(POOL, agent_id, Restart(), ORIGIN)
     assert (claimed.agent.agent_id, claimed.agent.alone) == (agent_id, True)
     assert server.hget(f"{BASE}meta", "alone") == b"1"
     damage(server, worker, "gone")

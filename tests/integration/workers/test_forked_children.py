@@ -155,7 +155,7 @@ async def found(pool: WorkerPool, processes: Processes, role: str) -> object:
         assert (await pool.state(one)).incarnation == 1
         assert (await pool.state(one)).status == "running"
     assert "worker.draining" not in await pool.types()
-    process.terminate()
+    await processes.drain(process)
     assert ended(process) == 0
     result: object = msgspec.json.decode(path.read_bytes())
     return result

@@ -5,7 +5,7 @@ from collections import Counter
 import msgspec
 import pytest
 
-from eventstore.language.agent_commands import MarkLost, Terminate
+from eventstore.language.agent_commands import Terminate
 from eventstore.language.agents import Status
 from tests.integration.workers.hosts import POOL, Site
 from tests.pools import ORIGIN, TestPool, raw_events, types
@@ -109,10 +109,7 @@ async def test_without_a_suspicion_window_isolated_agents_share_again(site: Site
     suspect = (await pool.spawn()).agent_id
     for name in "xy":
         await pool.claim(await pool.worker(name, slots=3), 2)
-        lose = MarkLost(
-            worker_id=name, reason="t", now_ms=site.log.now_ms(POOL), suspicion_ms=600_000
-        )
-        await site.log.act(POOL, suspect, lose, ORIGIN, fence=await pool.fence(name))
+        await pool.lose([suspect], name)
     assert await waiting(site) == [suspect]
     await pool.spawn()
     await site.host()
@@ -135,11 +132,7 @@ async def suspects(pool: TestPool, count: int) -> list[str]:
             name: await pool.claim(await pool.worker(name, slots=slots), slots) for name in names
         }
         for name, claimed in claims.items():
-            fence = await pool.fence(name)
-            now_ms = pool.log.now_ms(POOL)
-            lose = MarkLost(worker_id=name, reason="t", now_ms=now_ms, suspicion_ms=600_000)
-            for one in claimed:
-                await pool.log.act(POOL, one.agent.agent_id, lose, ORIGIN, fence=fence)
+            await pool.lose([one.agent.agent_id for one in claimed], name)
     waiting = [agent_id for agent_id, _ in await pool.log.waiting_isolated(POOL, 100)]
     assert set(waiting) == set(spawned)
     return waiting

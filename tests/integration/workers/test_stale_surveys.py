@@ -25,7 +25,7 @@ def watch_of(pool: TestPool) -> WorkerMonitor:
 class Hosts:
     """A catalogue in which `h` has joined."""
 
-    state = SimpleNamespace(hosts={"h": SimpleNamespace(host="h", status="joined")})
+    state = SimpleNamespace(hosts={"h": SimpleNamespace(host="h", status="joined", joined_ms=1)})
 
     async def delete_pool(self, *_: object, **__: object) -> None:
         pass

@@ -145,12 +145,15 @@ async def test_a_start_that_fails_is_recorded_with_its_error(pool: WorkerPool, r
     assert await pool.log.held(POOL, "w1") == []
 
 
-async def test_a_role_that_the_worker_does_not_have_fails_to_start(pool: WorkerPool):
-    await pool.worker({})
+async def test_a_role_that_the_worker_does_not_have_is_no_failure(pool: WorkerPool):
+    """The agent waits again, for that reason, and the worker ends."""
+    worker = await pool.worker({})
     agent_id = await pool.spawn(role_type="other")
-    await pool.reached(agent_id, "restarting")
-    error = (await pool.data(agent_id, "agent.start_failed"))["error"]
-    assert "'other' is not declared" in error["message"]
+    reason = "role-not-declared: this worker has no role 'other'"
+    assert await worker.wait() == reason
+    agent = await pool.state(agent_id)
+    assert (agent.status, agent.reason) == ("pending", reason)
+    assert (agent.failures_in_row, agent.failures, agent.incarnation) == (0, (), 2)
 
 
 async def test_a_run_that_returns_is_completed(pool: WorkerPool, calls: list[str]):

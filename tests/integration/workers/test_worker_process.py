@@ -15,6 +15,9 @@ from tests.waiting import until
 from tests.worker_pool import POOL, QUICK, WorkerPool, worker_pool
 from workers.host.processes import start_time
 from workers.process.lease import EXIT_LEASE_LOST
+from workers.process.registration import ShutdownResult
+
+NOT_ORDERED = ShutdownResult.NOT_ORDERED
 
 AGENTS = """
 import asyncio, logging, sys, time
@@ -84,14 +87,35 @@ async def at_work(pool: WorkerPool, role: str) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-async def test_a_signal_drains(pool: WorkerPool, processes: Processes, number: signal.Signals):
+async def test_a_signal_that_nothing_ordered_is_a_loss(
+    pool: WorkerPool, processes: Processes, number: signal.Signals
+):
     process = await processes.start("Quiet")
     agent_id = await running(pool, "Quiet")
     process.send_signal(signal.SIGINT)  # Ctrl-C at the terminal reaches it too, and must be ignored
     process.send_signal(number)
+    assert ended(process) == NOT_ORDERED
+    assert (await pool.data("w1", "worker.draining"))["reason"] == "signal"
+    path = pool.log_dir / POOL / "w1.jsonl"
+    assert b"stopped in good order" in path.read_bytes()
+    assert (await pool.state(agent_id)).status == "running", "its reaper decides what follows"
+
+
+async def test_a_signal_after_an_order_releases(pool: WorkerPool, processes: Processes):
+    """As of a supervisor whose host shuts down, or of a system that ends all processes at once."""
+    process = await processes.start("Quiet")
+    agent_id = await running(pool, "Quiet")
+    await processes.drain(process)
     assert ended(process) == 0
-    assert (await pool.data(agent_id, "agent.released"))["reason"] == "shut-down"
+    assert (await pool.state(agent_id)).status == "pending"
     assert (await pool.types("w1"))[-2:] == ["worker.draining", "worker.stopped"]
+
+
+async def test_a_signal_ends_an_empty_worker(pool: WorkerPool, processes: Processes):
+    process = await processes.start("Quiet")
+    process.terminate()
+    assert ended(process) == 0
+    assert (await pool.types("w1"))[-1] == "worker.stopped"
 
 
 async def test_the_output_of_agents_is_in_the_log_file(pool: WorkerPool, processes: Processes):
@@ -122,7 +146,7 @@ async def test_an_exit_in_a_callback_does_not_end_the_worker(
     process = await processes.start("Quiet", "Callback")
     await running(pool, "Callback")
     await running(pool, "Quiet")
-    process.terminate()
+    await processes.drain(process)
     assert ended(process) == 0
 
 
@@ -132,7 +156,7 @@ async def test_a_generator_that_does_not_close_prevents_no_exit(
     """The worker has no lease any more, and only an agent's code still runs."""
     process = await processes.start("Ticking")
     await at_work(pool, "Ticking")
-    process.terminate()
+    await processes.drain(process)
     assert ended(process) == 0
 
 
@@ -194,5 +218,5 @@ async def test_an_idle_worker_loads_nothing_heavy(pool: WorkerPool, processes: P
     loaded = Path(f"/proc/{process.pid}/maps").read_text()
     assert "msgspec" in loaded
     assert [name for name in ("sqlalchemy", "aiohttp", "psycopg") if name in loaded] == []
-    process.terminate()
+    await processes.drain(process)
     assert ended(process) == 0

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from tests.worker_pool import POOL, WorkerPool, eventually
+from eventstore.language import workers
+from tests.worker_pool import ORIGIN, POOL, WorkerPool, eventually
 from workers.process.options import WorkerOptions
 
 CODE = """
@@ -29,7 +30,8 @@ QUIET = """
 from workers.api.agent import Agent
 
 class Quiet(Agent):
-    pass
+    async def stop(self, context):
+        print("stopped in good order")
 
 """
 
@@ -54,6 +56,12 @@ class Processes:
         process = subprocess.Popen([sys.executable, "-c", CODE, argument, str(self.app), *roles])
         self.started.append(process)
         return process
+
+    async def drain(self, process: subprocess.Popen[bytes]) -> None:
+        """Order the worker to drain, and send the signal as a supervisor does."""
+        drain = workers.Drain(reason="test")
+        await self.pool.log.act_on_worker(POOL, "w1", drain, ORIGIN)
+        process.terminate()
 
     async def _active(self, worker_id: str) -> bool:
         observed = await self.pool.log.worker(POOL, worker_id)

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from eventstore.language import workers
-from eventstore.language.agent_commands import Release, Restart, Started
+from eventstore.language.agent_commands import Release, RequestRestart
 from tests.chaos.judge import weigh
 from tests.chaos.judging.entries import Entry
 from tests.chaos.judging.offences import Offence
@@ -20,10 +20,11 @@ MOVES: list[Move] = [
     lambda story, agent, worker: story.start(worker),
     lambda story, agent, worker: story.claim(agent, worker),
     lambda story, agent, worker: story.run(agent, worker),
-    lambda story, agent, worker: story.act(agent, Started()),
+    lambda story, agent, worker: story.started(agent),
     lambda story, agent, worker: story.fail(agent),
     lambda story, agent, worker: story.fail(agent, limit=0),
-    lambda story, agent, worker: story.act(agent, Restart()),
+    lambda story, agent, worker: story.restart(agent),
+    lambda story, agent, worker: story.act(agent, RequestRestart(reason="repaired")),
     lambda story, agent, worker: story.act(agent, Release(reason="drain")),
     lambda story, agent, worker: story.withdraw(agent),
     lambda story, agent, worker: story.end(agent),

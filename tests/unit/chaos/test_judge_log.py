@@ -8,10 +8,17 @@ import pytest
 from msgspec.structs import replace as altered
 
 from eventstore.language import workers
-from eventstore.language.agent_commands import End, Release, Restart, Started, Withdraw
+from eventstore.language.agent_commands import (
+    End,
+    Release,
+    RequestRestart,
+    Restart,
+    Started,
+    Withdraw,
+)
 from eventstore.language.agents import Status, Stop
 from eventstore.language.workers import WorkerStatus
-from tests.chaos.judge import weigh
+from tests.chaos.judge import Evidence, weigh
 from tests.chaos.judging import pools
 from tests.chaos.stories import Story
 from tests.unit.chaos.judged_story import only, place, plant, sample_story
@@ -56,7 +63,7 @@ def runs_though_flagged(story: Story) -> None:
     story.claim("waits", "w2")
     story.terminate("waits")
     story.agents["waits"] = altered(story.agents["waits"], stop=Stop.NO)
-    story.act("waits", Started())
+    story.act("waits", Started(now_ms=1))
 
 
 def restarted_though_flagged(story: Story) -> None:
@@ -101,7 +108,7 @@ def idle_though_it_was_never_to_be(story: Story) -> None:
     at = place(story, "agent.requested", "moved")
     asked = story.entries[at].data.replace('"max_idle_time":60.0', '"max_idle_time":null')
     story.entries[at] = replace(story.entries[at], data=asked)
-    story.act("moved", Started())
+    story.act("moved", Started(now_ms=1))
     story.act("moved", End(reason="idle"))
 
 
@@ -123,7 +130,9 @@ def asked_for_twice(story: Story) -> None:
 
 
 def half_a_step(story: Story) -> None:
-    story.reap("w2")
+    story.start(story.order("w3"))
+    story.run("waits", "w3")
+    story.reap("w3")
     story.entries.pop()
 
 
@@ -145,7 +154,7 @@ def from_another_time(story: Story) -> None:
 
 
 def restarted_before_its_time_was_noted(story: Story) -> None:
-    story.act("runs", Restart())
+    story.restart("runs")
     story.entries.append(
         replace(
             story.entries[place(story, "agent.restarting", "runs")],
@@ -155,6 +164,45 @@ def restarted_before_its_time_was_noted(story: Story) -> None:
             stream_id=f"{story.entries[-1].ts + 1}-0",
         )
     )
+
+
+def restarted_before_it_was_due(story: Story) -> None:
+    story.fail("moved", limit=9)
+    story.act("moved", Restart())
+
+
+def without_a_back_off(story: Story) -> None:
+    story.fail("moved", limit=9)
+    rewrite(story, due_ms=story.entries[-1].body["at_ms"])
+
+
+def lost_again_and_restarted_at_once(story: Story) -> None:
+    """As a first loss would be."""
+    moved = altered(story.agents["moved"], losses_in_row=0)
+    story.agents["moved"] = moved
+    story.reap("w2")
+    rewrite(story, -2, losses=2)
+
+
+def miscounted(story: Story) -> None:
+    story.fail("moved", limit=9)
+    rewrite(story, failures=3)
+
+
+def unavailable_and_counted(story: Story) -> None:
+    story.fail("moved", limit=9)
+    rewrite(story, error={"type": "muster.Unavailable", "retry_after_ms": 5})
+
+
+def rewrite(story: Story, at: int = -1, **changes: object) -> None:
+    entry = story.entries[at]
+    story.entries[at] = replace(entry, data=json.dumps(entry.body | changes))
+
+
+def restarted_though_terminated(story: Story) -> None:
+    agent = story.agents["ended"]
+    story.agents["ended"] = altered(agent, status=Status.FAILED, stop=Stop.NO)
+    story.act("ended", RequestRestart(reason="x"))
 
 
 @pytest.mark.parametrize(
@@ -177,6 +225,12 @@ def restarted_before_its_time_was_noted(story: Story) -> None:
         (4, written_by_a_fenced_worker, "after a fence at 4"),
         (4, claimed_by_a_draining_worker, "claimed by a worker that is draining"),
         (4, an_epoch_used_twice, "was issued at seq"),
+        (3, restarted_though_terminated, "after its end (terminated)"),
+        (9, restarted_before_it_was_due, "it was to wait until"),
+        (9, without_a_back_off, "its back-off is over before it began"),
+        (9, lost_again_and_restarted_at_once, "no back-off after loss 2 in a row"),
+        (9, miscounted, "failure 3 in a row, but it was 0 times before"),
+        (9, unavailable_and_counted, "it was unavailable, which counts against nothing"),
         (5, half_a_step, "only part of a step"),
         (5, from_another_time, "is not above"),
     ],
@@ -209,15 +263,76 @@ def test_a_worker_has_no_more_slots_than_its_pool_configures(
     assert [offence.subject for offence in offences] == found
 
 
+# ---- limits of a pool --------------------------------------------------------------------------
+
+
+def configured(story: Story, *configs: dict[str, object]) -> Evidence:
+    """The pool was created with the first of them, and changed to the others."""
+    evidence = story.evidence()
+    some = replace(story.entries[0], pool="", subject="p", worker_id="")
+    evidence.streamed[""].entries = [
+        replace(some, seq=seq, type=kind, data=json.dumps({"config": config}))
+        for seq, (kind, config) in enumerate(
+            zip(["pool.created", "pool.changed"], configs, strict=False), 1
+        )
+    ]
+    return evidence
+
+
+LIMITED: dict[str, object] = {"restart_limit": 2, "start_limit": 5}
+UNLIMITED: dict[str, object] = {"start_limit": 5}
+
+
+@pytest.mark.parametrize(
+    ("failures", "failed", "configs", "why"),
+    [
+        (3, False, [LIMITED], "it is to run again after 3, where 2 are allowed"),
+        (3, False, [LIMITED, UNLIMITED], ""),
+        (2, True, [LIMITED], "it failed for good after 2, where 2 are allowed"),
+        (3, True, [LIMITED], ""),
+        (3, True, [UNLIMITED], "it failed for good after 3, where inf are allowed"),
+        (90, False, [UNLIMITED], ""),
+        (90, False, [{"restart_limit": 5}], ""),  # the default of an earlier version
+    ],
+)
+def test_an_agent_fails_as_often_as_its_pool_allows(
+    failures: int, failed: bool, configs: list[dict[str, object]], why: str
+) -> None:
+    story = sample_story()
+    moved = altered(story.agents["moved"], failures_in_row=failures - 1, failures=())
+    story.agents["moved"] = moved
+    story.fail("moved", limit=0 if failed else 100)
+    found = [o.why for o in weigh(configured(story, *configs)) if "are allowed" in o.why]
+    assert [one for one in found if f" {failures}," in one] == ([why] if why else [])
+
+
+@pytest.mark.parametrize(
+    ("decisions", "why"),
+    [
+        ([(1, "a", 9), (1, "a", 9), (2, "b", 9), (0, "old", 9)], ""),
+        ([(2, "a", 9), (1, "b", 9)], "decided in term 1, after one in term 2"),
+        ([(2, "a", 9), (2, "b", 9)], "term 2 is of supervisor:a, not of supervisor:b"),
+        ([(1, "a", 1), (1, "a", 1)], "worker 2, where 1 are the most"),
+        ([(1, "a", 101)], "allows 101 workers, where 100 are the most"),
+    ],
+)
+def test_a_pool_has_one_leader_and_no_more_workers_than_it_may(
+    decisions: list[tuple[int, str, int]], why: str
+) -> None:
+    story = Story()
+    for term, host, maximum in decisions:
+        story.order(term=term, host=host, maximum=maximum)
+    found = [o.why for o in weigh(configured(story, {})) if o.invariant == 9]
+    assert found == ([why] if why else [])
+
+
 # ---- alone -------------------------------------------------------------------------------------
 
 
 def set_apart(story: Story) -> pools.Pool:
     """Its worker died a second time: from now on it runs isolated."""
     story.reap("w2")
-    lost = place(story, "agent.lost", "moved", -1)
-    data = '{"reason":"killed","at_ms":9,"alone":true}'
-    story.entries[lost] = replace(story.entries[lost], version=2, data=data)
+    story.restart("moved")
     story.start(story.order("w3", slots=5))
     story.claim("moved", "w3")
     return pools.fold("p", story.entries)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
 
 from eventstore.language.agent_commands import (
     Command,
@@ -15,6 +16,7 @@ from eventstore.language.agent_commands import (
     Fail,
     MarkLost,
     Release,
+    RequestRestart,
     Restart,
     Spawn,
     Started,
@@ -32,9 +34,12 @@ from eventstore.language.events import (
     AgentReleased,
     AgentRequested,
     AgentRestarting,
+    AgentRestartRequested,
     AgentStarted,
+    AgentStartFailed,
     AgentTerminated,
     AgentTerminationRequested,
+    AgentUnhealthy,
     Error,
     Event,
 )
@@ -42,11 +47,13 @@ from eventstore.language.pool_config import RestartPolicy
 from eventstore.steps import hashes
 
 BOOM = Error(type="ValueError", message="boom")
+LATER = Error(type="muster.Unavailable", message="no model", retry_after_ms=30_000)
+FAILED = AgentFailed(reason="restart-budget-spent", failures=3)
 POLICY = RestartPolicy(limit=2, window_ms=60_000, backoff_min_ms=1_000, backoff_max_ms=8_000)
 
 REQUESTED = AgentRequested(role_type="developer", project_id="p")
 EXPIRING = AgentRequested(role_type="developer", project_id="p", expires_ms=1)
-CLAIMED, STARTED = AgentClaimed(), AgentStarted()
+CLAIMED, STARTED = AgentClaimed(), AgentStarted(at_ms=3)
 RELEASED = AgentReleased(reason="drain", next_incarnation=2)
 ASKED = AgentTerminationRequested(reason="requested", graceful=True)
 RUNNING = (REQUESTED, CLAIMED, STARTED)
@@ -75,12 +82,43 @@ def apply(agent: Agent | None, body: AgentBody, seq: int) -> Agent:
     return evolve(agent, event, "pool")
 
 
-def fail(during: str = "run", *, now_ms: int = 10_000, jitter: float = 0.0) -> Fail:
-    return Fail(during=during, error=BOOM, now_ms=now_ms, policy=POLICY, jitter=jitter)
+def fail(
+    during: str = "run",
+    *,
+    now_ms: int = 10_000,
+    jitter: float = 0.0,
+    error: Error = BOOM,
+    policy: RestartPolicy = POLICY,
+) -> Fail:
+    return Fail(during=during, error=error, now_ms=now_ms, policy=policy, jitter=jitter)
 
 
-def crashed(at_ms: int, due_ms: int = 0) -> AgentCrashed:
-    return AgentCrashed(error=BOOM, at_ms=at_ms, window_ms=POLICY.window_ms, due_ms=due_ms)
+def crashed(
+    at_ms: int, due_ms: int = 0, failures: int = 0, window_ms: int = 60_000, error: Error = BOOM
+) -> AgentCrashed:
+    return AgentCrashed(error, at_ms, window_ms, due_ms, failures)
+
+
+def start_failed(
+    at_ms: int, due_ms: int, failures: int, window_ms: int = 60_000
+) -> AgentStartFailed:
+    return AgentStartFailed(BOOM, at_ms, window_ms, due_ms, failures)
+
+
+def again(incarnation: int) -> tuple[AgentBody, ...]:
+    """It is started again."""
+    return AgentRestarting(reason="crashed", next_incarnation=incarnation), CLAIMED, STARTED
+
+
+def lose(now_ms: int, *, only: bool = False) -> MarkLost:
+    return MarkLost(worker_id="w", reason="killed", now_ms=now_ms, only=only, policy=POLICY)
+
+
+def lost(
+    at_ms: int, losses: int, due_ms: int = 0, window_ms: int = 0, failures: int = 0
+) -> AgentLost:
+    body = AgentLost(reason="killed", at_ms=at_ms, window_ms=window_ms, due_ms=due_ms)
+    return replace(body, failures=failures, losses=losses)
 
 
 CASES: list[tuple[str, Sequence[AgentBody], Command, Sequence[AgentBody]]] = [
@@ -91,25 +129,50 @@ CASES: list[tuple[str, Sequence[AgentBody], Command, Sequence[AgentBody]]] = [
     ("what may wait for ever is not withdrawn", (REQUESTED,), Withdraw(), ()),
     ("what was claimed is not withdrawn", (EXPIRING, CLAIMED), Withdraw(), ()),
     ("what waits again after it ran is not withdrawn", (EXPIRING, CLAIMED, STARTED, RELEASED), Withdraw(), ()),
-    ("a claimed agent starts", (REQUESTED, CLAIMED), Started(), (STARTED,)),
-    ("a start is settled once", RUNNING, Started(), ()),
-    ("a start that crosses a termination does not run", (REQUESTED, CLAIMED, ASKED), Started(), ()),
+    ("a claimed agent starts", (REQUESTED, CLAIMED), Started(now_ms=3), (STARTED,)),
+    ("a start is settled once", RUNNING, Started(now_ms=3), ()),
+    ("a start that crosses a termination does not run", (REQUESTED, CLAIMED, ASKED), Started(now_ms=3), ()),
     ("terminating what starts sets the flag only", (REQUESTED, CLAIMED), Terminate(), (ASKED,)),
     ("terminating what runs sets the flag only", RUNNING, Terminate(), (ASKED,)),
     ("terminating twice is once", (*RUNNING, ASKED), Terminate(), ()),
     ("a graceful end can be hurried", (*RUNNING, ASKED), Terminate(graceful=False), (AgentTerminationRequested(reason="requested", graceful=False),)),
     ("the flag decides how it ends", (*RUNNING, ASKED), End(reason="completed"), (AgentTerminated(reason="requested"),)),
     ("without the flag it ends as it did", RUNNING, End(reason="completed"), (AgentTerminated(reason="completed"),)),
-    ("a crash is put off", RUNNING, fail(), (crashed(10_000, due_ms=11_000),)),
+    ("a crash is put off", RUNNING, fail(), (crashed(10_000, 11_000, 1),)),
     ("a crash under the flag is the end", (*RUNNING, ASKED), fail(), (AgentTerminated(reason="requested", error=BOOM),)),
-    ("a crash past the budget fails", (*RUNNING, crashed(1), AgentRestarting(reason="crashed", next_incarnation=2), CLAIMED, crashed(2), AgentRestarting(reason="crashed", next_incarnation=3), CLAIMED), fail(), (crashed(10_000), AgentFailed(reason="restart-budget-spent", failures=3))),
-    ("old crashes are forgiven", (*RUNNING, crashed(1), AgentRestarting(reason="crashed", next_incarnation=2), CLAIMED, crashed(2), AgentRestarting(reason="crashed", next_incarnation=3), CLAIMED), fail(now_ms=70_000), (crashed(70_000, due_ms=71_000),)),
+    ("the next crash is put off for longer", (*RUNNING, crashed(1, 2, 1), *again(2)), fail(), (crashed(10_000, 12_000, 2),)),
+    ("a crash past the limit fails", (*RUNNING, crashed(1, 2, 2), *again(2)), fail(), (crashed(10_000, 0, 3), AgentFailed(reason="restart-budget-spent", failures=3))),
+    ("crashes before it ran for long are forgiven", (*RUNNING, crashed(1, 2, 2), *again(2)), fail(now_ms=60_003), (crashed(60_003, 61_003, 1),)),
+    ("also where it was released meanwhile", (*RUNNING, crashed(1, 2, 2), *again(2), RELEASED, CLAIMED), fail("start", now_ms=60_003), (start_failed(60_003, 61_003, 1),)),
+    ("a start that hangs for long is no good run", (*RUNNING, crashed(1, 2, 2), CLAIMED), fail("start", now_ms=70_000), (start_failed(70_000, 0, 3), AgentFailed(reason="restart-budget-spent", failures=3))),
+    ("without a limit it is started again for as long as it is wanted", (*RUNNING, crashed(1, 2, 90), *again(2)), fail(policy=RestartPolicy()), (crashed(10_000, 310_000, 91, 600_000),)),
+    ("what was never started has a limit of its own", (REQUESTED, CLAIMED, start_failed(1, 2, 5), CLAIMED), fail("start", policy=RestartPolicy()), (start_failed(10_000, 0, 6, 600_000), AgentFailed(reason="start-budget-spent", failures=6))),
+    ("which does not count once it has run", (*RUNNING, crashed(4, 5, 8), CLAIMED), fail("start", policy=RestartPolicy()), (start_failed(10_000, 266_000, 9, 600_000),)),
+    ("failures that an earlier version recorded count within the window", (*RUNNING, crashed(1), *again(2), crashed(9_000), *again(3)), fail(now_ms=60_500), (crashed(60_500, 62_500, 2),)),
+    ("what is not its fault waits as long as it says", RUNNING, fail(error=LATER), (crashed(10_000, 40_000, error=LATER),)),
+    ("however often", (*RUNNING, crashed(1, 2, 2), *again(2), crashed(3, 4, error=LATER), *again(3)), fail(error=LATER), (crashed(10_000, 40_000, error=LATER),)),
+    ("and does not touch what counts", (*RUNNING, crashed(1, 2, 1), *again(2), crashed(3, 4, error=LATER), *again(3)), fail(), (crashed(10_000, 12_000, 2),)),
     ("what is due goes back into the queue", (*RUNNING, crashed(1)), Restart(), (AgentRestarting(reason="crashed", next_incarnation=2),)),
     ("a restart happens once", (*RUNNING, crashed(1), AgentRestarting(reason="crashed", next_incarnation=2)), Restart(), ()),
     ("what waits for its restart can be ended", (*RUNNING, crashed(1)), Terminate(), (ASKED, AgentTerminated(reason="requested"))),
     ("a released agent runs again", RUNNING, Release(reason="drain"), (AgentReleased(reason="drain", next_incarnation=2),)),
     ("a release under the flag is the end", (*RUNNING, ASKED), Release(reason="drain"), (AgentTerminated(reason="requested"),)),
-    ("a lost agent runs again", RUNNING, MarkLost(worker_id="w", reason="killed", now_ms=5), (AgentLost(reason="killed", at_ms=5), AgentRestarting(reason="lost", next_incarnation=2))),
+    ("a lost agent runs again", RUNNING, lose(5), (lost(5, 1), AgentRestarting(reason="lost", next_incarnation=2))),
+    ("one that is lost again has to wait", (*RUNNING, lost(5, 1), *again(2)), lose(9), (lost(9, 2, due_ms=1_009),)),
+    ("the longer, the more often", (*RUNNING, lost(5, 2), *again(2)), lose(9), (lost(9, 3, due_ms=2_009),)),
+    ("but not if it ran for long in between", (*RUNNING, lost(5, 2), *again(2)), lose(60_003), (lost(60_003, 1), AgentRestarting(reason="lost", next_incarnation=3))),
+    ("alone in the worker that died again, it is to blame", (*RUNNING, lost(5, 1), *again(2)), lose(9, only=True), (lost(9, 2, due_ms=1_009, window_ms=60_000, failures=1),)),
+    ("which its limit counts", (*RUNNING, crashed(1, 2, 2), *again(2), lost(5, 1), *again(3)), lose(9, only=True), (lost(9, 2, window_ms=60_000, failures=3), AgentFailed(reason="restart-budget-spent", failures=3))),
+    ("that all workers died is no agent's fault", (*RUNNING, lost(5, 1), *again(2)), MarkLost(worker_id="w", reason="killed", now_ms=9, blameless=True), (AgentLost(reason="killed", at_ms=9, blameless=True, losses=1), AgentRestarting(reason="lost", next_incarnation=3))),
+    ("what failed is restarted on request", (*RUNNING, crashed(1, 0, 3), FAILED), RequestRestart(reason="repaired"), (AgentRestartRequested(reason="repaired", next_incarnation=2),)),
+    ("what waits for its restart need not wait", (*RUNNING, crashed(1, 9, 3)), RequestRestart(reason="repaired"), (AgentRestartRequested(reason="repaired", next_incarnation=2),)),
+    ("what runs is to be released", RUNNING, RequestRestart(reason="repaired"), (AgentRestartRequested(reason="repaired"),)),
+    ("which is asked for once", (*RUNNING, AgentRestartRequested(reason="repaired")), RequestRestart(reason="repaired"), ()),
+    ("and again of the next incarnation", (*RUNNING, AgentRestartRequested(reason="repaired"), RELEASED, CLAIMED), RequestRestart(reason="x"), (AgentRestartRequested(reason="x"),)),
+    ("what waits to be claimed needs no restart", (REQUESTED,), RequestRestart(reason="repaired"), ()),
+    ("what is to end is not restarted", (*RUNNING, ASKED), RequestRestart(reason="repaired"), ()),
+    ("what was terminated is not restarted", (REQUESTED, AgentTerminated(reason="x")), RequestRestart(reason="x"), ()),
+    ("after that its failures count from the first", (*RUNNING, crashed(1, 0, 3), FAILED, AgentRestartRequested(reason="x", next_incarnation=2), CLAIMED), fail(), (crashed(10_000, 11_000, 1),)),
     ("what another worker holds by now is not lost", RUNNING, MarkLost(worker_id="v", reason="killed", now_ms=5), ()),
     ("a lost agent under the flag is the end", (*RUNNING, ASKED), MarkLost(worker_id="w", reason="killed", now_ms=5), (AgentTerminated(reason="requested"),)),
     ("a terminal state is never left", (REQUESTED, AgentTerminated(reason="x")), Terminate(), ()),
@@ -138,17 +201,34 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.agent: Agent | None = None
         self.seq = 0
-        self.now_ms = 0
+        self.now_ms = 1_000
         self.flagged = False
         self.started_after_flag = False
         self.starts: list[int] = []
+        self.troubled = False
+        """It was lost, and did not run long enough since."""
+        self.well_since = 0
 
     def do(self, command: Command) -> None:
-        was_ended = self.agent is not None and self.agent.ended
-        bodies = decide(command, self.agent)
-        assert not (was_ended and bodies), "a terminal state is never left"
+        before = self.agent
+        bodies = decide(command, before)
+        if before is not None and before.status is Status.TERMINATED:
+            assert not bodies, "it is never left"
+        if before is not None and before.status is Status.FAILED:
+            assert not bodies or isinstance(command, RequestRestart)
         for body in bodies:
             self.record(body)
+        if bodies and isinstance(command, Fail | MarkLost):
+            self.check_back_off(bodies[0])
+
+    def check_back_off(self, body: AgentBody) -> None:
+        """No way from ended to started without a back-off but the first loss of a worker."""
+        agent = self.agent
+        assert agent is not None
+        first = isinstance(body, AgentLost) and body.losses == 1
+        assert agent.ended or agent.due_ms > self.now_ms or first
+        assert not (first and self.troubled), "it was lost before, and has not run for long"
+        self.troubled = self.troubled or first
 
     def record(self, body: AgentBody) -> None:
         self.seq += 1
@@ -158,6 +238,11 @@ class Life(RuleBasedStateMachine):
         if isinstance(body, AgentStarted):
             self.started_after_flag |= self.flagged
             self.starts.append(self.agent.incarnation)
+            self.well_since = self.well_since or self.now_ms
+        if isinstance(body, AgentLost | AgentCrashed | AgentStartFailed | AgentUnhealthy):
+            self.well_since = 0
+        if isinstance(body, AgentRestartRequested) and body.next_incarnation:
+            self.troubled, self.well_since = False, 0
 
     @rule()
     def spawn(self) -> None:
@@ -170,11 +255,17 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def start(self) -> None:
-        self.do(Started())
+        self.do(Started(now_ms=self.now_ms))
 
     @rule(during=st.sampled_from(["start", "run", "check"]), jitter=st.floats(0, 0.99))
     def crash(self, during: str, jitter: float) -> None:
+        self.forgive()
         self.do(fail(during, now_ms=self.now_ms, jitter=jitter))
+
+    def forgive(self) -> None:
+        """It has run for long."""
+        if self.well_since and self.now_ms - self.well_since >= POLICY.window_ms:
+            self.troubled = False
 
     @rule(reason=st.sampled_from(["completed", "idle"]))
     def end(self, reason: str) -> None:
@@ -190,7 +281,12 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def lose(self) -> None:
-        self.do(MarkLost(worker_id="w", reason="killed", now_ms=self.now_ms))
+        self.forgive()
+        self.do(lose(self.now_ms))
+
+    @rule()
+    def request_restart(self) -> None:
+        self.do(RequestRestart(reason="repaired"))
 
     @rule()
     def restart(self) -> None:

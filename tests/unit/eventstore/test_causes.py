@@ -35,7 +35,7 @@ def test_the_events_of_an_agent_follow_from_each_other():
     spawn = Spawn(request=AgentRequested(role_type="r", project_id="p"))
     agent = steps.agent(None, decide(spawn, None), REQUEST)
     agent = steps.agent(agent, (AgentClaimed(),), WORKER)
-    agent = steps.agent(agent, decide(Started(), agent), WORKER)
+    agent = steps.agent(agent, decide(Started(now_ms=1), agent), WORKER)
     lost = MarkLost(worker_id="", reason="killed", now_ms=1)
     agent = steps.agent(agent, decide(lost, agent), Origin(causation_id="worker-lost"))
     agent = steps.agent(agent, (AgentClaimed(),), WORKER)

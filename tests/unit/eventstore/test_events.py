@@ -29,6 +29,7 @@ def test_every_type_is_named_as_the_design_names_it() -> None:
             "agent.cleared",
             "agent.released",
             "agent.restarting",
+            "agent.restart_requested",
             "agent.termination_requested",
             "agent.terminated",
             "agent.failed",

@@ -15,6 +15,8 @@ from tests import golden, golden_forms, golden_surface
 HISTORIES = golden.sample("histories")
 STATES = golden.sample("states")
 ENTRIES = golden.every_entry(HISTORIES)
+TODAYS = [it for it in ENTRIES if it["version"] == golden_forms.VERSIONS[it["type"]]]
+"""Those whose type has not had a new version since."""
 AGENTS, WORKERS = HISTORIES["agents"], HISTORIES["workers"]
 POOLS, HOSTS = golden_forms.fold_catalogue(golden.events(HISTORIES["catalogue"]))
 
@@ -31,7 +33,7 @@ def test_every_type_of_event_is_in_some_history() -> None:
     assert {fields["type"] for fields in ENTRIES} == set(golden_forms.TYPES)
 
 
-@pytest.mark.parametrize("fields", ENTRIES, ids=lambda fields: fields["event_id"][-4:])
+@pytest.mark.parametrize("fields", TODAYS, ids=lambda fields: fields["event_id"][-4:])
 def test_an_entry_is_written_as_it_was_recorded(fields: dict[str, str]) -> None:
     assert list(fields) == list(golden_forms.FIELDS)
     same(golden_forms.written(golden_forms.read(golden.entry(fields))), fields)

@@ -16,7 +16,7 @@ import pytest
 from eventstore.errors import UnknownEvent
 from eventstore.language import events, upcasts
 from eventstore.language.agents import Agent, Status, evolve
-from eventstore.language.events import AgentLost, AgentStarted, Event, decode_body, encode_body
+from eventstore.language.events import AgentClaimed, AgentLost, Event, decode_body, encode_body
 from projector.fold.heartbeats import Heartbeat, decode_heartbeat
 
 SAMPLES = Path(__file__).parents[2] / "samples/events"
@@ -68,8 +68,8 @@ def _items(content: bytes) -> Any:
 # ---- the way from one version to the next -----------------------------------------------------
 
 
-class Painted(AgentStarted, frozen=True):
-    """What `agent.started` might be one day."""
+class Painted(AgentClaimed, frozen=True):
+    """What `agent.claimed` might be one day."""
 
     version = 3
     colour: str
@@ -78,32 +78,32 @@ class Painted(AgentStarted, frozen=True):
 
 @pytest.fixture
 def painted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(events._BODIES, "agent.started", Painted)
-    monkeypatch.setitem(events._DECODERS, "agent.started", msgspec.json.Decoder(Painted))
+    monkeypatch.setitem(events._BODIES, "agent.claimed", Painted)
+    monkeypatch.setitem(events._DECODERS, "agent.claimed", msgspec.json.Decoder(Painted))
 
 
 @pytest.mark.usefixtures("painted")
 def test_an_old_event_goes_through_every_version_to_todays(monkeypatch: Any) -> None:
     one = lambda body: {"colour": body.get("color", "grey")}  # noqa: E731
     two = lambda body: {**body, "shade": len(body["colour"])}  # noqa: E731
-    monkeypatch.setitem(upcasts.UPCASTERS, ("agent.started", 1), one)
-    monkeypatch.setitem(upcasts.UPCASTERS, ("agent.started", 2), two)
-    assert decode_body("agent.started", 1, b'{"color":"red"}') == Painted("red", 3)
-    assert decode_body("agent.started", 2, b'{"colour":"blue"}') == Painted("blue", 4)
-    assert decode_body("agent.started", 3, b'{"colour":"blue","shade":9}') == Painted("blue", 9)
+    monkeypatch.setitem(upcasts.UPCASTERS, ("agent.claimed", 1), one)
+    monkeypatch.setitem(upcasts.UPCASTERS, ("agent.claimed", 2), two)
+    assert decode_body("agent.claimed", 1, b'{"color":"red"}') == Painted("red", 3)
+    assert decode_body("agent.claimed", 2, b'{"colour":"blue"}') == Painted("blue", 4)
+    assert decode_body("agent.claimed", 3, b'{"colour":"blue","shade":9}') == Painted("blue", 9)
 
 
 @pytest.mark.usefixtures("painted")
 def test_a_version_without_an_upcast_is_refused_by_name() -> None:
     with pytest.raises(
-        UnknownEvent, match=r"'agent.started' version 1: no conversion to version 2"
+        UnknownEvent, match=r"'agent.claimed' version 1: no conversion to version 2"
     ):
-        decode_body("agent.started", 1, b"{}")
+        decode_body("agent.claimed", 1, b"{}")
 
 
 def test_a_newer_version_is_refused_and_says_what_can_be_read() -> None:
-    with pytest.raises(UnknownEvent, match=r"'agent.lost' version 3: .* reads up to version 2"):
-        decode_body("agent.lost", 3, b"{}")
+    with pytest.raises(UnknownEvent, match=r"'agent.lost' version 4: .* reads up to version 3"):
+        decode_body("agent.lost", 4, b"{}")
 
 
 def test_a_loss_of_version_one_is_attributed_to_no_agent() -> None:

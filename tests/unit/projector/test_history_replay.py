@@ -9,6 +9,7 @@ from eventstore.language import agents, workers
 from eventstore.language.events import (
     AgentBody,
     AgentRequested,
+    AgentRestartRequested,
     Count,
     Error,
     Event,
@@ -45,7 +46,8 @@ def event(body: Any) -> Event:
 def test_an_agent_starts_and_ends_only_with_these_events(body: Any) -> None:
     before = agents.evolve(None, event(AgentRequested), "p")
     after = agents.evolve(before, event(body), "p")
-    assert (after.ended or body is AgentRequested) == (body.type in LIFECYCLE_EVENTS)
+    starts = body in {AgentRequested, AgentRestartRequested}
+    assert (after.ended or starts) == (body.type in LIFECYCLE_EVENTS)
 
 
 @pytest.mark.parametrize("body", get_args(WorkerBody), ids=lambda body: body.type)

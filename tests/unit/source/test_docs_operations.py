@@ -2,7 +2,7 @@
 
 import re
 import runpy
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -72,6 +72,8 @@ def test_every_setting_of_a_pool_is_listed_with_default_and_range() -> None:
 
 def allowed(kind: Any) -> str:
     """The range that a type's bounds leave."""
+    if type(None) in get_args(kind):
+        return f"{allowed(get_args(kind)[0])} or null"
     [bounds] = kind.__metadata__
     if bounds.max_length is not None:
         return f"up to {bounds.max_length}"

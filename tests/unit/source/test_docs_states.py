@@ -11,7 +11,7 @@ from eventstore.language.events import AgentClaimed, AgentRequested, Error, Even
 from eventstore.language.pool_config import RestartPolicy
 
 PAGE = (Path(__file__).parents[3] / "docs/architecture.md").read_text()
-POLICY = RestartPolicy(limit=1)
+POLICY = RestartPolicy(limit=1, start_limit=1)
 BEGIN = "[*]"
 
 
@@ -33,13 +33,14 @@ def walked(
         if not todo:
             break
         state = todo.pop()
-        failures = len(getattr(state, "failures", ()))
-        key = (state.status, getattr(state, "stop", ""), getattr(state, "draining", ""), failures)
+        facts = ("status", "stop", "draining", "failures_in_row", "restart", "has_run")
+        key = tuple(getattr(state, name, "") for name in facts)
+        key += (getattr(state, "losses_in_row", 0) > 1,)
         if key in seen:
             continue
         seen.add(key)
         steps = list(follow(state))
-        assert not (steps and ended(state)), "a terminal state is never left"
+        assert not (steps and ended(state)), "a final state is never left"
         for step in steps:
             for old, new in pairwise([state, *step]):
                 if old.status is not new.status:
@@ -64,11 +65,12 @@ def agent_steps(agent: agents.Agent) -> Iterable[list[agents.Agent]]:
         agent_commands.Terminate(),
         agent_commands.Terminate(graceful=False),
         agent_commands.Withdraw(),
-        agent_commands.Started(),
+        agent_commands.Started(now_ms=1),
         agent_commands.End(reason="completed"),
         agent_commands.Release(reason="drain"),
-        agent_commands.MarkLost(worker_id="w", reason="lost", now_ms=1),
+        agent_commands.MarkLost(worker_id="w", reason="lost", now_ms=1, policy=POLICY),
         agent_commands.Restart(),
+        agent_commands.RequestRestart(reason="repaired"),
         *failures,
     ]
     found = [agent_commands.decide(command, agent) for command in commands]
@@ -95,10 +97,16 @@ def worker_steps(worker: workers.Worker) -> Iterable[list[workers.Worker]]:
             yield [workers.evolve(worker, event_of(body), "p")]
 
 
+def is_terminated(agent: agents.Agent) -> bool:
+    return agent.status is agents.Status.TERMINATED
+
+
 def test_the_diagram_of_an_agent_has_every_change_of_status_and_no_other() -> None:
     request = AgentRequested(role_type="r", project_id="p", expires_ms=1)
     first = agents.evolve(None, event_of(request), "p")
-    assert drawn("An agent") == walked(first, agent_steps, lambda agent: agent.ended)
+    assert drawn("An agent") == walked(
+        first, agent_steps, lambda agent: agent.status == "terminated"
+    )
 
 
 def test_the_diagram_of_a_worker_has_every_change_of_status_and_no_other() -> None:

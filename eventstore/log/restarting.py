@@ -1,0 +1,109 @@
+"""Restarts an agent on request, under its id and as its next incarnation.
+
+Redis retains the hash of an agent that has failed for a while, and never its input. Both are made
+again from the views, which must have applied all that is in the log.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from eventstore.language import agent_commands
+from eventstore.language.agent_commands import RequestRestart
+from eventstore.language.agents import Agent, Status
+from eventstore.language.catalogue import Pool
+from eventstore.language.events import AgentRestartRequested
+from eventstore.log.commit_retry import Attempts
+from eventstore.log.log import Log, proof_of
+from eventstore.log.replies import AgentResult, Outcome
+from eventstore.steps import clauses
+from eventstore.steps.step import Origin, Step
+
+
+class Operation(Struct, frozen=True):
+    """Under which id a repeated request is known, and what tells it from another request."""
+
+    operation_id: str
+    digest: str
+
+
+class RestartResult(AgentResult, frozen=True):
+    """How it ended: DONE; KNOWN (`same`: as the same request); ALREADY: it waits to be claimed, its
+    worker is to release it, or it may not be restarted; ABSENT; or CLOSED or FULL, of its pool."""
+
+    same: bool = True
+    waiting: int = 0
+    """For FULL: how many spawns wait."""
+
+
+async def request_restart(
+    log: Log,
+    pool: Pool,
+    agent_id: str,
+    reason: str,
+    origin: Origin,
+    *,
+    from_views: Callable[[], Awaitable[Agent | None]],
+    operation: Operation | None = None,
+) -> RestartResult:
+    """Queue an agent, or have its worker release it. Raises `Unreadable`, and as `Log.act`.
+
+    `from_views`: called for an agent that has failed, or of which Redis has nothing.
+    """
+    name = pool.pool_name
+    attempts = Attempts(log, name, f"agent {agent_id}")
+    while True:
+        stored = await attempts.read(log.agent(name, agent_id))
+        agent = stored
+        if stored is None or stored.status is Status.FAILED:
+            agent = _complete(stored, await from_views())
+        if agent is None:
+            return RestartResult(Outcome.ABSENT, None)
+        step = log.step(name, origin)
+        if operation is not None:
+            step.check(clauses.OperationNew(operation.operation_id))
+            ttl_ms, digest = log.retention.keys_ms, operation.digest
+            record = clauses.RecordOperation(operation.operation_id, digest, agent_id, ttl_ms)
+            step.write(record)
+        new = _decide(step, pool, reason, stored, agent)
+        reply = await attempts.commit(step)
+        if reply is None:
+            continue
+        match reply.outcome:
+            case Outcome.DONE if new is not None:
+                return RestartResult(Outcome.DONE, new, proof_of(step, reply))
+            case Outcome.DONE:
+                return RestartResult(Outcome.ALREADY, agent)
+            case Outcome.KNOWN:
+                same = operation is None or reply.rest[0].decode() == operation.digest
+                return RestartResult(Outcome.KNOWN, agent, same=same)
+            case Outcome.FULL:
+                return RestartResult(Outcome.FULL, agent, waiting=int(reply.rest[0]))
+            case Outcome.CLOSED:
+                return RestartResult(Outcome.CLOSED, agent)
+            case _:  # it changed meanwhile
+                continue
+
+
+def _complete(stored: Agent | None, viewed: Agent | None) -> Agent | None:
+    """What Redis has of an agent, with what only the views have."""
+    if stored is None or viewed is None:
+        return viewed if stored is None else None
+    return replace(stored, input=viewed.input, labels=viewed.labels)
+
+
+def _decide(
+    step: Step, pool: Pool, reason: str, stored: Agent | None, agent: Agent
+) -> Agent | None:
+    """Add the events of a restart; None if there is nothing to do."""
+    bodies = agent_commands.decide(RequestRestart(reason=reason), agent)
+    if not bodies:
+        return None
+    if not agent.ended:
+        return step.agent(agent.agent_id, agent, bodies)
+    step.check(clauses.PoolIs(pool.created_seq, takes_spawns=True))
+    step.check(clauses.BacklogBelow(pool.config.backlog_limit))
+    [body] = bodies
+    assert isinstance(body, AgentRestartRequested)
+    return step.revive_agent(agent, body, stored=stored is not None)

@@ -1,0 +1,120 @@
+"""`POST /agents/{id}/restart`: brings back an agent that failed, and starts any other one again."""
+
+from aiohttp import web
+from msgspec import Struct
+
+from eventstore.errors import LogError, OutcomeUnknown, Unreadable
+from eventstore.language.agents import Agent, Status
+from eventstore.log.replies import Outcome
+from eventstore.log.restarting import Operation, RestartResult, request_restart
+from gateway.backend import agent_rows
+from gateway.backend.backend import BACKEND, ORIGIN
+from gateway.following.waiters import Watch
+from gateway.resources.durability import durability_request
+from gateway.resources.parked import catch_up_with_log, park_unreadable
+from gateway.wire.idempotency import digest_of, idempotency_key, operation_id
+from gateway.wire.problems import Kind, Problem
+from gateway.wire.requests import Identifier, RestartAgentQuery, RestartRequest
+from gateway.wire.responses import AGENTS
+
+SETTLED = frozenset({Status.RUNNING, Status.TERMINATED, Status.FAILED, Status.RESTARTING})
+"""Statuses of a new incarnation for which nothing more is waited."""
+
+
+class Target(Struct, frozen=True):
+    """Which agent, and under which key."""
+
+    pool: str
+    agent_id: str
+    key: str
+
+
+async def restart(
+    request: web.Request, agent_id: Identifier, query: RestartAgentQuery, body: RestartRequest
+) -> web.Response:
+    """Start an agent again: at once if it failed or waits for that, else in good order."""
+    backend, key = request.app[BACKEND], idempotency_key(request)
+    pool = query.pool_name or await agent_rows.pool_of(backend, agent_id)
+    durability = await durability_request(request)
+    with backend.waiters.watch(agent_id) as watch:
+        result = await _request(request, Target(pool, agent_id, key), body)
+        agent = result.agent
+        assert agent is not None
+        if result.proof is not None:
+            backend.acknowledged_commands.record(result.proof, "restart", agent_id)
+        durability.start(result.proof)
+        if result.outcome is not Outcome.KNOWN:
+            agent = await _wait(request, watch, agent, durability.deadline)
+    row = await agent_rows.from_log(backend, request, agent)
+    status = 202 if row.status in {Status.PENDING, Status.STARTING} or agent.restart else 200
+    headers = {**durability.preference.headers, "Location": f"{AGENTS}/{agent_id}"}
+    if result.outcome is Outcome.KNOWN:
+        headers["Idempotency-Replayed"] = "true"
+    return await durability.response(row, status, headers, agent_id)
+
+
+async def _request(request: web.Request, target: Target, body: RestartRequest) -> RestartResult:
+    """Request it. Raises `Problem` where that is refused."""
+    backend, agent_id = request.app[BACKEND], target.agent_id
+    pool = await backend.pool(target.pool)
+
+    async def from_views() -> Agent | None:
+        async with backend.read_views() as views:
+            await catch_up_with_log(request, target.pool)
+            return await views.agent_state(target.pool, agent_id)
+
+    content = b'{"restart":"%b"}' % agent_id.encode()
+    operation = Operation(operation_id(target.key), digest_of(content)) if target.key else None
+    try:
+        result = await request_restart(
+            backend.log,
+            pool,
+            agent_id,
+            body.reason,
+            request[ORIGIN],
+            from_views=from_views,
+            operation=operation,
+        )
+    except Unreadable as error:
+        raise await park_unreadable(backend, target.pool, error) from error
+    except OutcomeUnknown as error:
+        detail = f"{error}; ask again to learn its outcome"
+        raise Problem(
+            Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id, idempotency_key=target.key
+        ) from error
+    _require_accepted(target, result)
+    return result
+
+
+def _require_accepted(target: Target, result: RestartResult) -> None:
+    agent = result.agent
+    if agent is None:
+        raise agent_rows.not_found(target.agent_id, target.pool)
+    if result.outcome is Outcome.CLOSED:
+        detail = f"pool {target.pool!r} is being deleted"
+        raise Problem(Kind.POOL_CLOSED, detail, agent_id=agent.agent_id)
+    if result.outcome is Outcome.FULL:
+        detail = f"{result.waiting} spawns wait in pool {target.pool!r}, which is its maximum"
+        raise Problem(Kind.BACKLOG_FULL, detail, agent_id=agent.agent_id)
+    if not result.same:
+        detail = "this Idempotency-Key was used with another request"
+        raise Problem(Kind.IDEMPOTENCY_KEY_REUSED, detail, field="Idempotency-Key")
+    if agent.stop or agent.status is Status.TERMINATED:
+        how = f"has ended ({agent.reason})" if agent.ended else "is to end"
+        detail = f"agent {agent.agent_id} {how}, and what was terminated never runs again"
+        raise Problem(Kind.NOT_RESTARTABLE, detail, agent_id=agent.agent_id)
+
+
+async def _wait(request: web.Request, watch: Watch, before: Agent, deadline: float) -> Agent:
+    """The agent once its new incarnation runs, or does not, or the time is over."""
+    backend, agent = request.app[BACKEND], before
+    while agent.restart or agent.status not in SETTLED:
+        event = await watch.next(deadline)
+        if event is None:
+            break
+        backend.mark_observed(request, before.pool_name, event.seq)
+        try:
+            agent = await backend.log.agent(before.pool_name, before.agent_id) or agent
+        except LogError:  # what was requested is written; only its outcome cannot be read
+            break
+    return agent
