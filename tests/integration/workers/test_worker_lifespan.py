@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from tests.worker_pool import QUICK, WorkerPool
 from workers.api.agent import Agent, Context, WorkerInfo
 from workers.api.role_loader import load
+from workers.process.registration import ShutdownResult
 
 EXAMPLE = Path(__file__).parents[3] / "docs/examples/shared"
 
@@ -119,7 +120,7 @@ async def test_if_it_fails_the_worker_ends_and_no_agent_was_claimed(
 
 
 async def test_if_it_ends_by_itself_the_worker_is_drained(pool: WorkerPool):
-    """What the agents share is gone: they are to run elsewhere."""
+    """What the agents share is gone. Nothing ordered that, so it is the loss of the worker."""
 
     class Breaking(Sharing):
         @classmethod
@@ -132,8 +133,10 @@ async def test_if_it_ends_by_itself_the_worker_is_drained(pool: WorkerPool):
     (agent_id,) = await pool.running()
     role.ended.set()
     await asyncio.wait_for(worker.wait(), 10)
-    released = (await pool.data(agent_id, "agent.released"))["reason"]
-    assert released.startswith("lifespan-failed: role 'role'")
+    assert worker.exit_code == ShutdownResult.NOT_ORDERED
+    reason = (await pool.data("w1", "worker.draining"))["reason"]
+    assert reason.startswith("lifespan-failed: role 'role'")
+    assert (await pool.state(agent_id)).status == "running", "its reaper decides what follows"
 
 
 async def test_a_tear_down_that_hangs_is_cancelled(pool: WorkerPool):
