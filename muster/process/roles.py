@@ -92,6 +92,7 @@ def _supervisor(settings: Settings, owner: Owner, *, is_fallback: bool) -> Part:
             key_prefix=settings.key_prefix,
             host=settings.host_id,
             roles=settings.roles,
+            deferred_roles=settings.deferred_roles,
             app_dir=str(settings.app_dir or ""),
             import_timeout_seconds=settings.import_timeout_seconds,
             log_dir=str(settings.log_dir.absolute()),

@@ -167,12 +167,16 @@ def to_environment(settings: Settings) -> dict[str, str]:
     return {**environment, UNSET_VARIABLE: ",".join(unset)}
 
 
+_OF_ROLE: Final = ("agent", "preload")
+
+
 class Declarations(Struct, frozen=True):
     """What the file declares, else what is built in."""
 
     roles: dict[str, str]
     pools: dict[str, PoolDeclaration]
     role_defaults: dict[str, dict[str, Any]] = {}
+    deferred_roles: tuple[str, ...] = ()
 
 
 def declarations(document: dict[str, Any], path: Path) -> Declarations:
@@ -183,12 +187,13 @@ def declarations(document: dict[str, Any], path: Path) -> Declarations:
         return Declarations(dict.fromkeys(BUILT_IN_ROLES, BUILT_IN_AGENT), pools)
     tables = _tables(document, "roles", path)
     roles = {name: _role(name, body, path) for name, body in tables}
-    defaults = {name: {k: v for k, v in body.items() if k != "agent"} for name, body in tables}
+    defaults = {name: {k: v for k, v in body.items() if k not in _OF_ROLE} for name, body in tables}
     pools = {
         name: _pool(name, body, roles, defaults, path)
         for name, body in _tables(document, "pools", path)
     }
-    return Declarations(roles, pools, defaults)
+    deferred = tuple(name for name, body in tables if not body.get("preload", True))
+    return Declarations(roles, pools, defaults, deferred)
 
 
 def _tables(document: dict[str, Any], key: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -215,13 +220,17 @@ def _refuse_unknown(table: Mapping[str, Any], known: Sequence[str], place: str) 
 
 def _role(name: str, body: dict[str, Any], path: Path) -> str:
     agent = body.get("agent")
-    _refuse_unknown(body, ("agent", *SPAWN_DEFAULTS), f"{path}: [roles.{name}]")
+    _refuse_unknown(body, (*_OF_ROLE, *SPAWN_DEFAULTS), f"{path}: [roles.{name}]")
+    if not isinstance(preload := body.get("preload", True), bool):
+        raise ConfigurationError(
+            f"{path}: [roles.{name}] preload: expected true or false, got {abbreviate(preload)}"
+        )
     if not isinstance(agent, str) or not all(agent.partition(":")[::2]):
         raise ConfigurationError(
             f"{path}: [roles.{name}] agent: expected 'package.module:Class',"
             f" got {abbreviate(agent)}"
         )
-    settings = {key: value for key, value in body.items() if key != "agent"}
+    settings = {key: value for key, value in body.items() if key not in _OF_ROLE}
     _check_settings(PoolDeclaration(name, settings), f"{path}: [roles.{name}]")
     return agent
 

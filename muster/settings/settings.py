@@ -77,6 +77,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     roles: dict[str, str] = {}
     role_defaults: dict[str, dict[str, Any]] = {}
     """Of their pools: what `[roles.NAME]` says besides the class."""
+    deferred_roles: tuple[str, ...] = ()
+    """Those with `preload = false`."""
     pools: dict[str, PoolDeclaration] = {}
     sources: dict[str, str] = {}
     fallback_views_url: str = ""
@@ -135,7 +137,14 @@ class Settings(Struct, frozen=True, kw_only=True):
         return not (self.fallback_views_url or self.database_url or self.views_file.exists())
 
 
-NOT_NAMED: Final = ("roles", "role_defaults", "pools", "sources", "fallback_views_url")
+NOT_NAMED: Final = (
+    "roles",
+    "role_defaults",
+    "deferred_roles",
+    "pools",
+    "sources",
+    "fallback_views_url",
+)
 NAMES: Final = (
     "embedded",  # the first: it says whether addresses are read
     *sorted({*Settings.__struct_fields__} - {"embedded", *NOT_NAMED}),

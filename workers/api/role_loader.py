@@ -3,10 +3,11 @@
 Classes are imported once, before workers are forked, so a failing import ends the start, with its
 traceback. Users' code is in a folder that goes *last* on `sys.path`: it can never replace one of
 our packages, whose names are generic, and a folder that tries is refused. A fork copies only the
-thread that forked, so an import that starts threads is reported: its role must be
-imported after the fork instead.
+thread that forked, and shares connections; so an import that starts or opens some is reported: its
+role must be imported after the fork instead.
 """
 
+import contextlib
 import importlib
 import sys
 import threading
@@ -28,10 +29,11 @@ _THREADS_FOLDER: Final = Path("/proc/self/task")
 
 
 class LoadedRole(Struct, frozen=True):
-    """A role's class, and the names of the threads that its import started."""
+    """A role's class, and what its import left that a fork does not copy, or shares."""
 
     role: type[Agent]
-    threads: tuple[str, ...] = ()
+    cannot_fork: tuple[str, ...] = ()
+    """Names of threads, and `a connection` for each socket."""
 
 
 def load(path: str, app_dir: str = "") -> LoadedRole:
@@ -47,11 +49,12 @@ def load(path: str, app_dir: str = "") -> LoadedRole:
         )
     if app_dir:
         add_to_path(app_dir)
-    before, counted = set(threading.enumerate()), _count_threads()
+    before, counted, sockets = set(threading.enumerate()), _count_threads(), _count_sockets()
     role = _import_class(path, module_name, class_name)
     started = sorted(thread.name for thread in threading.enumerate() if thread not in before)
     unnamed = _count_threads() - counted - len(started)
-    return LoadedRole(role, (*started, *(("unnamed",) * max(unnamed, 0))))
+    opened = ("a connection",) * (_count_sockets() - sockets)
+    return LoadedRole(role, (*started, *(("unnamed",) * max(unnamed, 0)), *opened))
 
 
 def add_to_path(app_dir: str) -> None:
@@ -100,6 +103,16 @@ def _trace(error: BaseException) -> str:
     summary = traceback.TracebackException.from_exception(error)
     summary.stack = traceback.StackSummary.extract(iter(frames))
     return "".join(summary.format()).rstrip()[-TRACE_MAX:]
+
+
+def _count_sockets() -> int:
+    """Open ones; an event loop that a module makes has some too. 0 where the system has no list."""
+    count = 0
+    with contextlib.suppress(OSError):
+        for entry in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):
+                count += str(entry.readlink()).startswith("socket:")
+    return count
 
 
 def _count_threads() -> int:

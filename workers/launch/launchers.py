@@ -135,7 +135,7 @@ class ForkLauncher:
         message = msgspec.json.decode(line, type=ZygoteMessage)
         if not message.ready:
             raise ConfigurationError(message.failed)
-        for role in message.deferred:
+        for role in set(message.deferred) - set(self._plan.deferred):
             log.warning("role.starts_threads", role=role, imported="after each fork")
         self._listener = asyncio.create_task(self._listen(reader), name="zygote")
 

@@ -41,6 +41,7 @@ from workers.host.process_tree import (
     name_process,
 )
 from workers.host.processes import start_time
+from workers.launch.randomness import reseed
 from workers.output.descriptors import StandardPipes
 from workers.process.options import WorkerOptions
 from workers.process.registration import NotOrdered
@@ -71,7 +72,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     import_seconds: float = 60.0
     """How long the import of a role may take."""
     deferred: tuple[str, ...] = ()
-    """Roles whose import starts threads: each worker of such a role imports it, after the fork."""
+    """Each worker of such a role imports it after the fork: as declared, or because the import
+    starts threads or opens connections."""
 
 
 class ZygoteMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -111,14 +113,14 @@ def _run(channel: socket.socket, plan: Plan) -> int:
     watch()
     gc.disable()
     try:
-        classes, threaded = _preload(plan, channel)
+        classes, unforkable = _preload(plan, channel)
     except ConfigurationError as error:
         _send(channel, ZygoteMessage(failed=str(error)))
         return 1
-    if threaded:
+    if unforkable:
         os.set_inheritable(channel.fileno(), True)
         command_line = arguments(
-            replace(plan, deferred=(*plan.deferred, *threaded)), channel.fileno()
+            replace(plan, deferred=(*plan.deferred, *unforkable)), channel.fileno()
         )
         os.execv(command_line[0], command_line)
     gc.collect()
@@ -128,20 +130,20 @@ def _run(channel: socket.socket, plan: Plan) -> int:
 
 
 def _preload(plan: Plan, channel: socket.socket) -> tuple[dict[str, type[Agent]], list[str]]:
-    """Import what may be imported before the fork; also names the roles that start threads."""
+    """Import what may be imported before the fork; also names the roles that do not bear it."""
     for name in ("claim", "commit", "draw", "renew"):
         script(name)  # read once, shared by all
     classes: dict[str, type[Agent]] = {}
-    threaded: list[str] = []
+    unforkable: list[str] = []
     for name, path in plan.roles.items():
         if name in plan.deferred:
             continue
         _send(channel, ZygoteMessage(importing=f"role {name!r} ({path})"))
         loaded = role_loader.load(path, plan.app_dir)
         classes[name] = loaded.role
-        if loaded.threads:
-            threaded.append(name)
-    return classes, threaded
+        if loaded.cannot_fork:
+            unforkable.append(name)
+    return classes, unforkable
 
 
 def _serve(channel: socket.socket, classes: dict[str, type[Agent]]) -> int:
@@ -193,6 +195,7 @@ def _become_worker(
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         gc.enable()
+        reseed()
         code = run_worker(options, classes, pipes)
     except BaseException:  # noqa: BLE001  # the child must not return into the zygote's loop
         traceback.print_exc()

@@ -16,6 +16,8 @@ class SupervisorOptions(HostOptions, frozen=True, kw_only=True):
 
     host: str = ""
     roles: dict[str, str] = field(default_factory=dict)
+    deferred_roles: tuple[str, ...] = ()
+    """Those that each worker imports itself."""
     poll_seconds: float = 1.0
     shutdown_seconds: float = SHUTDOWN_SECONDS
     single_process: bool = False

@@ -67,6 +67,7 @@ class Supervisor:
         self._worker_ended = asyncio.Event()
         plan = Plan(
             roles=options.roles,
+            deferred=options.deferred_roles,
             app_dir=options.app_dir,
             import_seconds=options.import_timeout_seconds,
         )

@@ -90,6 +90,23 @@ async def test_an_import_that_starts_threads_runs_after_the_fork(site: Site) -> 
     await site.run(pool)
 
 
+async def test_a_role_may_be_declared_to_be_imported_after_the_fork(site: Site) -> None:
+    """Its import draws what must differ from worker to worker."""
+    (site.folder / "drawing.py").write_text(
+        "import os\nfrom pathlib import Path\nfrom muster import Agent\n"
+        "IMPORTED_BY = os.getpid()\n"
+        "class Drawing(Agent):\n"
+        "    async def start(self, context):\n"
+        "        Path(__file__).with_name(f'{os.getpid()}.pid').write_text(str(IMPORTED_BY))\n"
+    )
+    pool = await site.pool(agents_per_worker=1)
+    await site.host(agent="drawing:Drawing", deferred_roles=("developer",))
+    await site.run(pool, 2)
+    written = {path.stem: path.read_text() for path in site.folder.glob("*.pid")}
+    assert len(written) == 2
+    assert all(own == imported for own, imported in written.items())
+
+
 async def test_a_host_has_one_supervisor(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.supervisor.supervisor.LOCK_TIMEOUT_SECONDS", 0.1)
     await site.pool()

@@ -104,6 +104,14 @@ def test_the_address_of_redis(environment: dict[str, str], url: str) -> None:
     assert load({}, environment).redis_url == url
 
 
+def test_a_role_may_be_imported_after_the_fork(tmp_path: Path) -> None:
+    file = tmp_path / "muster.toml"
+    file.write_text("[roles.a]\nagent='m:A'\npreload=false\n[roles.b]\nagent='m:B'\n")
+    settings = load({"config": file}, {})
+    assert settings.deferred_roles == ("a",)
+    assert settings.roles == {"a": "m:A", "b": "m:B"}
+
+
 @pytest.mark.parametrize("ours", ["", "MUSTER_"])
 def test_the_environment_beats_the_file_for_every_role(tmp_path: Path, ours: str) -> None:
     """So do commands, which read no file: they would use another Redis than `muster up`."""
@@ -140,6 +148,7 @@ def test_embedded_ignores_the_database_of_the_environment() -> None:
             "[roles.c]\nagent='a:B'\n[pools.p]\nrole='c'\nmax_idle_time=5",
             r"\[pools.p\]: max_idle_time is at least 60 s",
         ),
+        ("[roles.coder]\nagent='a:B'\npreload=0", r"preload: expected true or false, got 0"),
         ("[roles.c]\nagent='a:B'\n[pools.p]\nrole='d'", "expected one of c, got 'd'"),
         ("[roles.c]\nagent='a:B'\n[pools.p]\nrole='c'\nmax_worker=1", "max_worker"),
         ("[roles.c]\nagent='a:B'\n[pools.p]\nrole='c'\nmax_workers=0", r"max_workers"),

@@ -29,7 +29,14 @@ def test_every_alert_is_raised_somewhere(name: str) -> None:
     assert f'"{name}"' in source or f'"{name.replace("-", ".")}"' in source
 
 
-RUN_TIME: set[str] = {"roles", "role_defaults", "pools", "sources", "fallback_views_url"}
+RUN_TIME: set[str] = {
+    "roles",
+    "role_defaults",
+    "deferred_roles",
+    "pools",
+    "sources",
+    "fallback_views_url",
+}
 """Of `Settings`: what tables of the file become, where values came from, a fallback's own."""
 
 

@@ -29,7 +29,7 @@ def write(app: Path, text: str) -> None:
 def test_a_class_is_imported_from_the_users_folder(app: Path):
     write(app, "class Developer(Agent):\n    pass")
     loaded = load("acme_code:Developer", str(app))
-    assert (loaded.role.__name__, loaded.threads) == ("Developer", ())
+    assert (loaded.role.__name__, loaded.cannot_fork) == ("Developer", ())
     assert sys.path[-1] == str(app)
 
 
@@ -98,6 +98,17 @@ def test_an_import_that_starts_threads_is_reported(app: Path):
         "class Developer(Agent): pass",
     )
     loaded = load("acme_code:Developer", str(app))
-    assert loaded.threads == ("poller",)
+    assert loaded.cannot_fork == ("poller",)
     sys.modules["acme_code"].go.set()
     next(t for t in threading.enumerate() if t.name == "poller").join()
+
+
+def test_an_import_that_opens_connections_is_reported(app: Path):
+    """All forks would use the same one."""
+    write(
+        app,
+        "import socket\nconnection = socket.socketpair()\nclass Developer(Agent): pass",
+    )
+    assert load("acme_code:Developer", str(app)).cannot_fork == ("a connection",) * 2
+    for one in sys.modules["acme_code"].connection:
+        one.close()
