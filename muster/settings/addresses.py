@@ -75,7 +75,10 @@ def environment_value(name: str, environment: Mapping[str, str]) -> tuple[str, s
 
 def _redis_parts(environment: Mapping[str, str]) -> str:
     password = environment.get("REDIS_PASSWORD", "")
-    login = f":{quote(password, safe='')}@" if password else ""
+    try:
+        login = f":{quote(password, safe='')}@" if password else ""
+    except UnicodeEncodeError:
+        raise ConfigurationError("REDIS_PASSWORD: expected UTF-8") from None
     port, number = environment.get("REDIS_PORT") or "6379", environment.get("REDIS_DB") or "0"
     for variable, value in (("REDIS_PORT", port), ("REDIS_DB", number)):
         if not (value.isascii() and value.isdigit()):

@@ -43,6 +43,7 @@ def check_message(error: Exception) -> None:
 
 @given(environment=st.dictionaries(ENVIRONMENT, st.one_of(SHELL_TEXTS, NUMERALS), max_size=3))
 @example(environment={"REDIS_HOST": "h", "REDIS_PORT": "9" * LONG})
+@example(environment={"REDIS_HOST": "h", "REDIS_PASSWORD": "\ud800"})
 @example(environment={"MUSTER_PORT": "9" * LONG})
 @example(environment={"MUSTER_REDIS_URL": "redis://[::1"})
 @example(environment={"MUSTER_REDIS_URL": "redis://h:99999/0"})
