@@ -44,6 +44,7 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "data-dir": {"metavar": "DIR", "help": "default: .muster"},
     "redis-url": {"metavar": "URL", "help": "Redis or Valkey (or MUSTER_REDIS_URL)"},
     "database-url": {"metavar": "URL", "help": "PostgreSQL (or DATABASE_URL)"},
+    "agents-database-url": {"metavar": "URL", "help": "what agents get from context.engine()"},
     "key-prefix": {"metavar": "TEXT", "help": "in front of every Redis key"},
     "log-level": {"metavar": "LEVEL", "help": "debug, info, warning or error"},
     "host": {"metavar": "ADDRESS", "help": "default: 127.0.0.1"},
@@ -70,7 +71,7 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
 """The flags of the roles, as argparse declares them. Each is a setting of the same name."""
 SHARED_FLAGS = ("config", "data-dir", "redis-url", "database-url", "key-prefix", "log-level")
 GATEWAY_FLAGS = ("host", "port", "allowed-hosts", "durability")
-WORKER_FLAGS = ("app-dir", "shutdown-seconds")
+WORKER_FLAGS = ("app-dir", "agents-database-url", "shutdown-seconds")
 RETENTION_FLAGS = ("retention-age-seconds", "retention-events")
 
 
@@ -175,7 +176,7 @@ def _open_streams() -> None:
 
 
 def _run_role(name: str, args: argparse.Namespace) -> int:
-    settings = load(vars(args), os.environ)
+    settings = load(vars(args), os.environ, name)
     if name == "up":
         from muster.up import up
 

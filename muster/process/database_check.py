@@ -17,13 +17,15 @@ from muster.settings.settings import Settings
 CHECK_SECONDS: Final = 8.0
 
 
-async def database_problem(settings: Settings) -> str:
+async def database_problem(settings: Settings, *, only_read: bool = False) -> str:
     """Why the database cannot be used now, with its address; empty where it can.
 
-    Raises `ConfigurationError` where waiting does not help.
+    `only_read`: for a gateway, which does not need tables yet. Raises `ConfigurationError` where
+    waiting does not help.
     """
     from projector.store.database import Database, DatabaseError
     from projector.store.failures import Kind, kind, reason
+    from projector.store.usable import require_usable
 
     database = Database(settings.views_url, connections=1)
     database.open()
@@ -31,13 +33,15 @@ async def database_problem(settings: Settings) -> str:
     unusable = f"{source}: the database {redacted(settings.views_url)} cannot be used"
     try:
         async with asyncio.timeout(CHECK_SECONDS):
-            await database.check()
+            await require_usable(database, only_read=only_read)
     except ConfigurationError as error:
         raise ConfigurationError(f"{unusable}: {error}") from None
     except (DatabaseError, OSError) as error:
         why, found = reason(error), kind(error)
         if found is Kind.TRANSIENT and (other := await _foreign(settings.views_url)):
             why, found = f"the server is no PostgreSQL, it speaks {other}", Kind.REFUSED
+        if not settings.database_url and isinstance(error, IsADirectoryError):
+            found = Kind.DAMAGED  # the file of our own: it is the projector's to replace
         if found is not Kind.REFUSED:
             return f"{redacted(settings.views_url)}: {why}"
         raise ConfigurationError(f"{unusable}: {why}") from None

@@ -45,7 +45,10 @@ async def prepare(
     database, and `echo` prints that. Raises `MusterError`, such as `ConfigurationError` for a
     database that cannot be used, however long one waits.
     """
-    if role != "supervisor" and (problem := await database_problem(settings)):
+    problem = ""
+    if role != "supervisor":
+        problem = await database_problem(settings, only_read=role == "gateway")
+    if problem:
         log.warning("role.database_unreachable", error=problem)
         if echo is not None:
             echo(f"{problem}; the projector waits for it")

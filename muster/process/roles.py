@@ -21,6 +21,7 @@ from muster import __version__
 from muster.process import log_output
 from muster.process.log_preparation import prepare
 from muster.process.redis_wait import retry_until_reachable
+from muster.settings.environment import for_role, role_environment
 from muster.settings.settings import LOOPBACK, Settings
 
 if TYPE_CHECKING:
@@ -98,7 +99,6 @@ def _supervisor(settings: Settings, owner: Owner, *, is_fallback: bool) -> Part:
             log_dir=str(settings.log_dir.absolute()),
             log_level=settings.log_level,
             engine_url=settings.engine_url,
-            through_pgbouncer=bool(settings.pgbouncer_url),
             owner_pid=owner.pid,
             owner_start_time=owner.start_time,
             poll_seconds=settings.poll_seconds,
@@ -164,6 +164,10 @@ async def start_role(
 
 def run(role: str, settings: Settings) -> int:
     """Run one role until a signal ends it; returns the exit code."""
+    kept = role_environment(role, settings, os.environ)
+    for name in os.environ.keys() - kept.keys():  # agents would inherit it
+        del os.environ[name]
+    settings = for_role(role, settings)
     file = os.environ.get("MUSTER_ROLE_LOG")
     log_output.configure(role, level=settings.log_level, file=Path(file) if file else None)
     owner = Owner(

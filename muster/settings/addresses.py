@@ -21,6 +21,8 @@ ADDRESSES: Final = {
     "pgbouncer_url": "PGBOUNCER_URL",
 }
 """The settings that are addresses, and the variable that other tools read for each."""
+OF_MUSTER: Final = ("redis_url", "database_url")
+"""Those that an embedded server replaces; the others are the agents'."""
 
 _LOGIN: Final = re.compile(
     r"(?P<user>[a-z][a-z0-9+.-]*://[^:/?#@]*):(?:(?!\?[^#@?=]*=).)*@", re.IGNORECASE | re.DOTALL
@@ -104,6 +106,23 @@ def validate_address(url: str, source: str, *, reserved: str = "@:/?#") -> None:
             f"{source}: this is not an address: the text in brackets or the port is wrong"
             f" ({ENCODING})"
         ) from None
+
+
+def same_database(one: str, other: str) -> bool:
+    """Whether two addresses lead to one database as one user, perhaps by different ways."""
+    return _login(one) == _login(other)
+
+
+def _login(url: str) -> tuple[str, str, str]:
+    scheme, _, rest = url.partition("://")
+    kind = scheme.partition("+")[0].removesuffix("ql")
+    try:
+        parts = urlsplit(f"x://{rest}")
+    except ValueError:
+        return kind, "", rest
+    query = dict(parse_qsl(parts.query))
+    name = query.get("dbname") or unquote(parts.path)
+    return kind, query.get("user") or unquote(parts.username or ""), name.strip("/")
 
 
 def database_address(url: str, source: str) -> str:

@@ -19,6 +19,7 @@ from eventstore.language.durability import Level
 from eventstore.language.pool_config import SPAWN_DEFAULTS, PoolConfig
 from eventstore.names import suggestion
 from muster.settings import addresses
+from muster.settings.environment import UNSET_VARIABLE
 from muster.settings.settings import (
     LOOPBACK,
     NAMES,
@@ -28,16 +29,14 @@ from muster.settings.settings import (
     parse,
 )
 
-UNSET_VARIABLE: Final = "MUSTER_LEFT_OUT"
-"""Names the settings that a child has to run without, whatever else names them."""
 BUILT_IN_AGENT: Final = "workers.builtin:Placeholder"
 BUILT_IN_ROLES: Final = ("developer", "tester", "business_analyst", "team_leader")
 
 
-def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
+def load(flags: Mapping[str, object], environment: Mapping[str, str], role: str = "up") -> Settings:
     """Read all settings. Raises `ConfigurationError`, which names what is wrong and what is right.
 
-    `flags`: those that were given; None means not given.
+    `flags`: those that were given; None means not given. `role`: only `up` and gateways listen.
     """
     path = flags.get("config") or environment.get("MUSTER_CONFIG")
     found = Path(str(path)) if path else Path("muster.toml")
@@ -47,7 +46,7 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
     sources: dict[str, str] = {}
     for name in NAMES:
         flag = f"--{name.replace('_', '-')}"
-        unused = bool(values.get("embedded")) and name in addresses.ADDRESSES
+        unused = bool(values.get("embedded")) and name in addresses.OF_MUSTER
         if flags.get(name) is not None:
             value, source = flags[name], flag
             if unused:
@@ -66,15 +65,35 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str]) -> Setting
     if document:
         values["config"], sources["config"] = found, sources.get("config", str(found))
     declared = declarations(document, found)
-    for name in addresses.ADDRESSES.keys() & values.keys():
-        if url := values[name]:
+    if "agents_database_url" not in values and "agents_database_url" not in unset:
+        named = _agents_database(values, sources, environment)
+        values["agents_database_url"], sources["agents_database_url"] = named
+    for name in addresses.OF_MUSTER:
+        if url := values.get(name):
             check = addresses.redis_address if name == "redis_url" else addresses.database_address
             values[name] = check(url, sources[name])
     settings = Settings(**values, sources=sources, **structs.asdict(declared))
     if settings.app_dir is None and settings.config is not None:
         settings = msgspec.structs.replace(settings, app_dir=settings.config.absolute().parent)
+    if role in ("up", "gateway"):
+        _check_host(settings)
     _check(settings)
     return settings
+
+
+def _agents_database(
+    values: Mapping[str, Any], sources: Mapping[str, str], environment: Mapping[str, str]
+) -> tuple[str, str]:
+    """Address and source of the database that the environment names for agents; or empty.
+
+    `DATABASE_URL` is theirs where it does not open the views.
+    """
+    if url := values.get("pgbouncer_url"):
+        return url, sources["pgbouncer_url"]
+    url = environment.get("DATABASE_URL", "")
+    if url and not addresses.same_database(url, values.get("database_url", "")):
+        return url, "DATABASE_URL"
+    return "", ""
 
 
 def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
@@ -97,12 +116,8 @@ def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
 
 
 def _check(settings: Settings) -> None:
-    _check_host(settings.host, settings.source("host"))
-    if settings.host not in LOOPBACK and not settings.api_token:
-        raise ConfigurationError(
-            f"host {abbreviate(settings.host, str)} can be reached from outside this machine: set"
-            " MUSTER_API_TOKEN (clients then send it as a bearer token), or use 127.0.0.1"
-        )
+    for name in ("agents_database_url", "pgbouncer_url"):
+        addresses.validate_address(getattr(settings, name), settings.source(name))
     if "{" in settings.key_prefix or "}" in settings.key_prefix:
         raise ConfigurationError("key_prefix: braces are not allowed, they mark the Cluster slot")
     _check_intervals(settings)
@@ -134,7 +149,8 @@ def _check_intervals(settings: Settings) -> None:
                 )
 
 
-def _check_host(host: str, source: str) -> None:
+def _check_host(settings: Settings) -> None:
+    host, source = settings.host, settings.source("host")
     expected = "an address to listen on, such as 127.0.0.1, or 0.0.0.0 for all"
     if host.startswith("[") and host.endswith("]"):
         expected = f"an IPv6 address without brackets: {abbreviate(host[1:-1], str)}"
@@ -142,29 +158,24 @@ def _check_host(host: str, source: str) -> None:
         name, _, port = (abbreviate(part, str) for part in host.partition(":"))
         expected = f"no port here, but --host {name} --port {port}"
     elif addresses.is_host_name(host) and not any(c.isspace() or c == "/" for c in host):
-        try:
-            socket.getaddrinfo(host, None)
-        except OSError as error:  # of its own: to ask for a token first would mislead
-            raise ConfigurationError(
-                f"{source}: the name {abbreviate(host)} does not resolve: {error.strerror}"
-            ) from None
-        return
+        return _check_access(settings)
     raise ConfigurationError(f"{source}: expected {expected}, got {abbreviate(host)}")
 
 
-def to_environment(settings: Settings) -> dict[str, str]:
-    """The environment that gives a child process the same settings."""
-    environment: dict[str, str] = {}
-    unset = []
-    for name in NAMES:
-        value = getattr(settings, name)
-        if value is None or value == "" or value is False:
-            unset.append(name)
-            continue
-        if isinstance(value, Path):
-            value = value.absolute()
-        environment[f"MUSTER_{name.upper()}"] = "1" if value is True else str(value)
-    return {**environment, UNSET_VARIABLE: ",".join(unset)}
+def _check_access(settings: Settings) -> None:
+    host = settings.host
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:  # first: to ask for a token for it would mislead
+        raise ConfigurationError(
+            f"{settings.source('host')}: the name {abbreviate(host)} does not resolve:"
+            f" {error.strerror}"
+        ) from None
+    if host not in LOOPBACK and not settings.api_token:
+        raise ConfigurationError(
+            f"host {abbreviate(host, str)} can be reached from outside this machine: set"
+            " MUSTER_API_TOKEN (clients then send it as a bearer token), or use 127.0.0.1"
+        )
 
 
 _OF_ROLE: Final = ("agent", "preload")

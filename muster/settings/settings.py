@@ -48,6 +48,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     auto_recover: bool = False
     redis_url: str = ""
     database_url: str = ""
+    agents_database_url: str = ""
+    """Of the agents' own database, wherever it was named; empty: `agents.db`."""
     pgbouncer_url: str = ""
     key_prefix: str = ""
     api_token: str = ""
@@ -106,7 +108,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def engine_url(self) -> str:
         """For an agent's `context.engine()`."""
-        return self.pgbouncer_url or self.database_url
+        return self.agents_database_url or sqlite_address(self.data_dir / "agents.db")
 
     @property
     def retention(self) -> Retention:

@@ -19,7 +19,7 @@ from muster.process.child import Child, NoStatus
 from muster.process.redis_wait import retry_until_reachable, run_unless_stopped, wait_for_stop
 from muster.process.restarts import restart_on_exit
 from muster.process.roles import ROLES, Owner, Part, RoleStatus, start_role
-from muster.settings.loading import to_environment
+from muster.settings.environment import role_environment
 from muster.settings.settings import Settings
 from muster.up.background import Background
 from muster.up.log_server import check_server
@@ -50,12 +50,15 @@ class RoleProcesses:
 
     async def start(self) -> str:
         """The gateway's address; empty if the end was asked for. Raises `ConfigurationError`."""
-        environment, logs = self._environment(), self._settings.log_dir
+        logs = self._settings.log_dir
         for role in ROLES:
             self._children[role] = Child(
                 role,
                 [sys.executable, "-P", "-m", "muster", role],
-                {**environment, "MUSTER_ROLE_LOG": str((logs / f"{role}.jsonl").absolute())},
+                {
+                    **self._environment(role),
+                    "MUSTER_ROLE_LOG": str((logs / f"{role}.jsonl").absolute()),
+                },
                 logs / f"{role}.err",
             )
         starting = asyncio.gather(*map(self._start_role, ROLES))
@@ -73,17 +76,13 @@ class RoleProcesses:
             if child and not await child.stop(limits.get(role, STOP_SECONDS)):
                 echo(f"{role} had to be killed")
 
-    def _environment(self) -> dict[str, str]:
-        environment = {
-            **os.environ,
-            **to_environment(replace(self._settings, fallback="none", embedded=False)),
+    def _environment(self, role: str) -> dict[str, str]:
+        settings = replace(self._settings, fallback="none", embedded=False)
+        return {
+            **role_environment(role, settings, os.environ),
             "MUSTER_OWNER_PID": str(os.getpid()),
             "MUSTER_OWNER_START": str(start_time(os.getpid())),
         }
-        if self._settings.embedded:
-            for name in ("DATABASE_URL", "PGBOUNCER_URL", "REDIS_URL", "MUSTER_EMBEDDED"):
-                environment.pop(name, None)
-        return environment
 
     async def _start_role(self, role: str) -> str:
         started_at, child = time.monotonic(), self._children[role]

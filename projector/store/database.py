@@ -6,13 +6,11 @@ hop, whatever the number of statements, and a cancelled caller never leaves half
 """
 
 import asyncio
-import errno
-import os
 import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,7 +18,6 @@ from sqlalchemy import Connection, Engine, event, insert, inspect, text, update
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from eventstore.errors import ConfigurationError
 from projector.store import tables
 from projector.store.cancellable import Cancellable
 from projector.store.engines import address, postgres_engine, sqlite_engine
@@ -35,20 +32,11 @@ ABANDONED_QUERY_SECONDS: Final = 10
 IDLE_SECONDS: Final = 5
 """A process that is stopped within a transaction loses it after so long, and its locks."""
 _SET_IDLE_TIMEOUT: Final = f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
-POSTGRES_MIN: Final = 12
 CREATION_LOCK: Final = 0x6D757374
 """PostgreSQL's advisory lock under which tables are created: "must" in ASCII."""
 
 DatabaseError = SQLAlchemyError
 """What a database raises that is unreachable, restarted or without our tables."""
-
-
-class ReadOnlyDatabase(OSError):
-    """The database accepts no writes for now."""
-
-
-class _Undone(Exception):
-    """Rolls a transaction back."""
 
 
 class Database:
@@ -207,27 +195,11 @@ class Database:
         """Create the tables that are missing. Any number of processes may do so at once."""
         if self.sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-        if not await self.read(self._complete):
-            await self.write(self._create)
+        if not await self.read(self.complete):
+            await self.write(self.create)
 
-    async def check(self) -> None:
-        """Whether it can be used, and its tables be made where they are missing; changes nothing.
-
-        Raises `DatabaseError` and `OSError`, see `failures`.
-        """
-        if self.sqlite and await asyncio.to_thread(_is_missing, Path(self.url.database or "")):
-            return
-        if not self.sqlite and await self.read(_is_standby):
-            raise ReadOnlyDatabase(errno.EROFS, "a standby, read-only: it is not the primary")
-        with suppress(_Undone):
-            await self.write(self._try_creation)
-
-    def _try_creation(self, connection: Connection) -> None:
-        if not self._complete(connection):
-            self._create(connection)
-        raise _Undone
-
-    def _complete(self, connection: Connection) -> bool:
+    def complete(self, connection: Connection) -> bool:
+        """Whether all tables are there."""
         expected = {table.name for table in tables.METADATA.sorted_tables} | {"pool_capacity"}
         return expected <= self._existing(connection) and not self._missing_columns(connection)
 
@@ -245,7 +217,8 @@ class Database:
         found = inspect(connection)
         return {*found.get_table_names(schema=schema), *found.get_view_names(schema=schema)}
 
-    def _create(self, connection: Connection) -> None:
+    def create(self, connection: Connection) -> None:
+        """Create those that are missing."""
         if not self.sqlite:
             connection.execute(text(f"SELECT pg_advisory_xact_lock({CREATION_LOCK})"))
             # Where it exists, its owner may not be allowed to create it.
@@ -264,30 +237,6 @@ class Database:
         if before & _DEPENDENT_TABLES and not before >= _DEPENDENT_TABLES:
             views = update(versions).where(versions.c.name == "views")
             connection.execute(views.values(version=tables.INCOMPLETE))
-
-
-def _is_standby(connection: Connection) -> bool:
-    """Raises `ConfigurationError` for a PostgreSQL that is too old."""
-    version = int(connection.exec_driver_sql("SHOW server_version_num").scalar_one())
-    if version < POSTGRES_MIN * 10_000:
-        raise ConfigurationError(
-            f"PostgreSQL {version // 10_000} is too old: Muster needs {POSTGRES_MIN} or later"
-        )
-    return bool(connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar())
-
-
-def _is_missing(path: Path) -> bool:
-    """Raises `OSError` where there is something else, or the file cannot be created."""
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
-    if path.exists():
-        return False
-    existing = next(folder for folder in path.absolute().parents if folder.exists())
-    if not existing.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "it is no folder", str(existing))
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, "this user may not write there", str(existing))
-    return True
 
 
 _DEPENDENT_TABLES: Final = frozenset({*tables.VIEWS, "events"})

@@ -2,10 +2,11 @@
 
 Thousands of agents must not mean thousands of connections. Behind PgBouncer in transaction mode
 consecutive transactions may meet different server connections, so statements prepared by psycopg
-would be missing there: `prepare_threshold=None` turns that off. SQLAlchemy is imported when the
-first agent asks, so that workers whose agents need no database do not load it.
+would be missing there: `prepare_threshold=None` turns that off, whatever the address. SQLAlchemy is
+imported when the first agent asks, so that workers whose agents need no database do not load it.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from eventstore.errors import ConfigurationError
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 POOL_SIZE: Final = 5
 POOL_OVERFLOW: Final = 5
+
+SQLITE_BUSY_SECONDS: Final = 30
+"""How long a transaction waits for another one's, of any worker of this host."""
 
 _DRIVERS: Final = {
     "postgres": "postgresql+psycopg",
@@ -27,9 +31,8 @@ _DRIVERS: Final = {
 class Database:
     """Opens the engine when it is first asked for, and closes it in the end."""
 
-    def __init__(self, url: str, *, through_pgbouncer: bool = False) -> None:
+    def __init__(self, url: str) -> None:
         self._url = url
-        self._through_pgbouncer = through_pgbouncer
         self._engine: AsyncEngine | None = None
 
     def engine(self) -> "AsyncEngine":
@@ -47,8 +50,8 @@ class Database:
     def _open(self) -> "AsyncEngine":
         if not self._url:
             raise ConfigurationError(
-                "context.engine() needs a database: set DATABASE_URL, or PGBOUNCER_URL where"
-                " PgBouncer is in front of it"
+                "context.engine() needs a database: set MUSTER_AGENTS_DATABASE_URL, or"
+                " PGBOUNCER_URL where PgBouncer is in front of it"
             )
         from sqlalchemy.engine import make_url
         from sqlalchemy.ext.asyncio import create_async_engine
@@ -59,6 +62,10 @@ class Database:
         if url.get_backend_name() == "postgresql":
             settings = {"pool_size": POOL_SIZE, "max_overflow": POOL_OVERFLOW}
             settings["pool_pre_ping"] = True
-            if self._through_pgbouncer and url.get_driver_name() == "psycopg":
+            if url.get_driver_name() == "psycopg":
                 settings["connect_args"] = {"prepare_threshold": None}
+        elif url.get_backend_name() == "sqlite":
+            settings = {"connect_args": {"timeout": SQLITE_BUSY_SECONDS}}
+            if url.database and url.database != ":memory:":
+                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         return create_async_engine(url, **settings)

@@ -25,7 +25,6 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     """Of what agents' own code logs."""
     engine_url: str = ""
     """For `Context.engine()`."""
-    through_pgbouncer: bool = False
     owner_pid: int = 0
     """The process that the worker must not outlive; 0: none."""
     owner_start_time: int = 0

@@ -72,7 +72,7 @@ class Worker:
         self._pool_log = PoolLog(self._log, options.pool_name, origin)
         self._registration = Registration(self._pool_log, options.worker_id)
         self._upkeep = Upkeep(self._pool_log, self.request_drain)
-        self._database = Database(options.engine_url, through_pgbouncer=options.through_pgbouncer)
+        self._database = Database(options.engine_url)
         self._output: Output | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._shutdown_task: asyncio.Task[None] | None = None

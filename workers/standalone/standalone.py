@@ -47,7 +47,6 @@ class StandaloneOptions(Struct, frozen=True, kw_only=True):
     config: PoolConfig = PoolConfig(restart_limit=0)
     engine_url: str = ""
     """For `context.engine()`."""
-    through_pgbouncer: bool = False
     shared: Any = None
     """In place of what the class's `worker_lifespan` yields, which is not entered then."""
 
@@ -95,7 +94,7 @@ class Standalone:
             labels=dict(options.labels),
         )
         self._log = MemoryLog(request, options.pool_name, FENCE)
-        self._database = Database(options.engine_url, through_pgbouncer=options.through_pgbouncer)
+        self._database = Database(options.engine_url)
         track_tasks(asyncio.get_running_loop())
         self._worker = WorkerContext(
             log=cast("PoolLog", self._log),  # it has all that an `AgentRun` calls

@@ -69,7 +69,6 @@ def run(args: argparse.Namespace) -> int:
         if args.max_idle_time
         else None,
         engine_url=settings.engine_url,
-        through_pgbouncer=bool(settings.pgbouncer_url),
     )
     _log_here(settings, path.partition(".")[0].partition(":")[0])
     loaded = role_loader.load(path, str(settings.app_dir or Path.cwd()))

@@ -8,6 +8,7 @@ import pytest
 from eventstore.errors import ConfigurationError
 from muster.process.database_check import database_problem
 from muster.settings.settings import Settings
+from projector.queries.views import Views
 from projector.store.database import Database
 from tests.databases import PostgresServer
 from tests.process import free_port
@@ -39,6 +40,30 @@ async def test_logins_databases_grants_and_settings_that_are_wrong(
         connection.execute(f"CREATE ROLE reader_of_{name} LOGIN")
     reader = postgres_url.replace("postgres@", f"reader_of_{name}@")
     assert f"permission denied for database {name}" in await refused(reader)
+
+
+async def test_a_gateway_needs_only_to_read(postgres_url: str) -> None:
+    """As the user that deploy/databases.sh creates; the tables may come later."""
+    name = f"gateway_of_{postgres_url.rpartition('/')[2]}"
+    url = postgres_url.replace("postgres@", f"{name}@")
+    with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {name} LOGIN")
+        connection.execute("CREATE SCHEMA muster")
+        settings = Settings(database_url=url)
+        assert await database_problem(settings, only_read=True) == ""
+        database = Database(postgres_url)
+        database.open()
+        await database.prepare()
+        await database.close()
+        with pytest.raises(ConfigurationError, match="permission denied for schema muster"):
+            await database_problem(settings, only_read=True)
+        connection.execute(f"GRANT USAGE ON SCHEMA muster TO {name}")
+        connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA muster TO {name}")
+    assert await database_problem(settings, only_read=True) == ""
+    views = Views(url)
+    await views.start()
+    assert await views.positions() == {}
+    await views.stop()
 
 
 async def test_it_changes_nothing(database_url: str) -> None:

@@ -186,4 +186,4 @@ async def test_roles_use_the_embedded_server_whatever_is_configured(
     with pytest.raises(Enough):
         await RoleProcesses(replace(settings, redis_url="unix:///its-own"), Background()).start()
     role = load({}, environments[0])
-    assert (role.redis_url, role.database_url, role.pgbouncer_url) == ("unix:///its-own", "", "")
+    assert (role.redis_url, role.database_url) == ("unix:///its-own", "")

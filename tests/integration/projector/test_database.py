@@ -45,7 +45,7 @@ async def test_databases_that_are_prepared_at_once_create_the_tables_once(
         one.open()
     await asyncio.gather(*(one.prepare() for one in databases))
     for one in databases:
-        assert await one.read(one._complete)
+        assert await one.read(one.complete)
         await one.close()
         await one.close()
 
@@ -64,7 +64,7 @@ async def test_the_owner_of_a_schema_need_not_be_allowed_to_create_one(postgres_
     database = Database(root.url.set(username=owner).render_as_string())
     database.open()
     await database.prepare()
-    assert await database.read(database._complete)
+    assert await database.read(database.complete)
     await database.close()
 
 
@@ -86,7 +86,7 @@ async def test_a_table_of_heartbeats_gets_the_columns_of_later_versions(database
         connection.execute(text(view))
 
     await opened.write(downgrade)
-    assert not await opened.read(opened._complete)
+    assert not await opened.read(opened.complete)
     await opened.prepare()
-    assert await opened.read(opened._complete)
+    assert await opened.read(opened.complete)
     await opened.close()

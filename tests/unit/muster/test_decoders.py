@@ -22,6 +22,7 @@ from muster.cli.events.logs import line_cells
 from muster.cli.main import command_line
 from muster.settings import loading
 from muster.settings.addresses import redacted
+from muster.settings.environment import to_environment
 from muster.settings.settings import Settings
 from muster.terminal import render
 from muster.terminal.log_reader import read_line
@@ -56,7 +57,7 @@ def test_the_environment(environment: dict[str, str]) -> None:
         found = loading.load({}, environment)
         redacted(found.redis_url)
         redacted(found.views_url)
-        loading.to_environment(found)
+        to_environment(found)
     except ConfigurationError as error:
         check_message(error)
 

@@ -6,7 +6,8 @@ from eventstore.errors import ConfigurationError
 from gateway.fallback import read_handover_failures
 from muster.fallback.directory import not_handed_over, retired, serving
 from muster.fallback.standby import known_settings, other_hosts, require_possible
-from muster.settings.loading import load, to_environment
+from muster.settings.environment import to_environment
+from muster.settings.loading import load
 from muster.settings.settings import PoolDeclaration
 
 REDIS = {"MUSTER_REDIS_URL": "redis://r"}

@@ -11,7 +11,8 @@ from gateway.server.listener import Gateway
 from muster.__main__ import main
 from muster.cli.main import command_line
 from muster.process.roles import Owner, build
-from muster.settings.loading import load, to_environment
+from muster.settings.environment import CREDENTIALS, role_environment, to_environment
+from muster.settings.loading import load
 from muster.settings.settings import Settings, parse
 from projector.service.projector import Projector
 from workers.output.log_files import LogLimits
@@ -123,8 +124,9 @@ def test_the_environment_beats_the_file_for_every_role(tmp_path: Path, ours: str
 
 
 def test_embedded_ignores_the_database_of_the_environment() -> None:
-    settings = load({"embedded": True}, {"DATABASE_URL": "postgresql://x", "PGBOUNCER_URL": "y"})
-    assert (settings.database_url, settings.pgbouncer_url) == ("", "")
+    settings = load({"embedded": True}, {"DATABASE_URL": "postgresql://x/d"})
+    assert settings.database_url == ""
+    assert settings.engine_url == "postgresql://x/d", "it is the agents'"
 
 
 @pytest.mark.parametrize(
@@ -340,3 +342,49 @@ def test_text_that_the_locale_garbles_is_refused_with_the_locales_name(
     monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
     with pytest.raises(ConfigurationError, match="encoding is ascii: set LC_ALL"):
         parse("data_dir", "/tmp/\udcc3\udca4", "--data-dir")
+
+
+VIEWS, OWN, POOLED = "postgresql://views@h/muster", "postgresql://acme@h/acme", "postgresql://a@b/c"
+
+
+@pytest.mark.parametrize(
+    ("environment", "url"),
+    [
+        ({}, "sqlite:///{folder}/agents.db"),
+        ({"DATABASE_URL": OWN, "MUSTER_DATABASE_URL": VIEWS}, OWN),
+        ({"DATABASE_URL": VIEWS}, "sqlite:///{folder}/agents.db"),
+        ({"DATABASE_URL": f"{VIEWS}?sslmode=require", "MUSTER_DATABASE_URL": VIEWS},
+         "sqlite:///{folder}/agents.db"),
+        ({"DATABASE_URL": OWN, "MUSTER_EMBEDDED": "1"}, OWN),
+        ({"DATABASE_URL": OWN, "MUSTER_DATABASE_URL": VIEWS, "PGBOUNCER_URL": POOLED}, POOLED),
+        ({"PGBOUNCER_URL": POOLED, "MUSTER_AGENTS_DATABASE_URL": OWN}, OWN),
+    ],
+)  # fmt: skip
+def test_agents_have_a_database_of_their_own(
+    tmp_path: Path, environment: dict[str, str], url: str
+) -> None:
+    """Also as a supervisor that `muster up` starts sees it."""
+    settings = load({"data_dir": tmp_path / "data"}, environment)
+    expected = url.format(folder=tmp_path / "data")
+    assert settings.engine_url == expected
+    inner = load({}, role_environment("supervisor", settings, environment), "supervisor")
+    assert inner.engine_url == expected
+
+
+def test_each_role_gets_only_the_credentials_that_it_needs() -> None:
+    """What is not Muster's stays, since agents inherit it."""
+    outer = {"MUSTER_API_TOKEN": "t", "DATABASE_URL": VIEWS, "PGBOUNCER_URL": POOLED, "X": "x"}
+    settings = load({"redis_url": "redis://r", "host": "0.0.0.0"}, outer)
+    found = {role: role_environment(role, settings, outer) for role in CREDENTIALS}
+    for role, environment in found.items():
+        inner = load({}, environment, role)
+        assert (inner.redis_url, environment["X"]) == ("redis://r", "x")
+        text = " ".join(environment.values())
+        assert ("MUSTER_API_TOKEN" in environment) is (role == "gateway")
+        assert (VIEWS in text) is (role != "supervisor")
+    assert load({}, found["gateway"], "gateway").api_token == "t"
+    assert found["supervisor"]["PGBOUNCER_URL"] == POOLED
+
+
+def test_a_role_that_listens_nowhere_needs_no_token() -> None:
+    assert load({}, {"MUSTER_HOST": "0.0.0.0"}, "supervisor").api_token == ""
