@@ -23,10 +23,10 @@ from gateway.following.subscriptions import EncodedEvent, Subscription, encode_e
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import EventQuery
 
-PAGE_SIZE = 500
-FIRST_PAGE_SIZE = 10
+PAGE_SIZE = 64
+FIRST_PAGE_SIZE = 4
 PAGE_BYTES = 256 * 1024
-"""Events in memory for a client that catches up: at most so many, and about so many bytes."""
+"""Events in memory for a client that catches up: so many at most, fewer where they are long."""
 CHUNK_BYTES = 64 * 1024
 """Bytes after which what is to be sent is written, and waits for the client to read it."""
 WRITE_SECONDS = 30.0
@@ -189,7 +189,7 @@ class Stream:
         count = min(self._page_size, PAGE_SIZE)
         page = await self._backend.event_range.after(pool, position, until=end, count=count)
         size = sum(len(fields[-1]) for _, fields in page)
-        self._page_size = max(PAGE_BYTES * len(page) // (size + 1), 1) if page else count
+        self._page_size = count * 2 if size < PAGE_BYTES // 2 else max(count // 2, 1)
         return page
 
     async def _generation(self, pool: str) -> int:
