@@ -29,7 +29,7 @@ from gateway.wire.requests import SpawnRequest
 from projector.fold.heartbeats import Heartbeat, gather
 from projector.intake.entries import entry_of, event_of, read_entry
 from projector.store import mapping, rows
-from projector.store.rows import AgentRow, EventRow, HostRow, PoolCapacity
+from projector.store.rows import AgentRow, EventRow, PoolCapacity
 from projector.store.tables import METADATA, POOL_CAPACITY
 
 POOL, GENERATION = "golden_pool", 3
@@ -176,7 +176,7 @@ def pool_from_row(row: Form) -> Pool:
 
 def host_forms(host: Host) -> Form:
     row = mapping.host_record(host)
-    shown = HostRow(**{name: row[name] for name in HostRow.__struct_fields__})
+    shown = rows.host_row(row)
     return {"row": row, "answer": _json(shown)}
 
 

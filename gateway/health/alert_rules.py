@@ -4,9 +4,12 @@ docs/operations.md lists them.
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final
 
 from msgspec import Struct
+
+from projector.queries.views import Timed
 
 
 class Rule(Struct, frozen=True):
@@ -126,20 +129,21 @@ RULES: Final[Mapping[str, Rule]] = {
 }
 
 
-class Alert(Struct, frozen=True, kw_only=True):
-    """`since` is in milliseconds since 1970, 0 where it is not known."""
+class Alert(Timed, frozen=True, kw_only=True):
+    """`since` is in milliseconds since 1970, null where it is not known."""
 
     name: str
     severity: str
     subject: str
     message: str
     action: str
-    since: int = 0
+    since: int | None = None
+    since_time: datetime | None = None
     pool_name: str = ""
 
 
 def alert_of(
-    name: str, subject: str = "", *, pool: str = "", since: int = 0, **details: object
+    name: str, subject: str = "", *, pool: str = "", since: int | None = None, **details: object
 ) -> Alert:
     """An alert about a pool (empty: the catalogue), or about another subject."""
     rule, subject = RULES[name], subject or pool or "catalogue"

@@ -52,7 +52,7 @@ async def current_alerts(backend: Backend, redis: facts.RedisFacts) -> list[Aler
     ]
     stopped = backend.tail.stopped.items()
     alerts += [alert_of("tail-stopped", pool=pool, reason=reason) for pool, reason in stopped]
-    return sorted(alerts, key=lambda alert: (alert.severity != "critical", -alert.since))
+    return sorted(alerts, key=lambda alert: (alert.severity != "critical", -(alert.since or 0)))
 
 
 async def _from_views(backend: Backend) -> list[Alert]:

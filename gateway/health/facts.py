@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 from msgspec import Struct
@@ -14,7 +15,7 @@ from eventstore.log import notices, parked
 from eventstore.log.notices import Notice
 from gateway.backend.backend import Backend
 from gateway.following.subscriptions import well_formed
-from projector.queries.views import Position, is_lost
+from projector.queries.views import Position, Timed, is_lost
 
 REDIS_TIMEOUT_SECONDS: Final = 2.0
 RECOVER_ADVICE: Final = "`muster recover` rebuilds the log from the archive"
@@ -52,7 +53,7 @@ class StoredEvents(Struct, frozen=True, kw_only=True):
     oldest_ms: int = 0
 
 
-class ViewFacts(Struct, frozen=True, kw_only=True):
+class ViewFacts(Timed, frozen=True, kw_only=True):
     """How far the views of one log are. `pool` is empty for the catalogue."""
 
     pool: str
@@ -60,8 +61,9 @@ class ViewFacts(Struct, frozen=True, kw_only=True):
     head: int
     lag_seconds: float
     status: str
-    since: int = 0
-    """When this gateway first observed that status, in ms; 0 while they follow."""
+    since: int | None = None
+    """When this gateway first observed that status, in ms; null while they follow."""
+    since_time: datetime | None = None
     lost: bool = False
     """Whether they are stopped until the log is recovered."""
 

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,7 @@ from projector.queries.views import (
     EventRow,
     HostRow,
     PoolRow,
+    Timed,
     WorkerRow,
     page,
 )
@@ -88,13 +90,14 @@ class AlertList(Struct, frozen=True):
     alerts: Sequence[Alert]
 
 
-class AgentHealth(Struct, frozen=True, kw_only=True):
+class AgentHealth(Timed, frozen=True, kw_only=True):
     agent_id: str
     status: str
     health: str
     """`healthy`, `starting`, `waiting`, `unhealthy`, or `unknown` when its worker is silent."""
     activity: str
-    last_heartbeat: int
+    last_heartbeat: int | None = None
+    last_heartbeat_time: datetime | None = None
     reason: str
 
 
@@ -226,7 +229,7 @@ async def health(request: web.Request, query: HealthQuery) -> web.Response:
 def _agent_health(row: AgentRow, backend: Backend) -> AgentHealth:
     pool = backend.pools().get(row.pool_name)
     lease_ms = (pool.config if pool else backend.options.pool_defaults).lease_seconds * 1000
-    last_observed_ms = max(row.last_heartbeat, row.started_at)
+    last_observed_ms = max(row.last_heartbeat or 0, row.started_at or 0)
     silent = backend.log.now_ms(row.pool_name) - last_observed_ms > SILENT_LEASES_MAX * lease_ms
     running = "unknown" if silent else "healthy"
     verdicts = {"running": running, "pending": "waiting", "restarting": "unhealthy"}

@@ -5,10 +5,11 @@ equal requests the second is answered that nothing is parked any more.
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from datetime import datetime
 
 from aiohttp import web
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from eventstore.errors import Unreadable
 from eventstore.log import parked
@@ -17,9 +18,17 @@ from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE, Backend
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import ParkedId, ParkedQuery, PlaceOfParked, RetryRequest
 from gateway.wire.responses import decode_cursor, json_response, page_response
+from projector.queries.views import Timed
 
-ParkedRow: TypeAlias = ParkedEntry
-"""As it is answered."""
+
+class ParkedRow(ParkedEntry, Timed, frozen=True, kw_only=True):
+    """An agent that cannot be read, as it is answered."""
+
+    parked_time: datetime | None = None
+
+
+def _row(entry: ParkedEntry) -> ParkedRow:
+    return ParkedRow(**asdict(entry))
 
 
 class ParkedList(Struct, frozen=True):
@@ -41,7 +50,8 @@ async def list_parked(request: web.Request, query: ParkedQuery) -> web.Response:
     for pool in sorted(pools):
         missing = query.limit + 1 - len(found)
         if missing:
-            found += await parked.read(backend.log, pool, after=after, limit=missing)
+            entries = await parked.read(backend.log, pool, after=after, limit=missing)
+            found += map(_row, entries)
     return page_response(request, "parked", found, query.limit, lambda entry: entry.place)
 
 
@@ -75,7 +85,7 @@ async def _resolve(request: web.Request, parked_id: str, *, drop: bool) -> web.R
     if not await parked.repair(backend.log, entry, from_views, origin, drop=drop):
         raise Problem(Kind.BUSY, "it changed meanwhile; list what is parked, and ask again")
     backend.report_position(request, pool)
-    return json_response(entry)
+    return json_response(_row(entry))
 
 
 async def park_unreadable(backend: Backend, pool: str, unreadable: Unreadable) -> Problem:

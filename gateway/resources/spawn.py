@@ -217,7 +217,7 @@ def _status(row: AgentRow, headers: dict[str, str]) -> int:
             detail = f"{what}; it will not be tried again"
         case Status.RESTARTING if row.reason == START_FAILED:
             detail = f"{what}; it will be tried again"
-        case Status.TERMINATED if row.started_at == 0:
+        case Status.TERMINATED if row.started_at is None:
             kind, error = Kind.AGENT_WITHDRAWN, None
             detail = f"the agent ended before it ran: {row.reason}"
         case Status.RUNNING | Status.STOPPING | Status.TERMINATED:

@@ -197,8 +197,8 @@ def id_cell(identifier: str) -> Cell:
     return Cell(identifier, short=short_id(identifier))
 
 
-def age(since_ms: float, now_ms: float | None = None) -> str:
-    """How long ago, in two units at most: `42s`, `3m20s`, `5h12m`, `9d`."""
+def age(since_ms: float | None, now_ms: float | None = None) -> str:
+    """How long ago, in two units at most: `42s`, `3m20s`, `5h12m`, `9d`; `-` if it never was."""
     if not since_ms:
         return "-"
     now = time.time() * 1000 if now_ms is None else now_ms

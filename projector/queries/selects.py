@@ -254,9 +254,9 @@ def _workers() -> Select[Any]:
 def hosts(connection: Connection) -> list[rows.HostRow]:
     """Hosts in the order of their ids, those that left too."""
     h = SERVING.hosts
-    columns = [h.c[name] for name in rows.HostRow.__struct_fields__]
-    found = connection.execute(select(*columns).order_by(h.c.host)).mappings()
-    return [rows.HostRow(**row) for row in found]
+    return [
+        rows.host_row(row) for row in connection.execute(select(h).order_by(h.c.host)).mappings()
+    ]
 
 
 def events(

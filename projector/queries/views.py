@@ -28,6 +28,7 @@ from projector.store.rows import (
     HostRow,
     PoolRow,
     Position,
+    Timed,
     WorkerRow,
     page,
 )
@@ -37,7 +38,7 @@ from projector.store.views_file import DatabaseUnreachable
 __all__ = [
     "HISTORY_SECONDS", "AgentFilter", "AgentRow", "ArchiveIncomplete", "AsOf", "DatabaseError",
     "DatabaseUnreachable", "EventRow", "History", "HostRow", "PointInTime", "NotYetArchived",
-    "PoolRow", "Position", "TooExpensive", "EventRange", "ArchiveUnreadable", "Views",
+    "PoolRow", "Position", "Timed", "TooExpensive", "EventRange", "ArchiveUnreadable", "Views",
     "WAITS_FOR_CLAIM", "WorkerRow", "is_lost", "page", "reason", "row_of_pool",
 ]  # fmt: skip
 

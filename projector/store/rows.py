@@ -1,15 +1,17 @@
 """What the views say, as frozen Structs: the shapes that queries answer with.
 
-Times are milliseconds of log time since 1970, 0 where a thing has not happened.
+Times (`…_at`) are milliseconds of log time since 1970, None where a thing has not happened. Each
+`…_time` is the same as a date.
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, Final, Self
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
 from eventstore.language.agents import Agent, Status
 from eventstore.language.events import Error
@@ -64,7 +66,50 @@ NOT_SET: Final = {
 _object: Final = msgspec.json.Decoder(dict[str, object])
 
 
-class AgentRow(Struct, frozen=True, kw_only=True):
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Timed(Struct, frozen=True, kw_only=True):
+    """Each `…_time` is the `…_at` (or the field `…`) beside it, in milliseconds, as a date.
+
+    Both are None for what has not happened. A time beyond all dates has none.
+    """
+
+    def __post_init__(self) -> None:
+        for name, time_name in times_of(type(self)):
+            milliseconds = getattr(self, name)
+            if not milliseconds:
+                force_setattr(self, name, 0 if name in HAPPENED else None)
+            force_setattr(self, time_name, _date(milliseconds))
+
+
+HAPPENED: Final = ("created_at", "changed_at", "joined_at", "parked_at")
+"""Times that nothing is without."""
+
+
+@cache
+def times_of(shape: type[Struct]) -> list[tuple[str, str]]:
+    """The fields that are times, each with that of its date."""
+    names = shape.__struct_fields__
+    stems = [name.removesuffix("_time") for name in names if name.endswith("_time")]
+    found = [(f"{one}_at" if f"{one}_at" in names else one, f"{one}_time") for one in stems]
+    return [(name, time_name) for name, time_name in found if name in names]
+
+
+def _stored(shape: type[Struct]) -> list[str]:
+    """The fields of a row that a table has."""
+    dates = {time_name for _, time_name in times_of(shape)}
+    return [name for name in shape.__struct_fields__ if name not in dates]
+
+
+def _date(milliseconds: int | None) -> datetime | None:
+    try:
+        return _EPOCH + timedelta(milliseconds=milliseconds) if milliseconds else None
+    except OverflowError:
+        return None
+
+
+class AgentRow(Timed, frozen=True, kw_only=True):
     agent_id: str
     pool_name: str
     role_type: str
@@ -91,16 +136,22 @@ class AgentRow(Struct, frozen=True, kw_only=True):
     alone: bool
     """Whether it is to run in a worker of its own, until it has behaved for a while."""
     created_at: int
-    started_at: int
-    ended_at: int
+    created_time: datetime | None = None
+    started_at: int | None
+    started_time: datetime | None = None
+    ended_at: int | None
+    ended_time: datetime | None = None
     changed_at: int
+    changed_time: datetime | None = None
     fencing_token: str
     """`generation:seq` of its claim; empty when no worker holds it."""
     activity: str = ""
     """From heartbeats: `idle`, `busy`, or empty when not running or not reported yet."""
-    last_heartbeat: int = 0
-    due_at: int = 0
-    """When it is to run again; 0 unless it waits for that."""
+    last_heartbeat: int | None = None
+    last_heartbeat_time: datetime | None = None
+    due_at: int | None = None
+    """When it is to run again; None unless it waits for that."""
+    due_time: datetime | None = None
 
     @classmethod
     def of(cls, agent: Agent, generation: int, reason: str | None = None) -> Self:
@@ -131,7 +182,7 @@ def _copied(row: type[AgentRow], agent: type[Agent]) -> list[tuple[str, str]]:
     return [(name, columns[name]) for name in names]
 
 
-class WorkerRow(Struct, frozen=True, kw_only=True):
+class WorkerRow(Timed, frozen=True, kw_only=True):
     worker_id: str
     pool_name: str
     host: str
@@ -144,15 +195,19 @@ class WorkerRow(Struct, frozen=True, kw_only=True):
     max_agents: int
     alone: str
     """The agent that has it for itself, if one does: then no slot of it is free."""
-    requested_at: int
-    started_at: int
-    ended_at: int
-    last_heartbeat: int = 0
+    requested_at: int | None
+    requested_time: datetime | None = None
+    started_at: int | None
+    started_time: datetime | None = None
+    ended_at: int | None
+    ended_time: datetime | None = None
+    last_heartbeat: int | None = None
+    last_heartbeat_time: datetime | None = None
     loop_lag_ms: float = 0.0
     memory_bytes: int = 0
 
 
-class PoolRow(Struct, frozen=True, kw_only=True):
+class PoolRow(Timed, frozen=True, kw_only=True):
     """Capacity of a pool. A worker counts while it lives; its slots, while it is active."""
 
     pool_name: str
@@ -168,16 +223,20 @@ class PoolRow(Struct, frozen=True, kw_only=True):
     status: str
     config: dict[str, object]
     created_at: int
+    created_time: datetime | None = None
     changed_at: int
+    changed_time: datetime | None = None
 
 
-class HostRow(Struct, frozen=True, kw_only=True):
+class HostRow(Timed, frozen=True, kw_only=True):
     host: str
     hostname: str
     status: str
     reason: str
     joined_at: int
+    joined_time: datetime | None = None
     changed_at: int
+    changed_time: datetime | None = None
 
 
 class EventRow(Struct, frozen=True):
@@ -243,12 +302,12 @@ def pool_row(row: Row) -> PoolRow:
     for name in ("total_capacity", "used_capacity", "available_capacity"):
         values[name] = int(values[name])
     values["utilization"] = float(values["utilization"])
-    return PoolRow(**{name: values[name] for name in PoolRow.__struct_fields__})
+    return PoolRow(**{name: values[name] for name in _stored(PoolRow)})
 
 
 def worker_row(row: Row) -> WorkerRow:
     """NULL: no heartbeat has come yet."""
-    values = {name: row[name] for name in WorkerRow.__struct_fields__}
+    values = {name: row[name] for name in _stored(WorkerRow)}
     return WorkerRow(**{name: value for name, value in values.items() if value is not None})
 
 
@@ -265,3 +324,7 @@ def page(found: Sequence[Struct], limit: int) -> tuple[list[bytes], bool]:
         if size >= PAGE_BYTES:
             return encoded, True
     return encoded, len(found) > limit
+
+
+def host_row(row: Row) -> HostRow:
+    return HostRow(**{name: row[name] for name in _stored(HostRow)})

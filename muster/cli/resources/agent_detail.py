@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
 from itertools import islice
 from urllib.parse import quote
 
@@ -121,6 +122,8 @@ def _plain(name: str, value: object) -> str:
     """A field that has no text of its own above."""
     if isinstance(value, int) and name.endswith("_at"):
         return when(value)
+    if isinstance(value, datetime):  # of a time that is shown
+        return ""
     return value if isinstance(value, str) else render.json_line(value) if value else ""
 
 
@@ -139,7 +142,7 @@ def _deaths(agent: AgentAnswer, events: Sequence[RecordedEvent]) -> str:
     return f"{number}{more}" if number else ""
 
 
-def when(ms: int) -> str:
+def when(ms: int | None) -> str:
     return f"{render.timestamp(ms)} ({render.age(ms)} ago)" if ms else ""
 
 

@@ -58,13 +58,13 @@ WORKERS: Listing[WorkerAnswer] = Listing(
             "AGE",
             lambda one, now: render.age(one.started_at or one.requested_at, now),
             right=True,
-            key=lambda one: -(one.started_at or one.requested_at),
+            key=lambda one: -(one.started_at or one.requested_at or 0),
         ),
         Column(
             "HEARTBEAT",
             lambda one, now: render.age(one.last_heartbeat, now),
             right=True,
-            key=lambda one: -one.last_heartbeat,
+            key=lambda one: -(one.last_heartbeat or 0),
         ),
         Column(
             "LAG", lambda one, _: _lag(one), right=True, drop=1, key=lambda one: one.loop_lag_ms
