@@ -58,6 +58,8 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
                  " says"},
     "single-process": {**_SWITCH, "help": "no worker processes: agents run inside this one, ten per"
                        " pool"},
+    "reload": {**_SWITCH, "help": "for development: replace the workers when code in the folder of"
+               " the agent classes has changed"},
     "appendfsync": {"metavar": "HOW", "help": "everysec (default) or always"},
     "auto-recover": {**_SWITCH, "help": "recover a log that Redis lost without waiting for `muster"
                      " recover`"},
@@ -87,7 +89,8 @@ data folder.
   muster up --config muster.toml --port 9000
   MUSTER_REDIS_URL=redis://localhost muster up --data-dir /var/lib/muster
 """,
-        (*GATEWAY_FLAGS, *WORKER_FLAGS, "embedded", "single-process", "appendfsync",
+        (*GATEWAY_FLAGS, *WORKER_FLAGS, "embedded", "single-process", "reload",
+         "appendfsync",
          "auto-recover", "fallback", *RETENTION_FLAGS),
     ),
     "gateway": (

@@ -104,6 +104,7 @@ def _supervisor(settings: Settings, owner: Owner, *, is_fallback: bool) -> Part:
             poll_seconds=settings.poll_seconds,
             shutdown_seconds=settings.shutdown_seconds,
             single_process=settings.single_process,
+            reload=settings.reload and owner.pid > 0,
             fallback=is_fallback,
             retention=settings.retention,
             limits=HostLimits(

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct, structs
@@ -121,6 +122,8 @@ def _check(settings: Settings) -> None:
     if "{" in settings.key_prefix or "}" in settings.key_prefix:
         raise ConfigurationError("key_prefix: braces are not allowed, they mark the Cluster slot")
     _check_intervals(settings)
+    if settings.reload:
+        _check_reload(settings)
     if settings.redis_url:
         return
     if settings.durability == Level.REPLICATED:
@@ -132,6 +135,20 @@ def _check(settings: Settings) -> None:
         raise ConfigurationError(
             f"durability: fsynced needs appendfsync always, not {settings.appendfsync}"
         )
+
+
+def _check_reload(settings: Settings) -> None:
+    """It is for development: a deployment would drain all workers while files are copied."""
+    place, why = settings.source("reload"), ""
+    for name in ("redis_url", "database_url"):
+        if urlsplit(getattr(settings, name)).hostname not in (None, *LOOPBACK):
+            why = f"it is for development, but {settings.source(name)} is not on this machine"
+    if settings.single_process:
+        why = "there are no worker processes to replace with single_process"
+    elif settings.app_dir is None:
+        why = "there is no code to watch: name a configuration file, or app_dir"
+    if why:
+        raise ConfigurationError(f"{place}: {why}")
 
 
 def _check_intervals(settings: Settings) -> None:

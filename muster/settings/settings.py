@@ -45,6 +45,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     app_dir: Path | None = None
     embedded: bool = False
     single_process: bool = False
+    reload: bool = False
     auto_recover: bool = False
     redis_url: str = ""
     database_url: str = ""

@@ -14,7 +14,7 @@ from typing import Final
 
 from eventstore.keys import CATALOGUE
 from muster.terminal.log_reader import LogFile, merged
-from muster.terminal.render import one_line
+from muster.terminal.render import clean, one_line
 
 POLL_SECONDS: Final = 0.5
 NAMED_MAX: Final = 3
@@ -31,6 +31,9 @@ SENTENCES: Final[Mapping[str, str]] = {
     "recovering": "recovering what is lost: agents run again once every lease has lapsed",
     "recovered": "the log{s} of {names} {were} recovered",
     "resumed": "the log{s} of {names} {are} served again",
+    "reloaded": "{names} changed: {reason} replaced",
+    "not_reloaded": "{names} changed, but cannot be imported; the workers go on with the code"
+    " before:\n{reason}",
     "command_lost": "{count} command{s} could not be saved: {names}; `command.lost` in the roles'"
     " logs names all: send again what is still wanted",
 }
@@ -78,6 +81,12 @@ class LogMessages:
                 self._lost = set() if pool == CATALOGUE else self._lost - {pool}
                 if self._is_new(pool, line.get("generation")):
                     self._add("recovered", _log_name(pool))
+            case "code.reloaded":
+                count = line.get("workers")
+                workers = "1 worker is" if count == 1 else f"{count} workers are"
+                self._add("reloaded", _names(line.get("files")), workers)
+            case "code.not_reloaded":
+                self._add("not_reloaded", _names(line.get("files")), str(line.get("error", "")))
             case "command.lost":
                 command = f"{line.get('kind', '')} {line.get('agent_id', '')}"
                 if self._is_new(pool, command):
@@ -140,7 +149,13 @@ class LogMessages:
             why=f" ({why})" if why else "",
             remedy=self._remedy,
         )
-        return one_line(sentence)
+        return clean(sentence) if kind == "not_reloaded" else one_line(sentence)
+
+
+def _names(files: object) -> str:
+    names = [str(name) for name in files] if isinstance(files, list) else []
+    more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
+    return ", ".join(names[:NAMED_MAX]) + more
 
 
 def _aside(line: Mapping[str, object]) -> str:

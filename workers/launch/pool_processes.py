@@ -48,6 +48,9 @@ class HostProcesses:
         limits: HostLimits | None = None,
     ) -> None:
         self._launcher = launcher
+        self._outdated: dict[str, Launcher] = {}
+        """Workers of code that has changed, with what they were launched by."""
+        self._stopping: set[asyncio.Task[None]] = set()
         self._options_for = options_for
         self._wake = wake
         self._in_process = in_process
@@ -76,17 +79,48 @@ class HostProcesses:
     async def start(self) -> None:
         await self._launcher.start(self._record_end)
 
+    async def renew(self, launcher: Launcher) -> int:
+        """Launch by another launcher from now on; the workers that run are outdated.
+
+        Returns their number. Raises what `start` raises; then nothing has changed.
+        """
+        await launcher.start(self._record_end)
+        before, self._launcher = self._launcher, launcher
+        new = self._running.keys() - self._outdated.keys()
+        self._outdated |= dict.fromkeys(new, before)
+        if not new:
+            await before.stop()
+        return len(new)
+
+    def is_outdated(self, worker_id: str) -> bool:
+        """Whether it runs code that has changed since."""
+        return worker_id in self._outdated
+
+    def _forget_outdated(self, worker_id: str) -> None:
+        launcher = self._outdated.pop(worker_id, None)
+        if launcher is not None and launcher not in self._launchers:
+            stopping = asyncio.get_running_loop().create_task(launcher.stop())
+            self._stopping.add(stopping)
+            stopping.add_done_callback(self._stopping.discard)
+
     async def stop(self) -> None:
         for local in self._running.values():
             local.stop_watching()
             if local.kill is not None:
                 local.kill.cancel()
-        await self._launcher.stop()
+        for launcher in self._launchers:
+            await launcher.stop()
+        await asyncio.gather(*self._stopping)
+
+    @property
+    def _launchers(self) -> set[Launcher]:
+        return {self._launcher, *self._outdated.values()}
 
     @property
     def pids(self) -> set[int]:
         """Those of all workers that run here, and of what they are forked from."""
-        return self._launcher.pids | {local.process.pid for local in self._running.values()}
+        own = {local.process.pid for local in self._running.values()}
+        return own.union(*(launcher.pids for launcher in self._launchers))
 
     def exit_reason(self, worker_id: str) -> str | None:
         """How the worker's process ended; None while it runs or if it is not known here."""
@@ -194,4 +228,5 @@ class HostProcesses:
         while len(self._ended) >= ENDED_MAX:
             del self._ended[next(iter(self._ended))]
         self._ended[worker_id] = how
+        self._forget_outdated(worker_id)
         self._wake()

@@ -21,6 +21,8 @@ class SupervisorOptions(HostOptions, frozen=True, kw_only=True):
     poll_seconds: float = 1.0
     shutdown_seconds: float = SHUTDOWN_SECONDS
     single_process: bool = False
+    reload: bool = False
+    """Watch `app_dir`, and replace the workers where its code has changed."""
     limits: HostLimits = HostLimits()
     log_limits: LogLimits = LogLimits()
     """Of the log files of workers that are gone."""

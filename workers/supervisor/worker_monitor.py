@@ -32,6 +32,10 @@ KILL_AFTER_LEASES = 5
 """How many lease times a fenced process has to end by itself: it may be suspended, and resume."""
 
 
+OUTDATED = "code-changed"
+"""Why a worker drains whose code has changed since it was launched."""
+
+
 class PoolContext(Struct, frozen=True):
     """What all parts of one host's supervisor of a pool share."""
 
@@ -144,9 +148,13 @@ class WorkerMonitor:
 
     async def _drain_host(self, survey: Survey) -> None:
         """All at once: one that is not draining yet would claim what another releases."""
-        drain = workers.Drain(reason=self.drain_reason)
-        own = self._own_workers(survey) if self.drain_reason else ()
-        names = [worker.worker_id for worker in own if worker.alive and not worker.draining]
+        drain = workers.Drain(reason=self.drain_reason or OUTDATED)
+        names = [
+            worker.worker_id
+            for worker in self._own_workers(survey)
+            if self.drain_reason or self._local.is_outdated(worker.worker_id)
+            if worker.alive and not worker.draining
+        ]
         await asyncio.gather(*(self._pool_log.act_on_worker(name, drain) for name in names))
 
     def _terminate_overdue(self, survey: Survey, now: float) -> None:

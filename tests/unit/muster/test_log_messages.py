@@ -130,3 +130,13 @@ async def test_only_what_is_logged_from_now_on_is_printed(
     await until(lambda: len(lines) == 3)
     following.cancel()
     assert ["old" in line for line in lines] == [False] * 3
+
+
+def test_changed_code_is_reported_with_why_it_is_not_used() -> None:
+    error = "importing acme failed\n  line 3\nNameError: x"
+    changed = {"event": "code.reloaded", "files": ["a.py", "b.py"], "workers": 1}
+    broken = {"event": "code.not_reloaded", "files": ["a.py"], "error": error}
+    assert printed(changed) == ["a.py, b.py changed: 1 worker is replaced"]
+    (text,) = printed(broken)
+    assert text.startswith("a.py changed, but cannot be imported; the workers go on with")
+    assert text.endswith(f"\n{error}")

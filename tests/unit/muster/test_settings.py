@@ -388,3 +388,29 @@ def test_each_role_gets_only_the_credentials_that_it_needs() -> None:
 
 def test_a_role_that_listens_nowhere_needs_no_token() -> None:
     assert load({}, {"MUSTER_HOST": "0.0.0.0"}, "supervisor").api_token == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({}, "--reload: there is no code to watch"),
+        ({"app_dir": "."}, ""),
+        ({"app_dir": ".", "redis_url": "unix:///x"}, ""),
+        ({"app_dir": ".", "redis_url": "redis://localhost:1"}, ""),
+        (
+            {"app_dir": ".", "redis_url": "redis://redis.internal"},
+            "--redis-url is not on this mach",
+        ),
+        (
+            {"app_dir": ".", "database_url": "postgresql://u@db.internal/m"},
+            "--database-url is not on this machine",
+        ),
+        ({"app_dir": ".", "single_process": True}, "there are no worker processes to replace"),
+    ],
+)
+def test_reload_is_for_development(flags: dict[str, object], named: str) -> None:
+    if not named:
+        assert load({"reload": True, **flags}, {}).reload
+        return
+    with pytest.raises(ConfigurationError, match=named):
+        load({"reload": True, **flags}, {})
