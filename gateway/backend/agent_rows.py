@@ -9,9 +9,10 @@ from msgspec.structs import replace
 
 from eventstore.errors import LogError
 from eventstore.language.agents import Agent, Status
+from eventstore.language.workers import is_role_problem
 from gateway.backend.backend import READ_STATE, Backend
 from gateway.wire.problems import Kind, Problem
-from projector.queries.views import WAITS_FOR_CLAIM, AgentRow
+from projector.queries.views import WAITS_FOR_CLAIM, WAITS_FOR_ISOLATION, AgentRow
 
 LOOK_SECONDS: Final = 0.5
 """How long a command waits for the database, which it does not depend on."""
@@ -46,7 +47,7 @@ async def with_blocked(backend: Backend, rows: Sequence[AgentRow]) -> list[Agent
     except LogError:
         return list(rows)
     return [
-        replace(row, reason=row.reason.replace(WAITS_FOR_CLAIM, blocked[row.pool_name], 1))
+        replace(row, reason=_blocked_reason(row.reason, blocked[row.pool_name]))
         if row in waiting and row.pool_name in blocked
         else row
         for row in rows
@@ -54,7 +55,7 @@ async def with_blocked(backend: Backend, rows: Sequence[AgentRow]) -> list[Agent
 
 
 def _waits_for_claim(row: AgentRow) -> bool:
-    return row.reason.startswith(WAITS_FOR_CLAIM)
+    return row.reason.startswith((WAITS_FOR_CLAIM, WAITS_FOR_ISOLATION))
 
 
 async def from_log(backend: Backend, request: web.Request, agent: Agent) -> AgentRow:
@@ -74,6 +75,14 @@ async def from_log(backend: Backend, request: web.Request, agent: Agent) -> Agen
             stale = True
     request[READ_STATE].stale |= stale
     return row
+
+
+def _blocked_reason(reason: str, blocked: str) -> str:
+    """Where no worker can run its role, that is what an isolated agent waits for, too."""
+    isolated = reason.startswith(WAITS_FOR_ISOLATION)
+    if isolated and not is_role_problem(blocked):
+        return reason
+    return reason.replace(WAITS_FOR_ISOLATION if isolated else WAITS_FOR_CLAIM, blocked, 1)
 
 
 async def pool_of(backend: Backend, agent_id: str) -> str:

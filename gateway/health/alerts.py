@@ -62,7 +62,8 @@ async def _from_views(backend: Backend) -> list[Alert]:
         )
         failed = await views.failed_among([e.subject for e in events if e.type == "agent.failed"])
         pools = await views.pools()
-    events = [e for e in events if e.type != "agent.failed" or e.subject in failed]
+    newest = {(e.type, e.subject): e for e in reversed(events)}.values()
+    events = [e for e in newest if e.type != "agent.failed" or e.subject in failed]
     alerts = [alert for pool in pools for alert in _full_pool(pool)]
     return [*alerts, *map(_ended, events), *await _late_views(backend)]
 

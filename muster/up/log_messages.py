@@ -1,7 +1,8 @@
-"""Prints at the terminal of `muster up` what happens to Redis and to the logs.
+"""Prints at the terminal of `muster up` what happens to Redis, to the logs and to roles.
 
 The roles log it to files: Redis is unreachable or reachable again, a log is lost, is being
-recovered, was recovered, and which commands could not be saved. These files are followed, and each
+recovered, was recovered, which commands could not be saved, and of which pools no agent can be
+started. These files are followed, and each
 such fact is printed once, in one line for all logs and roles that it concerns.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from eventstore.keys import CATALOGUE
+from eventstore.language.workers import ROLE_NOT_DECLARED, is_role_problem
 from muster.terminal.log_reader import LogFile, merged
 from muster.terminal.render import clean, one_line
 
@@ -21,6 +23,7 @@ NAMED_MAX: Final = 3
 REMEMBERED_MAX: Final = 10_000
 
 SENTENCES: Final[Mapping[str, str]] = {
+    "roles_missing": "no agents of {names} can be started here: {reason}",
     "unreachable": "Redis is unreachable ({reason}): commands are refused, agents run until their"
     " leases lapse; all resumes by itself",
     "reachable": "Redis is reachable again after {reason} s",
@@ -87,6 +90,12 @@ class LogMessages:
                 self._add("reloaded", _names(line.get("files")), workers)
             case "code.not_reloaded":
                 self._add("not_reloaded", _names(line.get("files")), str(line.get("error", "")))
+            case "pool.role_not_declared":
+                why = f"role {line.get('role')!r} is not declared; `muster doctor` says which are"
+                self._add("roles_missing", f"pool {pool}", why)
+            case "pool.blocked" if is_role_problem(reason) and self._is_new(pool, reason):
+                if not reason.startswith(ROLE_NOT_DECLARED):  # which the line above says
+                    self._add("roles_missing", f"pool {pool}", reason)
             case "command.lost":
                 command = f"{line.get('kind', '')} {line.get('agent_id', '')}"
                 if self._is_new(pool, command):

@@ -22,6 +22,7 @@ from projector.store.database import Database, DatabaseError
 from projector.store.failures import reason
 from projector.store.rows import (
     WAITS_FOR_CLAIM,
+    WAITS_FOR_ISOLATION,
     AgentFilter,
     AgentRow,
     EventRow,
@@ -39,7 +40,8 @@ __all__ = [
     "HISTORY_SECONDS", "AgentFilter", "AgentRow", "ArchiveIncomplete", "AsOf", "DatabaseError",
     "DatabaseUnreachable", "EventRow", "History", "HostRow", "PointInTime", "NotYetArchived",
     "PoolRow", "Position", "Timed", "TooExpensive", "EventRange", "ArchiveUnreadable", "Views",
-    "WAITS_FOR_CLAIM", "WorkerRow", "is_lost", "page", "reason", "row_of_pool",
+    "WAITS_FOR_CLAIM", "WAITS_FOR_ISOLATION", "WorkerRow", "is_lost", "page", "reason",
+    "row_of_pool",
 ]  # fmt: skip
 
 CONNECTIONS: Final = 4

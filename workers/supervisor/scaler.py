@@ -62,7 +62,8 @@ class Scaler:
         await self._observe_launches(survey, joined, now)
         decision = self._decide(survey, now)
         hosts: list[str] = []
-        blocked = self._launches.role_problem(joined) if survey.waiting else ""
+        waiting = survey.waiting + survey.waiting_isolated
+        blocked = self._launches.role_problem(joined) if waiting else ""
         if decision.launch:
             room, full = await self._room(survey, joined, now)
             hosts = scaling.place_workers(decision.launch, room, survey, prefer=self._lead.host)

@@ -220,8 +220,12 @@ class Supervisor:
             await asyncio.sleep(LEFTOVERS_SECONDS)
 
     def _supervise_new_pools(self) -> None:
-        for name in self._catalogue.state.pools:
+        for name, pool in self._catalogue.state.pools.items():
             if name not in self._pools and not self._stopped:
+                if not pool.deleted and pool.role_type not in self._options.roles:
+                    declared = sorted(self._options.roles)
+                    role = pool.role_type
+                    log.warning("pool.role_not_declared", pool=name, role=role, declared=declared)
                 if earlier := self._catalogue.state.earlier_defaults.get(name):
                     log.warning("pool.earlier_defaults", pool=name, settings=list(earlier))
                 context = PoolContext(

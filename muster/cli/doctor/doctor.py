@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     checks += check_database(database)
     if redis and not any(check.level is Level.FAIL for check in checks if check.name in NEEDED):
         prefix = targets.key_prefix(args) or settings.key_prefix
-        checks += asyncio.run(check_logs(redis, prefix, database))
+        roles = None if refused else tuple(settings.roles)
+        checks += asyncio.run(check_logs(redis, prefix, database, roles))
     limits = HostLimits(
         settings.host_workers_max, settings.host_launches_max, settings.host_memory_min_mb
     )

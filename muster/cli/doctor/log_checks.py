@@ -4,7 +4,7 @@ The archive says which logs must exist, so this needs Redis and the database.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 from eventstore.errors import LogError
@@ -23,8 +23,13 @@ RECHECK_SECONDS: Final = 1.5
 """Within this time a running projector has applied some of the missing events."""
 
 
-async def check_logs(redis_url: str, key_prefix: str, database_url: str) -> list[Check]:
-    """All checks of the logs that are in the views; none where no projector has run yet."""
+async def check_logs(
+    redis_url: str, key_prefix: str, database_url: str, roles: Collection[str] | None = None
+) -> list[Check]:
+    """All checks of the logs that are in the views; none where no projector has run yet.
+
+    `roles`: those declared here; None: not known.
+    """
     from projector.intake.source import Addresses, opened
     from projector.store.database import DatabaseError
     from projector.store.engines import missing_file
@@ -34,11 +39,30 @@ async def check_logs(redis_url: str, key_prefix: str, database_url: str) -> list
     of = Addresses(redis_url=redis_url, key_prefix=key_prefix, database_url=database_url)
     try:
         async with opened(of, prepare=False) as (database, source):
-            return await _examine(database, source)
+            found = await _examine(database, source)
+            return found if roles is None else [*found, *await _undeclared(database, roles)]
     except DatabaseError:
         return []  # no tables yet, or unreachable, which the checks of the database report
     except LogError as error:
         return [Check(AREA, "readable", Level.FAIL, str(error), "see `muster verify`")]
+
+
+async def _undeclared(database: "Database", roles: Collection[str]) -> list[Check]:
+    """Pools whose agents cannot be run by what is declared here."""
+    from sqlalchemy import select
+
+    from projector.store.tables import SERVING
+
+    p = SERVING.pools
+    query = select(p.c.pool_name, p.c.role_type).where(~p.c.deleted).order_by(p.c.pool_name)
+    pools = await database.read(lambda connection: list(connection.execute(query)))
+    declared = f"declared: {', '.join(sorted(roles)) or 'none'}"
+    change = "declare it in muster.toml, or delete the pool: until then its agents wait"
+    return [
+        _check(pool, f"its role {role!r} is not declared here ({declared})", change)
+        for pool, role in pools
+        if role not in roles
+    ]
 
 
 async def _examine(database: "Database", source: "Source") -> list[Check]:

@@ -32,6 +32,7 @@ NEVER_LOST: Final = "archived"
 MARKS: Final = {
     "spawn": ("agent.requested",),
     "terminate": ("agent.termination_requested", "agent.terminated", "agent.failed"),
+    "restart": ("agent.restart_requested",),
     "create_pool": ("pool.created",),
     "delete_pool": ("pool.deleted",),
     "change_pool": ("pool.created", "pool.changed"),
@@ -42,6 +43,7 @@ NAMED: Final = {**MARKS, "spawn": ("agent.requested", "holds")}
 OWN: Final = {
     "spawn": "agent.requested",
     "terminate": "agent.termination_requested",
+    "restart": "agent.restart_requested",
     "create_pool": "pool.created",
     "delete_pool": "pool.deleted",
     "change_pool": "pool.changed",
@@ -70,7 +72,7 @@ class Command:
 
     @property
     def of_catalogue(self) -> bool:
-        return self.kind not in {"spawn", "terminate"}
+        return self.kind not in {"spawn", "terminate", "restart"}
 
     @property
     def known_by_correlation(self) -> bool:

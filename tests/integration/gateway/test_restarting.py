@@ -196,3 +196,26 @@ async def test_a_pool_whose_role_is_not_available_is_an_alert(stage: GatewayStag
         messages = [f"agents of pool {POOL} wait: {reason}"] if blocked else []
         assert [alert["message"] for alert in alerts] == messages
         assert shown["reason"] == (blocked or "waiting to be claimed")
+
+
+async def test_an_isolated_agent_waits_for_its_role_too(stage: GatewayStage) -> None:
+    agent_id = await stage.pending()
+    for name in "xy":
+        await stage.pool.claim(await stage.pool.worker(name, slots=3), 2)
+        await stage.pool.lose([agent_id], name)
+    await stage.stage.settle(POOL)
+    for blocked in ("role-not-declared: this host's configuration has no role", "no host has room"):
+        step = stage.log.step(POOL, ORIGIN)
+        step.write(clauses.SetMeta("blocked", blocked))
+        await stage.log.commit(step)
+        waits = blocked if blocked.startswith("role") else "needs a worker of its own"
+        shown = (await stage.get(f"{AGENTS}/{agent_id}")).json
+        assert shown["reason"] == f"{waits} (lost)"
+
+
+async def test_an_agent_that_failed_again_is_one_alert(stage: GatewayStage) -> None:
+    agent_id = await failed(stage)
+    await restart(stage, agent_id)
+    await stage.fail(await stage.worker("later"))
+    await stage.stage.settle(POOL)
+    assert [alert["subject"] for alert in await stage.alerts("agent-failed")] == [agent_id]

@@ -159,6 +159,10 @@ async def test_logs_that_the_views_follow_are_right(redis_url, database_url, mon
         assert (found.name, found.level, found.found) == (
             "logs", Level.OK, "2 are intact, and the views follow"
         )  # fmt: skip
+        assert len(await check_logs(redis_url, "", database_url, ["developer"])) == 1
+        [_, missing] = await check_logs(redis_url, "", database_url, ["renamed"])
+        assert (missing.name, missing.level) == (POOL, Level.WARN)
+        assert missing.found == "its role 'developer' is not declared here (declared: renamed)"
         await pool.spawn()
         [found] = await check_logs(redis_url, "", database_url)
         assert (found.name, found.level) == (POOL, Level.WARN)

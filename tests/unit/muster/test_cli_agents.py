@@ -1,4 +1,4 @@
-"""`muster ps`, `terminate` and `parked`: lists of agents, one agent, and the end of some."""
+"""`muster ps`, `terminate`, `restart`, `parked`: lists of agents, one agent, the end of some."""
 
 import json
 from typing import Any
@@ -131,6 +131,43 @@ def test_terminate_finds_the_pool_and_prints_every_result(gateway, muster):
     assert err == f"muster terminate: {OTHER}: there is nothing here\n"
     (request,) = [request for request in gateway.requests if request.method == "POST"]
     assert request.body == {"pool_name": "night", "agent_id": AGENT, "graceful": False}
+
+
+def test_restart_sends_each_agent_its_request(gateway, muster):
+    gateway.answers[f"POST /{AGENT}/restart"] = agent(status="pending", reason="restart-requested")
+    code, out, err = muster("restart", AGENT, OTHER, "--reason", "repaired")
+    assert code == 1
+    assert out.splitlines()[1].split() == [AGENT, "pending", "restart-requested"]
+    assert err == f"muster restart: {OTHER}: there is nothing here\n"
+    assert [request.body for request in gateway.requests] == [{"reason": "repaired"}] * 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "asked"),
+    [
+        (["--failed"], {"status": "failed"}),
+        (["--failed", "--pool", "night"], {"status": "failed", "pool_name": "night"}),
+        (
+            ["--pool", "night"],
+            {"status": "starting,running,restarting,failed", "pool_name": "night"},
+        ),
+    ],
+)
+def test_restart_of_many_asks_which_they_are(gateway, muster, flags, asked):
+    gateway.answers["GET "] = {"agents": [agent(), agent(OTHER)], "next": None}
+    for one in (AGENT, OTHER):
+        gateway.answers[f"POST /{one}/restart"] = agent(one, status="pending")
+    code, out, _ = muster("restart", *flags, "-o", "name")
+    assert (code, out.split()) == (0, [AGENT, OTHER])
+    query = gateway.requests[0].query
+    assert {name: query[name] for name in asked} == asked
+    assert ("pool_name" in query) == ("pool_name" in asked)
+
+
+@pytest.mark.parametrize("words", [[], [AGENT, "--failed"], [AGENT, "--pool", "night"]])
+def test_restart_needs_agents_or_which_of_them(gateway, muster, words):
+    assert muster("restart", *words)[0] == 2
+    assert gateway.requests == []
 
 
 def test_terminate_refuses_an_invalid_id(gateway, muster):

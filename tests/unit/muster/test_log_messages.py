@@ -140,3 +140,20 @@ def test_changed_code_is_reported_with_why_it_is_not_used() -> None:
     (text,) = printed(broken)
     assert text.startswith("a.py changed, but cannot be imported; the workers go on with")
     assert text.endswith(f"\n{error}")
+
+
+def test_pools_whose_agents_cannot_be_started_are_named_once() -> None:
+    messages = LogMessages("recover")
+    why = "import-failed: role 'b' (acme:B): ImportError: no"
+    for line in (
+        {"event": "pool.role_not_declared", "pool": "one", "role": "a", "declared": []},
+        {"event": "pool.blocked", "pool": "one", "reason": "role-not-declared: …"},
+        {"event": "pool.blocked", "pool": "two", "reason": "no host has room for another worker"},
+    ):
+        messages.receive(line)
+    why_not = "role 'a' is not declared; `muster doctor` says which are"
+    assert messages.pop_texts() == [f"no agents of pool one can be started here: {why_not}"]
+    for _ in range(2):
+        messages.receive({"event": "pool.blocked", "pool": "two", "reason": why})
+    assert messages.pop_texts() == [f"no agents of pool two can be started here: {why}"]
+    assert messages.pop_texts() == []
