@@ -84,6 +84,17 @@ class LogMessages:
                 self._lost = set() if pool == CATALOGUE else self._lost - {pool}
                 if self._is_new(pool, line.get("generation")):
                     self._add("recovered", _log_name(pool))
+            case "command.lost":
+                command = f"{line.get('kind', '')} {line.get('agent_id', '')}"
+                if self._is_new(pool, command):
+                    self._add("command_lost", command)
+            case _:
+                self._receive_of_views(line, reason)
+                self._receive_of_roles(line, pool, reason)
+
+    def _receive_of_roles(self, line: Mapping[str, object], pool: str, reason: str) -> None:
+        """Apply a line about the code of agents."""
+        match line.get("event"):
             case "code.reloaded":
                 count = line.get("workers")
                 workers = "1 worker is" if count == 1 else f"{count} workers are"
@@ -96,12 +107,8 @@ class LogMessages:
             case "pool.blocked" if is_role_problem(reason) and self._is_new(pool, reason):
                 if not reason.startswith(ROLE_NOT_DECLARED):  # which the line above says
                     self._add("roles_missing", f"pool {pool}", reason)
-            case "command.lost":
-                command = f"{line.get('kind', '')} {line.get('agent_id', '')}"
-                if self._is_new(pool, command):
-                    self._add("command_lost", command)
             case _:
-                self._receive_of_views(line, reason)
+                pass
 
     def _receive_of_views(self, line: Mapping[str, object], reason: str) -> None:
         """Apply a line about the database of the views."""
