@@ -20,7 +20,7 @@ from projector.fold.projection import Projection, stopped
 from projector.intake.entries import OK
 from projector.intake.source import Source, archive_heads
 from projector.rebuild.rebuild import Rebuild, apply_archive
-from projector.rebuild.view_sets import RebuildInProgress, read_version
+from projector.rebuild.view_sets import RebuildInProgress, read_version, require_replaceable
 from projector.store.lease import Lease
 from projector.store.rows import EventRow, Position
 from projector.store.tables import INCOMPLETE, VIEW_VERSION
@@ -34,9 +34,10 @@ async def upgrade(source: Source, lease: Lease) -> bool:
     """Replace views of an older version; True: this was done, and `lease` is held.
 
     The old version's projector goes on until the new views have caught up, and is then superseded.
-    Where another process already rebuilds them, wait for it.
+    Where another process already rebuilds them, wait for it. Raises `ViewsInUse`.
     """
     while INCOMPLETE < await lease.database.read(read_version) < VIEW_VERSION:
+        await require_replaceable(lease.database)
         try:
             await _rebuild(source, lease, seize=True)
         except RebuildInProgress:

@@ -11,13 +11,16 @@ One rebuild runs at a time, by a lease of its own.
 """
 
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateColumn
 
 from eventstore.errors import MusterError
 from projector.store import tables
+from projector.store.database import Database
 from projector.store.lease import Lease
 
 VIEWS_NAME: Final = "views"
@@ -126,27 +129,100 @@ LOCK_SECONDS: Final = 3
 """How long one slow reader may block the switch, and with it all later readers."""
 
 
+class ViewsInUse(MusterError):
+    """What others built on the views prevents that these get another version."""
+
+
+class _Undone(Exception):
+    """Rolls a transaction back."""
+
+
+async def require_replaceable(database: Database) -> None:
+    """Try what the switch will do to the tables, and undo it: before all is folded for nothing.
+
+    Raises `ViewsInUse`.
+    """
+
+    def attempt(connection: sa.Connection) -> None:
+        _migrate_postgres(connection, database.prefix, empty=False)
+        raise _Undone
+
+    if not database.sqlite:
+        with suppress(_Undone):
+            await database.write(attempt)
+
+
 def migrate_serving(connection: sa.Connection, prefix: str) -> None:
     """Empty the serving tables and give them the columns of this version.
 
-    A column whose type changes must get a new name. `prefix` is that of the schema.
+    A column whose type changes must get a new name. `prefix` is that of the schema. Raises
+    `ViewsInUse`.
     """
-    connection.execute(sa.text(f"DROP VIEW IF EXISTS {prefix}pool_capacity"))
-    if connection.dialect.name == "sqlite":
-        for name in tables.VIEWS:
-            connection.execute(sa.text(f"DROP TABLE IF EXISTS {name}"))
-    else:
-        connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
-        present = sa.inspect(connection).get_table_names(tables.SCHEMA)
-        for table in tables.SERVING.all():
-            if table.name in present:
-                _alter(connection, table)
+    if connection.dialect.name != "sqlite":
+        _migrate_postgres(connection, prefix, empty=True)
+        return
+    connection.execute(sa.text("DROP VIEW IF EXISTS pool_capacity"))
+    for name in tables.VIEWS:
+        connection.execute(sa.text(f"DROP TABLE IF EXISTS {name}"))
     tables.METADATA.create_all(connection)
     connection.execute(sa.text(tables.POOL_CAPACITY.format(schema=prefix)))
 
 
+def _migrate_postgres(connection: sa.Connection, prefix: str, *, empty: bool) -> None:
+    """Our view is only dropped where it cannot be replaced: others may have built on it."""
+    connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
+    if empty:
+        present = sa.inspect(connection).get_table_names(tables.SCHEMA)
+        for table in tables.SERVING.all():
+            if table.name in present:
+                connection.execute(table.delete())
+    try:
+        with connection.begin_nested():
+            _alter_all(connection, prefix)
+    except DBAPIError as error:
+        if _state(error) not in _IN_THE_WAY:
+            raise
+        if "pool_capacity" not in str(error.orig):
+            raise ViewsInUse(_dependents(error)) from error
+        try:
+            connection.execute(sa.text(f"DROP VIEW IF EXISTS {prefix}pool_capacity"))
+            _alter_all(connection, prefix)
+        except DBAPIError as other:
+            if _state(other) not in _IN_THE_WAY:
+                raise
+            raise ViewsInUse(_dependents(other)) from other
+
+
+_IN_THE_WAY: Final = ("2BP01", "42P16")
+"""Other objects depend on it; the columns of a view would change."""
+
+
+def _state(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", ""))
+
+
+def _dependents(error: DBAPIError) -> str:
+    diagnosis = getattr(error.orig, "diag", None)
+    what = getattr(diagnosis, "message_primary", None) or str(error.orig)
+    detail = getattr(diagnosis, "message_detail", None) or ""
+    depending = "; ".join(detail.splitlines())
+    return (
+        f"the views cannot get their new version: {what} ({depending}): drop what depends on them,"
+        " and create it again once they are built"
+    )
+
+
+def _alter_all(connection: sa.Connection, prefix: str) -> None:
+    present = sa.inspect(connection).get_table_names(tables.SCHEMA)
+    for table in tables.SERVING.all():
+        if table.name in present:
+            _alter(connection, table)
+    tables.METADATA.create_all(connection)
+    view = tables.POOL_CAPACITY.format(schema=prefix)
+    connection.execute(sa.text(view.replace("CREATE VIEW", "CREATE OR REPLACE VIEW", 1)))
+
+
 def _alter(connection: sa.Connection, table: sa.Table) -> None:
-    connection.execute(table.delete())
     found = sa.inspect(connection).get_columns(table.name, tables.SCHEMA)
     existing, expected = {column["name"] for column in found}, {c.name: c for c in table.columns}
     changes = [f'DROP COLUMN "{name}"' for name in sorted(existing - expected.keys())]

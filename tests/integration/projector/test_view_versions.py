@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from sqlalchemy import Connection, text
+from structlog.testing import capture_logs
 
 from eventstore.language.agent_commands import Terminate
 from projector.rebuild import startup
@@ -154,6 +155,35 @@ async def test_views_of_another_version_are_built_again(redis_url: str, database
         async with stage.projecting():
             await stage.settle()
             assert await stage.contents() == before
+        assert await versions(stage) == {"views": OURS}
+
+
+async def test_views_that_others_built_on_ours_stay_or_are_named(
+    redis_url: str, postgres_url: str
+) -> None:
+    """Those on columns that stay are kept. Others are named at once, before all is folded."""
+    async with archived_story(redis_url, postgres_url) as (stage, _):
+        await stage.sql("UPDATE {}view_versions SET version = 1")
+        await stage.sql("CREATE VIEW free AS SELECT available_capacity FROM {}pool_capacity")
+        await stage.sql("CREATE VIEW theirs AS SELECT status FROM {}agents")
+        await stage.catch_up()
+        assert await versions(stage) == {"views": OURS}
+        assert await stage.sql("SELECT * FROM free")
+        await stage.sql("ALTER TABLE {}agents ADD COLUMN mood TEXT")
+        await stage.sql("UPDATE {}view_versions SET version = 1")
+        await stage.sql("CREATE VIEW moods AS SELECT mood FROM {}agents")
+        projector = stage.projector()
+        await projector.start()
+        with capture_logs() as logs:
+            await until(lambda: any(entry["event"] == "projector.unavailable" for entry in logs))
+            [reason] = [entry["reason"] for entry in logs if "reason" in entry]
+            assert "view moods depends on column mood of table muster.agents" in reason
+            assert "drop what depends on them" in reason
+            assert not any(entry["event"] == "projector.rebuilding" for entry in logs)
+            assert await stage.sql("SELECT * FROM {}agents"), "they serve on"
+            await stage.sql("DROP VIEW moods")
+            await until(lambda: projector.phase is Phase.ACTIVE, timeout=15)
+        await projector.stop()
         assert await versions(stage) == {"views": OURS}
 
 
