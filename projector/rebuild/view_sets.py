@@ -11,7 +11,6 @@ One rebuild runs at a time, by a lease of its own.
 """
 
 from collections.abc import Collection
-from contextlib import suppress
 from typing import Final
 
 import sqlalchemy as sa
@@ -22,6 +21,7 @@ from eventstore.errors import MusterError
 from projector.store import tables
 from projector.store.database import Database
 from projector.store.lease import Lease
+from projector.store.usable import attempt
 
 VIEWS_NAME: Final = "views"
 PREVIOUS_PREFIX: Final = "previous_"
@@ -133,23 +133,13 @@ class ViewsInUse(MusterError):
     """What others built on the views prevents that these get another version."""
 
 
-class _Undone(Exception):
-    """Rolls a transaction back."""
-
-
 async def require_replaceable(database: Database) -> None:
     """Try what the switch will do to the tables, and undo it: before all is folded for nothing.
 
     Raises `ViewsInUse`.
     """
-
-    def attempt(connection: sa.Connection) -> None:
-        _migrate_postgres(connection, database.prefix, empty=False)
-        raise _Undone
-
     if not database.sqlite:
-        with suppress(_Undone):
-            await database.write(attempt)
+        await attempt(database, lambda c: _migrate_postgres(c, database.prefix, empty=False))
 
 
 def migrate_serving(connection: sa.Connection, prefix: str) -> None:

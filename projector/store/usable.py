@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -41,15 +42,24 @@ async def require_usable(database: Database, *, only_read: bool = False) -> None
     def create(connection: Connection) -> None:
         if not database.complete(connection):
             database.create(connection)
-        raise _Undone
 
     if only_read:
         await database.read(read)
         return
     if not database.sqlite and await database.read(_is_standby):
         raise ReadOnlyDatabase(errno.EROFS, "a standby, read-only: it is not the primary")
+    await attempt(database, create)
+
+
+async def attempt(database: Database, work: Callable[[Connection], None]) -> None:
+    """Run `work` in a transaction that may write, and undo it; raises what it raises."""
+
+    def undone(connection: Connection) -> None:
+        work(connection)
+        raise _Undone
+
     with suppress(_Undone):
-        await database.write(create)
+        await database.write(undone)
 
 
 def _is_standby(connection: Connection) -> bool:
