@@ -51,7 +51,7 @@ def _wordless(part: Any, *, names: bool = False) -> Any:
         return [_wordless(one) for one in part]
     if not isinstance(part, dict):
         return part
-    prose = () if names else ("description", "summary", "title", "operationId", "tags")
+    prose = () if names else ("description", "summary", "title", "example", "operationId", "tags")
     return {
         name: _wordless(value, names=not names and name == "properties")
         for name, value in part.items()

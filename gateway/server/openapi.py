@@ -11,6 +11,7 @@ from aiohttp import web
 from msgspec import Struct
 from msgspec.json import schema, schema_components
 
+from gateway.server import schemas as schemas_of_values
 from gateway.server.middleware import is_public
 from gateway.wire.problems import CONTENT_TYPE
 from gateway.wire.problems import Body as ProblemBody
@@ -68,6 +69,13 @@ class Operation(Struct, frozen=True):
     """Besides those that come with what it reads."""
     headers: tuple[dict[str, Any], ...] = ()
     content_type: str = JSON
+    name: str = ""
+    """Its operation id, where it is not the handler's name."""
+
+    @property
+    def operation_id(self) -> str:
+        """What a client that is generated calls it."""
+        return self.name or self.handler.__name__
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -82,6 +90,7 @@ def describe(operations: Sequence[Operation], version: str, token: bool) -> dict
     for op in operations:
         shapes += [op.shape, *(op.inputs[name] for name in ("query", "body") if name in op.inputs)]
     schemas, components = schema_components(shapes, ref_template=REFERENCE, schema_hook=_any_schema)
+    schemas_of_values.add_values(components)
     by_shape = dict(zip(map(repr, shapes), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for op in operations:
@@ -99,9 +108,8 @@ def describe(operations: Sequence[Operation], version: str, token: bool) -> dict
         "paths": paths,
         "components": {"schemas": components},
     }
-    if token:
-        scheme = {"type": "http", "scheme": "bearer"}
-        result["components"]["securitySchemes"] = {"token": scheme}
+    scheme = {"type": "http", "scheme": "bearer", "description": "MUSTER_API_TOKEN, if it is set"}
+    result["components"]["securitySchemes"] = {"token": scheme}
     return result
 
 
@@ -121,11 +129,10 @@ def _operation(
     required = components[query.__name__].get("required", ()) if query else ()
     command = DURABILITY in op.headers
     summary, _, _ = str(getdoc(op.handler)).partition("\n")
-    operation_id = f"{op.method.lower()}{op.path}".replace("/", "_")
     result: dict[str, Any] = {
         "summary": summary.rstrip("."),
         "tags": [op.tag],
-        "operationId": operation_id.replace("{", "").replace("}", ""),
+        "operationId": op.operation_id,
         "parameters": [
             *(_parameter(name, "path", True, schema(shape)) for name, shape in parts.items()),
             *(_parameter(n, "query", n in required, field) for n, field in fields.items()),
@@ -134,14 +141,14 @@ def _operation(
         "responses": {
             str(status): {
                 "description": meaning,
-                "content": {op.content_type: {"schema": schemas[repr(op.shape)]}},
+                "content": {op.content_type: _content(schemas[repr(op.shape)], components)},
                 **({"headers": DURABILITY_HEADERS} if command else {}),
             }
             for status, meaning in op.answers.items()
         },
     }
     if body:
-        content = {JSON: {"schema": schemas[repr(body)]}}
+        content = {JSON: _content(schemas[repr(body)], components)}
         required = not getattr(body, "may_be_empty", False)
         result["requestBody"] = {"required": required, "content": content}
     as_of = query and "as_of" in query.__struct_fields__
@@ -151,12 +158,15 @@ def _operation(
     problems |= {410, 422} if as_of else set()
     if not is_public(op.path):
         problems |= {503, *((401,) if token else ())}
-        if token:
-            result["security"] = [{"token": []}]
+        result["security"] = [{"token": []}] if token else [{}, {"token": []}]
     problem = {CONTENT_TYPE: {"schema": schemas[repr(ProblemBody)]}}
     for status in sorted(problems - op.answers.keys()):
         result["responses"][str(status)] = {"description": "A problem", "content": problem}
     return result
+
+
+def _content(schema: dict[str, Any], components: Mapping[str, Any]) -> dict[str, Any]:
+    return {"schema": schema, "example": schemas_of_values.example(schema, components)}
 
 
 def _parameter(name: str, place: str, required: bool, shape: dict[str, Any]) -> dict[str, Any]:
