@@ -11,7 +11,7 @@ before it is rendered.
 """
 
 import logging
-from collections.abc import Iterator, MutableMapping
+from collections.abc import MutableMapping
 from functools import partial
 from typing import Any, Final
 
@@ -103,9 +103,11 @@ class Capture:
     def check(cls) -> None:
         """Replace again what an agent has replaced, whoever that was."""
         if (current := cls.current) is not None:
+            if current.default is not None:
+                current.default.file.reopen_if_moved()
             for where in (current.patches, streams, current.pipes):
-                for name in where.put_back() if where is not None else ():
-                    log.warning("output.restored", what=name)
+                if where is not None and (names := list(where.put_back())):
+                    log.warning("output.restored", what=", ".join(names))
 
 
 def destination() -> tuple[Owner, Output] | None:
@@ -126,7 +128,7 @@ def _call_handlers(self: logging.Logger, record: logging.LogRecord) -> None:
     if (found := destination()) is None:
         capture.call_handlers(self, record)
         return
-    handlers = tuple(_handlers(self))
+    handlers = _handlers(self, own=bool(found[0].own))
     if not any(map(_is_console, handlers)):
         _capture(record, *found)
     if handlers:
@@ -146,10 +148,14 @@ def _handle(self: logging.Handler, record: logging.LogRecord) -> Any:
     return passed
 
 
-def _handlers(logger: logging.Logger | None) -> Iterator[logging.Handler]:
+def _handlers(logger: logging.Logger | None, *, own: bool) -> list[logging.Handler]:
+    """Those of a logger and above it. Without values of an `own` the attributes cost more."""
+    handlers: list[logging.Handler] = []
     while logger is not None:
-        yield from logger.handlers
-        logger = logger.parent if logger.propagate else None
+        shared = vars(logger)
+        handlers += logger.handlers if own else shared["handlers"]
+        logger = logger.parent if (logger.propagate if own else shared["propagate"]) else None
+    return handlers
 
 
 def _is_console(handler: logging.Handler) -> bool:

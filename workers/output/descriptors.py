@@ -8,17 +8,14 @@ The process that forked it has their other ends, too: it reads what a worker tha
 import contextlib
 import ctypes
 import faulthandler
-import fcntl
 import os
 from collections.abc import Iterator
 from typing import Final
 
 from workers.output.lines import Output
+from workers.output.pump import PIPE_BYTES
 
 STREAMS: Final = {1: "stdout", 2: "stderr"}
-PIPE_BYTES: Final = 1 << 20
-"""What a pipe holds where that may be set: a library that holds the interpreter's lock while it
-writes more than this would wait for ever."""
 REMAINS_MAX: Final = 1 << 22
 """Bytes that are read of what a worker left."""
 LINE_BUFFERED: Final = 1
@@ -34,8 +31,6 @@ class StandardPipes:
         for number in STREAMS:
             self.read_ends[number], self._write_ends[number] = os.pipe()
             os.set_blocking(self.read_ends[number], False)
-            with contextlib.suppress(OSError, AttributeError):
-                fcntl.fcntl(self.read_ends[number], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def enter(self) -> None:
         """In the worker."""
@@ -53,6 +48,7 @@ class StandardPipes:
 
     def put_back(self) -> Iterator[str]:
         """Replace again the descriptors that code of an agent has replaced or closed."""
+        faulthandler.enable(2)  # an agent may have named a descriptor that ended with it
         for number, end in self._write_ends.items():
             try:
                 replaced = os.fstat(number).st_ino != os.fstat(end).st_ino

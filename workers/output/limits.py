@@ -49,6 +49,15 @@ class Limit:
             self.closed = self.closed or self._lines_left < 1 or self._bytes_left <= 0
             return True
 
+    def drop(self, lines: int, size: int) -> bool:
+        """Drop so many lines at once; False if they may be written."""
+        with self._lock:
+            if not self.closed or self.reopen():
+                return False
+            self.dropped_lines += lines
+            self.dropped_bytes += size
+            return True
+
     def reopen(self) -> bool:
         """Whether lines are written (again)."""
         with self._lock:

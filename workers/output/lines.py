@@ -17,14 +17,14 @@ from contextvars import Context, ContextVar, copy_context
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import structlog
 
+from workers.output.encoding import LOGGED_MAX, encode, shortened
 from workers.output.levels import NUMBERS, Levels
 from workers.output.limits import Limit, OutputLimits
 from workers.output.log_files import LogFile
 from workers.output.printed import Printed
-from workers.output.pump import Pump
+from workers.output.pump import Pump, is_pipe
 
 
 class Owner:
@@ -40,8 +40,8 @@ class Owner:
         self.own: dict[Any, Any] = dict(output.own) if output else {}
         """Its own values of process-wide configuration; see `own_configuration`."""
         self.printed: dict[str, Printed] = {}
-        self.descriptors: dict[str, int] = {}
-        """What the processes that it starts write to, by stream."""
+        self.descriptors: dict[str, tuple[int, int]] = {}
+        """Its pipes: what the processes that it starts write to. Descriptor and inode."""
         self.limit = output.new_limit() if output else None
         self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
@@ -59,17 +59,10 @@ class Owner:
 CURRENT: ContextVar[Owner | None] = ContextVar("muster_owner", default=None)
 
 
-LOGGED_MAX: Final = 262_144
-"""Bytes of a logged line; above that its long values are cut."""
-VALUE_MAX: Final = 8_192
-"""Characters of a value in such a line."""
-FIELDS_MAX: Final = 64
-"""Fields of such a line."""
 RESERVED: Final = frozenset(("ts", "stream", "partial"))
 """A logged field of such a name, or of one of the ids, gets an underscore behind it."""
 
 _ABSENT: Final = object()
-_ENCODER: Final = msgspec.json.Encoder(enc_hook=repr)
 
 
 class Output:
@@ -111,17 +104,20 @@ class Output:
         """Write text as it was printed. A line is written once it is complete, or old."""
         self._printed(owner, stream).add(text)
 
-    def print_bytes(self, owner: Owner, stream: str, data: bytes) -> None:
-        """The same with UTF-8, of which a character may come in two parts."""
-        self._printed(owner, stream).add_bytes(data)
+    def print_bytes(self, owner: Owner, stream: str, data: bytes) -> bool:
+        """The same with UTF-8, of which a character may come in two parts. Whether it is dropped:
+        the owner is over its limit."""
+        return self._printed(owner, stream).add_bytes(data)
 
     def descriptor(self, owner: Owner, stream: str) -> int:
         """What processes of an owner may have as standard output or error; closed at its end."""
-        if stream not in owner.descriptors:
-            read_end, owner.descriptors[stream] = os.pipe()
+        end = owner.descriptors.get(stream)
+        if end is None or not is_pipe(end):
+            read_end, number = os.pipe()
+            end = owner.descriptors[stream] = number, os.fstat(number).st_ino
             printed = self._printed(owner, stream, f"{stream} of children")
             self.pump.read(read_end, printed.add_bytes)
-        return owner.descriptors[stream]
+        return end[0]
 
     def flush_soon(self, owner: Owner, stream: str) -> None:
         """Write what was printed without a newline at its end, within half a second."""
@@ -132,7 +128,9 @@ class Output:
         """Write what was printed without a newline at its end; all of an agent that ended."""
         owner = owner or self.printer
         while owner.descriptors:
-            os.close(owner.descriptors.popitem()[1])
+            _, end = owner.descriptors.popitem()
+            if is_pipe(end):
+                os.close(end[0])
         for printed in tuple(owner.printed.values()):
             printed.flush()
         self.report_dropped(owner)
@@ -174,7 +172,9 @@ class Output:
                 fields = {"level": level, "message": text, "stream": stream}
                 self._line(owner, {**fields, "partial": True} if partial else fields, len(text))
 
-            printed = owner.printed.setdefault(name or stream, Printed(write, self.pump))
+            printed = owner.printed.setdefault(
+                name or stream, Printed(write, self.pump, owner.limit)
+            )
             self._locked.add(printed)
         return printed
 
@@ -187,7 +187,7 @@ class Output:
         stamp = _now()
         line = encode({"ts": stamp, **fields, **owner.ids})
         if len(line) > LOGGED_MAX and fields["stream"] == "log":
-            line = encode({"ts": stamp, **_shortened(fields), **owner.ids})
+            line = encode({"ts": stamp, **shortened(fields), **owner.ids})
         if limit is not None:
             if not limit.admit(len(line), urgent=urgent):
                 return
@@ -235,34 +235,6 @@ def _now() -> str:
         text = datetime.datetime.fromtimestamp(second, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.")
         _second = second, text
     return f"{text}{milliseconds:03}Z"
-
-
-def encode(line: Mapping[str, Any]) -> bytes:
-    """JSON of whatever an agent gave: what has no JSON form is written as its `repr`."""
-    try:
-        return _ENCODER.encode(line)
-    except Exception:  # noqa: BLE001  a user's object may fail in any way
-        return _ENCODER.encode({_plain(key): _plain(value) for key, value in line.items()})
-
-
-def _shortened(fields: Mapping[str, Any]) -> dict[str, object]:
-    """A line that is too long, with the beginnings of its values."""
-    short: dict[str, object] = {}
-    for key, value in [*tuple(fields.items())[:FIELDS_MAX], ("stream", fields["stream"])]:
-        text = value if isinstance(value, str) else _ENCODER.encode(_plain(value)).decode()
-        cut = f"{text[:VALUE_MAX]}… ({len(text) - VALUE_MAX:,} more characters)"
-        short[key[:VALUE_MAX]] = value if len(text) <= VALUE_MAX else cut
-    return short
-
-
-def _plain(value: object) -> Any:
-    if value is None or isinstance(value, (bool, int, float)):
-        return value if not isinstance(value, int) or value.bit_length() < 64 else str(value)
-    try:
-        text = value if isinstance(value, str) else repr(value)
-    except Exception as error:  # noqa: BLE001  as above
-        text = f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def write_event(

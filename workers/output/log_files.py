@@ -74,8 +74,8 @@ class LogFile:
             self._close_file()
 
     def _rotate_if_full(self, length: int) -> None:
-        if self._forked and self._file >= 0 and not self._is_current():
-            self._close_file()
+        if self._forked:
+            self.reopen_if_moved()
         if self._file < 0:
             self._open()
         if not self._forked and self._size and self._size + length > self._size_max:
@@ -86,12 +86,17 @@ class LogFile:
                     newer.replace(older)
             self._open()
 
-    def _is_current(self) -> bool:
-        """Whether it is the file of that name, and not one that the parent has rotated."""
-        try:
-            return os.path.samestat(self.path.stat(), os.fstat(self._file))
-        except OSError:
-            return False
+    def reopen_if_moved(self) -> None:
+        """Go on in the file of that name if that is another one: rotated, or removed by others."""
+        with self._lock:
+            if self._file < 0:
+                return
+            try:
+                same = os.path.samestat(self.path.stat(), os.fstat(self._file))
+            except OSError:
+                same = False
+            if not same:
+                self._close_file()
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ agent's next incarnation, do not see it. What code of no agent sets, at import o
 set-up, holds for all.
 """
 
+import builtins
 import logging
 import warnings
 from collections.abc import Iterator
@@ -154,10 +155,20 @@ class Patches:
         """Replace again what other code has replaced since, and name it."""
         for target, name, _, value in self._replaced:
             present = type(target) if name == "__class__" else vars(target).get(name)
-            if present is not value:
+            if present is not value and not _wraps(present, value):
                 with suppress(Exception):
                     setattr(target, name, value)
                     yield f"{getattr(target, '__name__', target)}.{name}"
+
+
+def _wraps(new: Any, old: Any) -> bool:
+    """Whether a function calls the one that it replaced, as instrumentation does."""
+    cells = getattr(new, "__closure__", None) or ()
+    with suppress(ValueError):  # a cell that is empty
+        return getattr(new, "__wrapped__", None) is old or any(
+            cell.cell_contents is old for cell in cells
+        )
+    return False
 
 
 def _is_enabled_for(self: logging.Logger, level: int) -> bool:
@@ -170,7 +181,14 @@ def _is_enabled_for(self: logging.Logger, level: int) -> bool:
     return bool(_enabled(self, level))
 
 
+def _clear_cache(self: logging.Manager) -> None:
+    """Nothing is cached of an agent that changes its own levels."""
+    if CURRENT.get() is None:
+        _cleared(self)
+
+
 _enabled = logging.Logger.isEnabledFor
+_cleared = logging.Manager._clear_cache  # type: ignore[attr-defined]
 
 
 def separate(patches: Patches) -> None:
@@ -185,10 +203,15 @@ def separate(patches: Patches) -> None:
     patches.set(logger, "_cache", LevelCache(logger, "_cache"))
     patches.set(logging.Manager, "_disable", OwnLevel(logging.Manager, "_disable"))
     patches.set(logger, "isEnabledFor", _is_enabled_for)
+    patches.set(logging.Manager, "_clear_cache", _clear_cache)
     patches.set(logger, "addHandler", _add_handler)
     patches.set(logger, "removeHandler", _remove_handler)
     patches.set(filterer, "addFilter", _add_filter)
     patches.set(filterer, "removeFilter", _remove_filter)
+    patches.set(builtins, "print", print)  # as it is, to be put back; so are these:
+    for name in (name for name in logging.__all__ if callable(vars(logging)[name])):
+        patches.set(logging, name, vars(logging)[name])
+    patches.set(logging, "root", logging.root)
     patches.set(warnings, "__class__", WarningsModule)
     patches.set(warnings, "_add_filter", _add_warning_filter)
     patches.set(warnings, "resetwarnings", _reset_warnings)
@@ -205,9 +228,9 @@ def separate_configuration(levels: Levels) -> dict[Any, Any]:
     """What each agent has of its own where other parts of the process have configured logging."""
     configuration = structlog._config._CONFIG
     usual = {
-        name: value
-        for name, value in vars(structlog._config._Configuration).items()
-        if name.startswith(("default_", "is_", "logger_"))
+        name: value.default
+        for name, value in vars(type(configuration)).items()
+        if isinstance(value, OwnValue) and not isinstance(value, FixedAtFirstUse)
     }
     return {
         OwnLevel: True,

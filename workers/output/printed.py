@@ -10,10 +10,14 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from workers.output.limits import Limit
 from workers.output.pump import Pump
 
 LINE_MAX: Final = 65_536
 """Characters of one line; more is cut into several."""
+
+SKIP_MIN: Final = 1_000
+"""Characters or bytes that are dropped as a whole, while an agent is over its limit."""
 
 _DECODER: Final = codecs.getincrementaldecoder("utf-8")
 
@@ -22,13 +26,17 @@ class Printed:
     """One stream of one agent. Any thread may print."""
 
     __slots__ = (
-        "__weakref__", "_begun", "_decoder", "_lock", "_old", "_parts", "_pump", "_size",
-        "_undecoded", "_watched", "_write",
+        "__weakref__", "_begun", "_decoder", "_limit", "_lock", "_old", "_parts", "_pump",
+        "_size", "_skipped", "_undecoded", "_watched", "_write",
     )  # fmt: skip
 
-    def __init__(self, write: Callable[[str, bool], None], pump: Pump) -> None:
+    def __init__(
+        self, write: Callable[[str, bool], None], pump: Pump, limit: Limit | None = None
+    ) -> None:
         """`write` gets each line, and whether that is only a part of one."""
         self._write = write
+        self._limit = limit
+        self._skipped = False  # the end of a line whose beginning was dropped is not written
         self._pump = pump
         # Reentrant: a finaliser that prints may run while this very thread prints.
         self._lock = threading.RLock()
@@ -42,6 +50,12 @@ class Printed:
 
     def add(self, text: str) -> None:
         with self._lock:
+            if len(text) > SKIP_MIN and self._skips(text.count("\n"), len(text)):
+                self._skipped = not text.endswith("\n")
+                return
+            if self._skipped:
+                _, newline, text = text.partition("\n")
+                self._skipped = not newline
             if self._undecoded:
                 self._undecoded = False
                 text = self._decoder.decode(b"", final=True) + text
@@ -61,11 +75,16 @@ class Printed:
             elif text:
                 self._keep(text)
 
-    def add_bytes(self, data: bytes) -> None:
+    def add_bytes(self, data: bytes) -> bool:
+        """Whether it was dropped."""
         with self._lock:
+            if len(data) > SKIP_MIN and self._skips(data.count(b"\n"), len(data)):
+                self._skipped = not data.endswith(b"\n")
+                return True
             text, self._undecoded = self._decoder.decode(data), False
             self.add(text)
             self._undecoded = bool(self._decoder.getstate()[0])
+            return False
 
     def flush(self) -> None:
         """Write the part of a line that there is."""
@@ -113,6 +132,15 @@ class Printed:
         if not self._watched:
             self._watched = True
             self._pump.watch(self)
+
+    def _skips(self, lines: int, size: int) -> bool:
+        """Whether so much is dropped without being looked at, with what there is of a line."""
+        if self._limit is None or not self._limit.closed or not self._limit.drop(lines, size):
+            return False
+        self._take()
+        self._decoder.reset()
+        self._begun = self._undecoded = False
+        return True
 
     def _end_line(self, text: str) -> None:
         """Write the end of a line; of one whose parts are written already only if there is any."""

@@ -5,6 +5,7 @@ second or so.
 """
 
 import contextlib
+import fcntl
 import os
 import select
 import threading
@@ -13,10 +14,21 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 TICK_SECONDS: Final = 0.4
-READ_BYTES: Final = 1 << 19
-"""The most that is read at once: above what a pipe or a datagram holds by default."""
+PIPE_BYTES: Final = 1 << 20
+"""What a pipe holds, where that may be set, and the most that is read at once. A library that holds
+the interpreter's lock while it writes more than this would wait for ever."""
+FLOOD_SECONDS: Final = 0.01
+"""Between two reads while what is read is dropped."""
 LAST_READS: Final = 100
 """How often a descriptor is read at most when the output is closed."""
+
+
+def is_pipe(end: tuple[int, int]) -> bool:
+    """Whether a descriptor is still that pipe: agents may close or replace it."""
+    try:
+        return os.fstat(end[0]).st_ino == end[1]
+    except OSError:
+        return False
 
 
 class Watched(Protocol):
@@ -32,7 +44,7 @@ class Pump:
 
     def __init__(self) -> None:
         self._watched: set[Watched] = set()
-        self._readers: dict[int, Callable[[bytes], None]] = {}
+        self._readers: dict[int, Callable[[bytes], bool]] = {}
         self._wake_read, self._wake_write = -1, -1
         self._asleep = True
         self._closed = False
@@ -49,9 +61,14 @@ class Pump:
         if self._asleep:
             self._wake()
 
-    def read(self, descriptor: int, on_data: Callable[[bytes], None]) -> None:
-        """Pass on what comes from a descriptor; at its end it is closed."""
+    def read(self, descriptor: int, on_data: Callable[[bytes], bool]) -> None:
+        """Pass on what comes from a descriptor; at its end it is closed.
+
+        `on_data` returns whether it has dropped the data: a flood must not take all of the time.
+        """
         os.set_blocking(descriptor, False)
+        with contextlib.suppress(OSError, AttributeError):
+            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._readers[descriptor] = on_data
         self._wake()
 
@@ -110,15 +127,18 @@ class Pump:
         poller = select.poll()
         for descriptor in (self._wake_read, *self._readers):
             poller.register(descriptor, select.POLLIN)
+        flooded = False
         ready = poller.poll(None if timeout is None else timeout * 1000)
         for descriptor, _ in ready:
             with contextlib.suppress(Exception):  # nothing there after all; as above
-                data = os.read(descriptor, READ_BYTES)
+                data = os.read(descriptor, PIPE_BYTES)
                 if descriptor == self._wake_read:
                     continue
                 if data:
-                    self._readers[descriptor](data)
+                    flooded |= self._readers[descriptor](data)
                 else:
                     del self._readers[descriptor]
                     os.close(descriptor)
+        if flooded and not self._closed:
+            time.sleep(FLOOD_SECONDS)
         return len(ready)

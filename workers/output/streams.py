@@ -59,12 +59,27 @@ class AgentStream(io.TextIOWrapper):
         else:
             owner.output.flush_soon(owner, self.stream)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """An agent that replaces a method of it gets an object of its own."""
+        target = TARGETS.get(vars(self).get("stream", ""))
+        if CURRENT.get() is None or target is None:
+            super().__setattr__(name, value)
+        else:
+            present: Any = target.current()
+            changed = present if isinstance(present, ChangedStream) else ChangedStream(self)
+            vars(changed)[name] = value
+            target.assign(changed)
+
     def owner(self) -> Owner | None:
         """Whose output this is, if it goes to a log file."""
         return CURRENT.get() or (self.output.printer if self.output else None)
 
     def fileno(self) -> int:
-        return self.original.fileno()
+        """Of an agent in a worker's own process: its own, which it may close or replace."""
+        owner = CURRENT.get()
+        if self.output is None or owner is None or owner.output is None:
+            return self.original.fileno()
+        return owner.output.descriptor(owner, self.stream)
 
     def reconfigure(
         self,
@@ -112,6 +127,16 @@ class AgentStream(io.TextIOWrapper):
     mode = "w"
 
 
+class ChangedStream:
+    """A stream of which an agent has replaced some methods or attributes."""
+
+    def __init__(self, stream: AgentStream) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class AgentBytes(io.RawIOBase):
     """The bytes below a stream, `sys.stdout.buffer.raw`."""
 
@@ -139,6 +164,7 @@ class AgentBytes(io.RawIOBase):
 class AgentBuffer(io.BufferedWriter):
     """`sys.stdout.buffer`, which has nothing to wait for."""
 
+    __slots__ = ()
     raw: AgentBytes
 
     def write(self, data: Any, /) -> int:

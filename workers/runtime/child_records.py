@@ -54,7 +54,10 @@ class Started(Struct, frozen=True):
         owner, given = self.owner, number if wanted == -1 else wanted
         if self.pool is not None or owner is None or owner.output is None or given not in STREAMS:
             return wanted
-        return owner.output.descriptor(owner, STREAMS[given])
+        try:
+            return owner.output.descriptor(owner, STREAMS[given])
+        except OSError:  # no descriptor is free
+            return wanted
 
     @property
     def mark(self) -> dict[str, str]:

@@ -45,7 +45,9 @@ _signal, _setitimer = signal.signal, signal.setitimer
 
 def _umask() -> int:
     """Asking the system for it would change it for other threads for a moment."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+    for line in (
+        Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    ):
         if line.startswith("Umask:"):
             return int(line.split()[1], 8)
     raise OSError("the system does not say the umask")

@@ -1,9 +1,11 @@
 """What an agent configures of logging, structlog or warnings silences no neighbour."""
 
+import builtins
 import io
 import logging
 import logging.config
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import structlog
 
 from tests.unit.workers.captured import Captured
+from workers.output.capture import Capture
 
 LOGGER = "acme.work"
 
@@ -99,6 +102,80 @@ def test_what_one_agent_configures_silences_no_other(
     assert [str(warning.message) for warning in recwarn.list] == ["heard", "of the worker"]
 
 
+def replace_capture() -> None:
+    logging.Logger.callHandlers = lambda *_: None  # type: ignore[method-assign]
+
+
+def replace_print() -> None:
+    builtins.print = lambda *_: None  # type: ignore[assignment]
+
+
+DAMAGES: dict[str, tuple[Callable[[], object], str]] = {
+    "capture": (replace_capture, "Logger.callHandlers"),
+    "print": (replace_print, "builtins.print"),
+    "module": (lambda: setattr(logging, "getLogger", lambda _: None), "getLogger"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_functions_that_an_agent_replaces_are_put_back(captured: Captured, name: str) -> None:
+    captured.start()
+    damage, what = DAMAGES[name]
+    captured.as_agent(damage)
+    Capture.check()
+    captured.agent("a2").context().run(logging.getLogger(LOGGER).info, "heard")
+    print("printed")
+    restored = {line["what"] for line in captured.lines() if line.get("event") == "output.restored"}
+    assert any(what in name for name in restored)
+    heard = [text for _, text in captured.texts() if text != "output.restored"]
+    assert heard == ["heard", "printed"]
+
+
+def test_instrumentation_that_calls_what_it_replaces_stays(captured: Captured) -> None:
+    captured.start()
+    seen: list[str] = []
+
+    def instrument() -> None:
+        wrapped = logging.Logger.callHandlers
+
+        def call_handlers(self: logging.Logger, record: logging.LogRecord) -> None:
+            seen.append(record.getMessage())
+            wrapped(self, record)
+
+        logging.Logger.callHandlers = call_handlers  # type: ignore[method-assign]
+
+    captured.as_agent(instrument)
+    Capture.check()
+    captured.as_agent(lambda: logging.getLogger("acme").info("both"))
+    assert seen == ["both"]
+    assert captured.texts() == [("a1", "both")]
+
+
+def test_where_workers_share_a_process_agents_have_the_usual_configuration(
+    tmp_path: Path,
+) -> None:
+    """Not that of the process, whose own log they would be in."""
+    made, own = Captured(tmp_path), io.StringIO()
+    root, handler = logging.getLogger(), logging.StreamHandler(own)
+    before = root.level
+    root.setLevel(logging.DEBUG)
+    root.addHandler(handler)
+    processors = structlog.get_config()["processors"]
+    structlog.configure(processors=[drop])
+    Capture.start(made.output, shared=True)
+    made.owner = made.agent("a1")
+    made.as_agent(lambda: logging.getLogger("library").info("too low"))
+    made.as_agent(lambda: logging.getLogger("acme").info("heard"))
+    made.as_agent(lambda: structlog.get_logger().info("heard"))
+    logging.getLogger("muster").info("of the process")
+    made.stop()
+    structlog.configure(processors=processors)
+    root.removeHandler(handler)
+    root.setLevel(before)
+    assert made.texts() == [("a1", "heard"), ("a1", "heard")]
+    assert own.getvalue() == "of the process\n"
+
+
 def test_an_agent_may_silence_itself(captured: Captured) -> None:
     captured.start()
 
@@ -125,6 +202,24 @@ def test_an_agent_may_listen_more_closely(captured: Captured) -> None:
     captured.as_agent(listen)
     neighbour.run(logging.getLogger("library.part").debug, "unheard")
     assert captured.texts() == [("a1", "heard")]
+
+
+def test_a_level_of_ones_own_costs_little_however_many_loggers_there_are(
+    captured: Captured,
+) -> None:
+    """The cached levels of all loggers are not touched; that would be quadratic."""
+    captured.start()
+    before = set(logging.root.manager.loggerDict)
+
+    def configure() -> None:
+        for number in range(3000):
+            logging.getLogger(f"many.{number}").setLevel(logging.DEBUG)
+
+    started_at = time.process_time()
+    captured.as_agent(configure)
+    for name in set(logging.root.manager.loggerDict) - before:
+        del logging.root.manager.loggerDict[name]
+    assert time.process_time() - started_at < 0.5
 
 
 def test_handlers_of_an_agent_get_its_own_records(captured: Captured, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.workers.captured import Captured
+from workers.output.encoding import LOGGED_MAX
 from workers.output.limits import Limit, OutputLimits
-from workers.output.lines import LOGGED_MAX, logger_of
+from workers.output.lines import logger_of
 
 LIMITS = OutputLimits(lines_per_second=20.0, bytes_per_second=100_000.0, burst_seconds=2.0)
 
@@ -58,6 +59,21 @@ def test_errors_of_an_agent_that_is_limited_are_written_up_to_a_limit(limited: C
     texts = [text for _, text in limited.texts()]
     assert (texts.count("line"), texts.count("lost")) == (40, 0)
     assert texts.count("important") in {4, 5}
+
+
+def test_what_is_dropped_as_a_whole_leaves_no_piece_of_a_line(
+    limited: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited.start()
+    printed = limited.output._printed(limited.owner, "stdout")
+    limited.as_agent(lambda: [print("line") for _ in range(100)])
+    assert printed.add_bytes(b"x" * 2000 + b"\n" + b"half of " * 300)
+    later = time.monotonic() + 10.0
+    monkeypatch.setattr("time.monotonic", lambda: later)
+    assert not printed.add_bytes(b"a line\nnext\n")
+    assert [text for _, text in limited.texts()][-1] == "next"
+    dropped = [line["dropped_lines"] for line in limited.lines() if "dropped_lines" in line]
+    assert sum(dropped) == 61
 
 
 def test_a_huge_line_is_a_bounded_part_of_the_file(limited: Captured) -> None:

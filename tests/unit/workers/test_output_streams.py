@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import io
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.unit.workers.captured import Captured
+from workers.output.capture import Capture
 from workers.output.lines import CURRENT
 from workers.output.printed import LINE_MAX
 
@@ -203,6 +205,28 @@ def delete() -> None:
         del sys.stdout
 
 
+def replace_a_method() -> None:
+    stdout().write = len
+    stdout().flush = lambda: None
+
+
+def replace_a_method_below() -> None:
+    with contextlib.suppress(AttributeError):
+        stdout().buffer.write = len
+    with contextlib.suppress(AttributeError):
+        stdout().buffer.raw.write = len
+    stdout().close()
+
+
+def close_the_descriptor() -> None:
+    os.close(sys.stdout.fileno())
+
+
+def dispose_of_the_descriptor() -> None:
+    sys.stdout = os.fdopen(sys.stdout.fileno(), "w", encoding="utf-8", buffering=1)
+    sys.stdout.close()
+
+
 def set_to_a_broken_one() -> None:
     class Broken(io.StringIO):
         def write(self, text: str) -> int:
@@ -214,7 +238,8 @@ def set_to_a_broken_one() -> None:
 @pytest.mark.parametrize(
     "damage",
     [replace_by_a_buffer, replace_by_nothing, replace_and_close, close, close_what_is_below,
-     enter_and_leave, detach, delete, set_to_a_broken_one],
+     enter_and_leave, detach, delete, set_to_a_broken_one, replace_a_method,
+     replace_a_method_below, close_the_descriptor, dispose_of_the_descriptor],
 )  # fmt: skip
 def test_what_an_agent_does_to_its_stream_silences_no_other(
     captured: Captured, damage: Callable[[], object]
@@ -266,6 +291,42 @@ def test_a_stream_may_be_wrapped(captured: Captured) -> None:
     assert captured.texts() == [("a1", "WRAPPED"), ("a1", "plain")]
 
 
+def test_a_method_that_an_agent_replaces_is_used_for_it_alone(captured: Captured) -> None:
+    captured.start()
+
+    def shout() -> None:
+        write = sys.stdout.write
+        stdout().write = lambda text: write(text.upper())
+        print("aloud")
+
+    captured.as_agent(shout)
+    captured.agent("a2").context().run(print, "quietly")
+    assert captured.texts() == [("a1", "ALOUD"), ("a2", "quietly")]
+
+
+def test_the_descriptor_of_a_stream_is_the_agents(captured: Captured) -> None:
+    """As programs use it that want no buffer; it may be closed, and there is another then."""
+    captured.start()
+
+    def unbuffered() -> None:
+        with os.fdopen(sys.stdout.fileno(), "wb", buffering=0) as raw:
+            raw.write(b"raw\n")
+        os.write(sys.stdout.fileno(), b"another\n")
+
+    captured.as_agent(unbuffered)
+    captured.wait_for(2)
+    assert sorted(captured.texts()) == [("a1", "another"), ("a1", "raw")]
+
+
+def test_a_log_file_that_others_remove_is_made_again(captured: Captured) -> None:
+    captured.start()
+    captured.as_agent(lambda: print("gone"))
+    captured.output.file.path.unlink()
+    Capture.check()
+    captured.as_agent(lambda: print("heard"))
+    assert captured.texts() == [("a1", "heard")]
+
+
 def test_the_next_incarnation_does_not_meet_what_one_replaced(captured: Captured) -> None:
     captured.start()
     captured.as_agent(replace_by_a_buffer)
@@ -275,8 +336,6 @@ def test_the_next_incarnation_does_not_meet_what_one_replaced(captured: Captured
 
 
 def test_what_is_replaced_past_the_attribute_is_put_back(captured: Captured) -> None:
-    from workers.output.capture import Capture
-
     captured.start()
     sys.__dict__["stdout"] = io.StringIO()
     Capture.check()
