@@ -151,7 +151,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Run the named command; returns the exit code."""
     _open_streams()
     parser = command_line()
-    args, unknown = parser.parse_known_args(argv)
+    args, unknown = parser.parse_known_args(_usual_words(sys.argv[1:] if argv is None else argv))
     if unknown:
         getattr(args, "parser", parser).refuse_unknown(unknown)
     if args.command is None:
@@ -166,6 +166,17 @@ def run(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _usual_words(words: Sequence[str]) -> Sequence[str]:
+    """`muster help [COMMAND]` and `muster version`, as other tools have them."""
+    match words:
+        case ["help", *command]:
+            return [*command, "--help"]
+        case ["version"]:
+            return ["--version"]
+        case _:
+            return words
 
 
 def _open_streams() -> None:

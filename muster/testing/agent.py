@@ -52,8 +52,8 @@ class TestedAgent:
     @property
     def outcome(self) -> str:
         """`completed` (`run` returned), `idle`, `requested` (stopped); `start_failed`, `crashed`,
-        `unhealthy`, `setup_failed` (its `worker_lifespan` raised); `stuck` if its code could not be
-        ended; empty while it runs."""
+        `unhealthy`, `setup_failed` (its `worker_lifespan` raised); `unavailable` (it raised
+        `muster.Unavailable`); `stuck` if its code could not be ended; empty while it runs."""
         return self._agent.outcome
 
     @property

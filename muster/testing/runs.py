@@ -1,6 +1,7 @@
 """Running an agent in a test: to its end, or beside the test."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypedDict, Unpack
@@ -8,7 +9,7 @@ from typing import Any, TypedDict, Unpack
 import structlog
 
 from eventstore.language.pool_config import PoolConfig
-from muster.testing.agent import DidNotEnd, TestedAgent
+from muster.testing.agent import AgentFailed, DidNotEnd, TestedAgent
 from muster.testing.guard import Blocked, guarded
 from workers.api.agent import Agent, overrides
 from workers.standalone.standalone import StandaloneOptions
@@ -88,7 +89,14 @@ def run(
                 await agent.cancel()
             return agent
 
-    return asyncio.run(to_its_end())
+    __tracebackhide__ = True
+    try:
+        agent = asyncio.run(to_its_end())
+    except (AgentFailed, DidNotEnd) as error:
+        raise error.with_traceback(None) from None  # no frames of asyncio
+    if agent.error is not None:  # pytest shows it of a test that fails
+        logging.getLogger("muster.testing").warning("%r", agent)
+    return agent
 
 
 def _has_started(agent: TestedAgent) -> bool:

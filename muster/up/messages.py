@@ -1,7 +1,10 @@
 """What `muster up` prints at the terminal."""
 
 import contextlib
+import shutil
+import sys
 import time
+from pathlib import Path
 
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
@@ -59,7 +62,16 @@ def echo_ready(settings: Settings, url: str, seconds: float) -> None:
     echo(f"  curl {url}/api/v1/agents/spawn{token} \\")
     echo("    -H 'Content-Type: application/json' \\")
     echo(f"    -d '{body}'\n")
-    echo(f"See: {url}/ in a browser, `muster ps`, `muster tail --follow`. Stop: Ctrl-C.")
+    ps, tail = (_command(settings, words) for words in ("ps", "tail --follow"))
+    echo(f"See: {url}/ in a browser, `{ps}`, `{tail}`. Stop: Ctrl-C.")
+
+
+def _command(settings: Settings, words: str) -> str:
+    """As it can be typed in another terminal in the same folder."""
+    started_as = Path(sys.argv[0])
+    known = shutil.which("muster") or started_as.name != "muster"
+    folder = "" if settings.data_dir == Path(".muster") else f" --data-dir {settings.data_dir}"
+    return f"{'muster' if known else started_as} {words}{folder}"
 
 
 def remedy(settings: Settings) -> str:

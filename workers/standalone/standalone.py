@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FENCE: Final = Fence("standalone", 1)
 STUCK: Final = "stuck"
 SETUP_FAILED: Final = "setup_failed"
+UNAVAILABLE: Final = "unavailable"
 ENDED: Final = frozenset({"completed", "idle", "requested"})
 """Outcomes of an agent that did not fail."""
 
@@ -156,14 +157,16 @@ class Standalone:
     @property
     def outcome(self) -> str:
         """`completed`, `idle`, `requested`; `start_failed`, `crashed`, `unhealthy`, `setup_failed`;
-        `stuck` if its code could not be ended; empty while it runs."""
+        `unavailable` (it raised `muster.Unavailable`); `stuck` if its code could not be ended;
+        empty while it runs."""
         if self._run.stuck:
             return STUCK
         if self._setup_error is not None:
             return SETUP_FAILED
         for body in reversed(self._log.events):
             if isinstance(body, AgentFailure):
-                return body.type.removeprefix("agent.")
+                unavailable = body.error.retry_after_ms is not None
+                return UNAVAILABLE if unavailable else body.type.removeprefix("agent.")
             if isinstance(body, AgentTerminated):
                 return body.reason
         return ""

@@ -109,4 +109,4 @@ def _print_checks(checks: Sequence[Check], args: argparse.Namespace) -> None:
         for check in checks
     ]
     advice = [f"       -> {check.change}" if check.change else "" for check in checks]
-    render.show(render.Table(columns, rows), advice)
+    render.show(render.Table(columns, rows), advice, fit=False)

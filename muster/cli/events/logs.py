@@ -148,11 +148,12 @@ def _count(text: str | None, default: int | None) -> int | None:
 def line_cells(line: Line, short: bool) -> list[render.Cell]:
     """Time, level, origin, message; `short`: with short ids."""
     style = STYLES.get(line.level.lower(), "")
-    origin = line.agent_id or f"worker {render.short_id(line.worker_id)}"
+    shorten = render.short_id if short else str
+    origin = shorten(line.agent_id) if line.agent_id else f"worker {shorten(line.worker_id)}"
     return [
         render.Cell(f"{render.timestamp(line.ts_ms)} ", "dim"),
         render.Cell(f"{line.level or '-':<8} ", style or "cyan"),
-        render.Cell(f"{line.pool} {render.short_id(origin) if short else origin}  ", "dim"),
+        render.Cell(f"{line.pool} {origin}  ", "dim"),
         render.Cell(_message(line), style),
     ]
 

@@ -140,6 +140,4 @@ def _log_here(settings: Settings, package: str) -> None:
 
 def _without_ids(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """There is one agent: its ids would only fill the line."""
-    for name in IDS:
-        event.pop(name, None)
-    return event
+    return {name: value for name, value in event.items() if name not in IDS and value != ""}

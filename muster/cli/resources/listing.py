@@ -21,6 +21,8 @@ from muster.cli.resources.as_of import add_as_of_flag, get_as_of
 from muster.terminal import render
 
 T = TypeVar("T")
+SORTED_MAX = 100_000
+"""So many items at most are sorted before those are chosen that are shown."""
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -92,7 +94,8 @@ class Listing(Struct, Generic[T], frozen=True, kw_only=True):
             return self._watch(args, query, limit)
         gateway = GatewayClient(args)
         first, now_ms = get_as_of(gateway, self.path, args, query)
-        found = order(islice(self._pages(gateway, first), limit))
+        most = SORTED_MAX if args.sort else limit
+        found = order(islice(self._pages(gateway, first), most))[:limit]
         if not found:
             require_known(gateway, query)
         if found or args.output not in (None, "wide"):
@@ -113,7 +116,7 @@ class Listing(Struct, Generic[T], frozen=True, kw_only=True):
         gateway, order, wide = GatewayClient(args), self._order(args.sort), args.output == "wide"
 
         def fetch() -> list[msgspec.Raw]:
-            return order(self.items(gateway, query, limit))
+            return order(self.items(gateway, query, SORTED_MAX if args.sort else limit))[:limit]
 
         if not fetch():
             require_known(gateway, query)

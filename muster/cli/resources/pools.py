@@ -123,6 +123,8 @@ def print_pool(pool: PoolAnswer) -> None:
 def _value(value: object) -> str:
     if isinstance(value, dict):
         return ",".join(f"{name}={inner}" for name, inner in value.items())
+    if value is None:
+        return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

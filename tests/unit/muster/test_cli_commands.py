@@ -78,3 +78,15 @@ def test_every_module_with_a_command_is_registered():
     found = pkgutil.walk_packages(cli.__path__, "muster.cli.")
     modules = [importlib.import_module(one.name) for one in found]
     assert {module for module in modules if hasattr(module, "add")} == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "printed"),
+    [(["help"], "commands:"), (["help", "ps"], "usage: muster ps"), (["version"], "muster ")],
+    ids=["help", "of a command", "version"],
+)
+def test_help_and_version_are_also_words(capsys, words, printed):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+    assert printed in capsys.readouterr().out

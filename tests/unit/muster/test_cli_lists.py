@@ -73,6 +73,11 @@ def test_the_youngest_come_first_by_age(listed, muster):
     assert first_words(muster("ps", "--sort=-age", "--no-headers")[1]) == [OTHER, AGENT]
 
 
+def test_a_limit_counts_after_the_sorting(listed, muster):
+    out = muster("ps", "--sort=-age", "--limit", "1", "-o", "name")[1]
+    assert out == f"{OTHER}\n"
+
+
 class Enough(Exception):
     """Ends a watch."""
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import pytest
 
+import muster
 from muster import Agent, Context
 from muster.testing import AgentFailed, DidNotEnd, run, running
 from workers.api.agent import WorkerInfo
@@ -95,14 +96,28 @@ class Broken(Agent):
     ("part", "outcome"),
     [("start", "start_failed"), ("run", "crashed"), ("check", "unhealthy"), ("stop", "completed")],
 )
-def test_what_an_agent_raises_is_its_outcome_and_raises_nothing(part: str, outcome: str) -> None:
+def test_what_an_agent_raises_is_its_outcome_and_raises_nothing(
+    part: str, outcome: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, so that pytest shows it of a test that fails."""
     agent = run(Broken, input={"part": part}, heartbeat_interval=0.01)
     assert agent.outcome == outcome
     if part != "stop":
+        assert f"{part} is broken" in caplog.text
         assert agent.error is not None
         assert agent.error.message == f"{part} is broken"
         assert "test_testing.py" in repr(agent)
         assert "in fail" in repr(agent)
+
+
+def test_an_agent_may_say_that_something_is_unavailable() -> None:
+    class Waiting(Agent):
+        async def run(self, context: Context) -> None:
+            raise muster.Unavailable("the model is away", retry_after=3)
+
+    agent = run(Waiting)
+    assert agent.error is not None
+    assert (agent.outcome, agent.error.retry_after_ms) == ("unavailable", 3000)
 
 
 def test_limits_are_those_of_a_pool() -> None:
