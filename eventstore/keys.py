@@ -36,7 +36,7 @@ class Keys:
     def pool(self, pool: str, part: str) -> str:
         """A key of a pool: `meta`, `events`, `commands`, `inbox:<worker>` …
 
-        The catalogue has `events`, `meta` and `salvage`.
+        The catalogue has `events`, `snapshot`, `meta`, `hosts` and `salvage`.
         """
         if pool == CATALOGUE:
             return self.catalogue if part == "events" else f"{{{self.catalogue}}}:{part}"

@@ -11,6 +11,8 @@ from msgspec import Struct
 
 INTERNAL_OPERATION_MS: Final = 600_000
 """How long operation ids that Muster makes are remembered, at most."""
+CATALOGUE_EVENTS: Final = 100
+"""So many events of the catalogue remain in its stream: all processes fold them at their start."""
 KEYS_MS_MAX: Final = 31_536_000_000
 """The longest that an `Idempotency-Key` may be remembered: a year."""
 
@@ -28,6 +30,11 @@ class Retention(Struct, frozen=True, kw_only=True):
     """Heartbeats, and signals to supervisors."""
     keys_ms: int = 86_400_000
     """An `Idempotency-Key`."""
+
+    @property
+    def catalogue_events(self) -> int:
+        """Archived events of the catalogue beyond this number, or twice as many, are trimmed."""
+        return min(CATALOGUE_EVENTS, self.events)
 
     @property
     def operation_ms(self) -> int:

@@ -1,16 +1,26 @@
 """Pools and hosts: the fold of the catalogue.
 
-The catalogue is a small log of its own that every process reads completely. `Catalogue` is its
-fold. A change is decided on that fold, and committed only if the subject's version is unchanged.
+The catalogue is a small log of its own that every process follows. `Catalogue` is its fold. A
+change is decided on that fold, and committed only if the subject's version is unchanged. A snapshot
+is the fold at one position: what is before it can be trimmed.
 """
 
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from eventstore.language import events
-from eventstore.language.pool_config import PoolConfig, earlier_defaults, read_config
+from eventstore.language.pool_config import (
+    PoolConfig,
+    earlier_defaults,
+    read_config,
+    write_config,
+)
+
+FORMAT: Final = 1
+"""Of snapshots. One of a later format is refused."""
 
 
 class Pool(Struct, frozen=True, kw_only=True):
@@ -70,6 +80,31 @@ class Catalogue(Struct, frozen=True, kw_only=True):
         """
         named: tuple[Pool | Host | None, ...] = (self.pools.get(subject), self.hosts.get(subject))
         return max((entry.version for entry in named if entry is not None), default=0)
+
+
+def encode_snapshot(catalogue: Catalogue) -> bytes:
+    """The fold as JSON, with the settings of pools as events record them."""
+    pools = [
+        {**asdict(pool), "config": write_config(pool.config, pool.unknown), "unknown": {}}
+        for pool in catalogue.pools.values()
+    ]
+    hosts = list(catalogue.hosts.values())
+    fields = {**asdict(catalogue), "pools": pools, "hosts": hosts, "format": FORMAT}
+    return msgspec.json.encode(fields)
+
+
+def decode_snapshot(data: bytes) -> Catalogue:
+    """The inverse. Raises `ValueError`, `TypeError` or `KeyError`."""
+    fields = msgspec.json.decode(data, type=dict[str, Any])
+    if fields["format"] != FORMAT:
+        raise ValueError(f"format {fields['format']}, this version reads {FORMAT}")
+    pools: dict[str, Pool] = {}
+    for raw in fields["pools"]:
+        config, unknown = read_config(msgspec.json.encode(raw["config"]))
+        pool = msgspec.convert({**raw, "config": {}}, Pool)
+        pools[pool.pool_name] = replace(pool, config=config, unknown=unknown)
+    hosts = {host.host: host for host in msgspec.convert(fields["hosts"], list[Host])}
+    return msgspec.convert({**fields, "pools": pools, "hosts": hosts}, Catalogue)
 
 
 def copy_of(catalogue: Catalogue) -> Catalogue:

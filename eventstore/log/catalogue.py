@@ -1,16 +1,18 @@
 """The catalogue's log: pools created, changed and deleted; hosts joined, cordoned and left.
 
-Every process folds it completely and follows it. A change is committed only if its subject's
-version is unchanged. A pool's own keys are initialised from the catalogue, idempotently.
+Every process folds and follows it. The oldest events are trimmed once they are archived; a snapshot
+of their fold is stored in the same step, from which a reader goes on. A change is committed only if
+its subject's version is unchanged. A pool's own keys are initialised from the catalogue,
+idempotently.
 """
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from eventstore.errors import LogMissing, OutcomeUnknown, UnknownEvent
+from eventstore.errors import LogMissing, OutcomeUnknown, UnknownEvent, Unreadable
 from eventstore.keys import CATALOGUE
 from eventstore.language import catalogue as pools
 from eventstore.language import events
@@ -46,8 +48,9 @@ Decision = tuple[Outcome, events.AnyBody | None]
 class CatalogueLog:
     """Reads and changes the catalogue. `state` is the fold of what was read so far.
 
-    `invalidated`: the catalogue was recovered, so some folded events may be lost. The next
-    `refresh` folds it again from the start; until then `state` is unchanged.
+    `invalidated`: the catalogue was recovered, so some folded events may be lost; or events that
+    were not folded were trimmed. The next `refresh` folds it again from the snapshot; until then
+    `state` is unchanged.
     """
 
     def __init__(self, log: Log, reader: Reader) -> None:
@@ -77,15 +80,28 @@ class CatalogueLog:
             entries = await self._entries_after(self.state)
             if not entries:
                 return self.state
+            if _is_behind(self.state, entries):
+                break
             self.apply(entries)
-        rebuilt = Catalogue()  # `state` is replaced when all is folded
+        rebuilt = await self._log.catalogue_snapshot()  # `state` is replaced when all is folded
         applied = -1
         while (entries := await self._entries_after(rebuilt)) or applied != self._applied:
             applied = self._applied  # entries that `apply` got meanwhile may come after this read
+            if _is_behind(rebuilt, entries):  # more was trimmed since
+                rebuilt = await self._later_snapshot(rebuilt)
+                continue
             for entry in entries:
                 rebuilt = _fold(rebuilt, entry)
         self.state, self.invalidated = rebuilt, False
         return self.state
+
+    async def _later_snapshot(self, state: Catalogue) -> Catalogue:
+        """Raises `Unreadable` if there is none: nothing may be left out."""
+        found = await self._log.catalogue_snapshot()
+        if found.seq <= state.seq:
+            reason = "it is gone, and the stream starts later; restart the projector"
+            raise Unreadable("snapshot", "of the catalogue", reason)
+        return found
 
     async def _entries_after(self, state: Catalogue) -> list[Entry]:
         return await self._reader.range(self._log.keys.catalogue, f"({state.stream_id}")
@@ -96,6 +112,9 @@ class CatalogueLog:
         state = pools.copy_of(self.state)
         try:
             for entry in entries:
+                if state.seq and _is_behind(state, [entry]):
+                    self.invalidated = True
+                    break
                 body = events.decode_entry(*entry).body
                 if isinstance(body, events.LogRecovered) and 0 < body.from_seq < state.seq:
                     self.invalidated = True
@@ -210,6 +229,11 @@ class CatalogueLog:
             if reply and reply.outcome is Outcome.DONE:
                 with reraise_unknown(OutcomeUnknown(UNKNOWN_RESULT)):
                     return ChangeResult(Outcome.DONE, await self.refresh(), proof_of(step, reply))
+
+
+def _is_behind(state: Catalogue, entries: Sequence[Entry]) -> bool:
+    """Whether events between the state and the first of these entries were trimmed."""
+    return bool(entries) and events.decode_entry(*entries[0]).seq > state.seq + 1
 
 
 def _fold(state: Catalogue, entry: Entry) -> Catalogue:

@@ -16,6 +16,7 @@ from eventstore.keys import CATALOGUE, Keys
 from eventstore.language import agent_commands, workers
 from eventstore.language.agent_commands import Command
 from eventstore.language.agents import Agent
+from eventstore.language.catalogue import Catalogue, encode_snapshot
 from eventstore.language.workers import WorkerCommand
 from eventstore.log import replies
 from eventstore.log.commit_retry import Attempts, T
@@ -127,6 +128,15 @@ class Log(LogQueries):
         reply = await self._run_guarded("lead", pool, host, term, *expected)
         host_now, term_now, renewal = reply.rest
         return reply.outcome, replies.Leadership(host_now.decode(), int(term_now), int(renewal))
+
+    async def trim_catalogue(self, generation: int, snapshot: Catalogue) -> TrimResult:
+        """Store a snapshot at the end of the archive, and remove the oldest entries below it."""
+        retention = self.retention
+        events_max, heartbeats_ms = retention.catalogue_events, retention.heartbeats_ms
+        bounds = (retention.age_ms, events_max, heartbeats_ms, TRIM_BATCH)
+        arguments = (generation, snapshot.seq, *bounds, encode_snapshot(snapshot))
+        reply = await self._run_guarded("trim", CATALOGUE, *arguments)
+        return TrimResult(int(reply.rest[0]), int(reply.rest[1]), bool(reply.rest[2]))
 
     async def trim(self, pool: str, generation: int, archived_seq: int) -> TrimResult:
         """Remove a bounded number of old entries from Redis; of events only archived ones.

@@ -5,7 +5,9 @@ from collections.abc import Iterable, Sequence
 
 from eventstore.connection.calls import shielded, translated_errors
 from eventstore.errors import Halted, LogMissing, RolledBack, Unreadable, WrongType
+from eventstore.keys import CATALOGUE
 from eventstore.language.agents import Agent
+from eventstore.language.catalogue import Catalogue, decode_snapshot
 from eventstore.log.replies import LogHead, fields_of, scores_of, text_of
 from eventstore.log.script_runner import ScriptRunner
 from eventstore.log.survey import ObservedWorker, Survey, decode_survey, decode_worker
@@ -18,6 +20,14 @@ class LogQueries(ScriptRunner):
     async def head(self, pool: str) -> LogHead:
         """The position of a log, even if it is halted."""
         return LogHead.of(await self._read_meta(pool, *LogHead.__struct_fields__))
+
+    async def catalogue_snapshot(self) -> Catalogue:
+        """The fold of what was trimmed from the catalogue; an empty one if nothing was."""
+        data = await self._read(CATALOGUE, "GET", self.keys.pool(CATALOGUE, "snapshot"))
+        try:
+            return decode_snapshot(data) if data else Catalogue()
+        except (ValueError, TypeError, KeyError) as error:
+            raise Unreadable("snapshot", "of the catalogue", str(error)) from error
 
     async def require_intact(self, pool: str) -> LogHead:
         """The head of the log. Raises `LogMissing`, `Halted`, `RolledBack` if it lost something."""

@@ -139,14 +139,16 @@ class Projection:
         return AppliedBatch(after, state, catalogue)
 
     def start_from(self, connection: Connection, snapshot: Snapshot) -> AppliedBatch:
-        """Write the first state of a pool."""
+        """Write the first state of a pool, or of the catalogue."""
         position = snapshot.position
         for chunk in mapping.chunks(snapshot.rows, ARCHIVE_CHUNK):
             write_rows(connection, EVENTS, [asdict(row) for row in chunk], "skip")
         self._write_state(connection, snapshot.state, position.generation)
+        catalogue = snapshot.catalogue or self.catalogue
+        self._write_catalogue(connection, catalogue)
         self._advance(connection, position)
         self._truncated.add(position.pool)
-        return AppliedBatch(position, snapshot.state, self.catalogue)
+        return AppliedBatch(position, snapshot.state, catalogue)
 
     def set_status(self, connection: Connection, pool: str, status: str) -> AppliedBatch:
         """Record that a pool's projection stopped, or goes on (`ok`)."""

@@ -19,8 +19,11 @@ from msgspec.structs import replace
 from redis.exceptions import ResponseError
 
 from eventstore.errors import MusterError, UnknownEvent, Unreadable
+from eventstore.keys import CATALOGUE
 from eventstore.language.agents import Agent
+from eventstore.language.catalogue import Catalogue
 from eventstore.language.events import Event, LogRecovered
+from eventstore.log.log import Log
 from eventstore.log.replies import fields_of, text_of
 from eventstore.steps import hashes
 from projector.fold.fold import State, Unfoldable, WorkerLoad, fold
@@ -52,6 +55,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     rows: list[EventRow]
     damaged: list[Unreadable]
     """Agents and workers that are left out."""
+    catalogue: Catalogue | None = None
+    """If it is one of the catalogue."""
 
 
 class _RedisState(Struct):
@@ -74,6 +79,8 @@ async def take_snapshot(source: Source, pool: str) -> Snapshot:
 
     Raises `SnapshotFailed`, `LogUnreachable` and `LogError`.
     """
+    if pool == CATALOGUE:
+        return await _catalogue_snapshot(source)
     found = _RedisState()
     await _read_agents(source, pool, found)
     await _read_workers(source, pool, found)
@@ -87,6 +94,22 @@ async def take_snapshot(source: Source, pool: str) -> Snapshot:
     last = rows[-1]
     position = Position(pool, last.generation, last.seq, last.stream_id, last.ts)
     return Snapshot(position=position, state=state, rows=rows, damaged=found.damaged)
+
+
+async def _catalogue_snapshot(source: Source) -> Snapshot:
+    """What was stored when the catalogue was trimmed; its stream goes on from there."""
+    try:
+        rows = await _read_stream(source, CATALOGUE)
+        state = await Log(source.client, source.keys).catalogue_snapshot()
+    except (UnknownEvent, Unreadable) as error:
+        raise SnapshotFailed(f"the catalogue was trimmed: {error}") from error
+    if not rows or state.seq + 1 < rows[0].seq:
+        raise SnapshotFailed("the catalogue was trimmed, and its snapshot is gone")
+    ts = int(state.stream_id.partition("-")[0])
+    first, rows = rows[0], [row for row in rows if row.seq <= state.seq]
+    generation = rows[-1].generation if rows else first.generation
+    position = Position(CATALOGUE, generation, state.seq, state.stream_id, ts)
+    return Snapshot(position=position, state=State(), rows=rows, damaged=[], catalogue=state)
 
 
 async def _read_agents(source: Source, pool: str, found: _RedisState) -> None:

@@ -50,7 +50,6 @@ class LogBounds:
             pool
             for pool, head in heads.items()
             if same_version
-            and pool != CATALOGUE
             and starts[pool].seq > 1
             and (at := serving.get(pool))
             and (at.generation, at.seq) >= (head.generation, head.seq)

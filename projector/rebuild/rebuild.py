@@ -193,12 +193,14 @@ class Rebuild:
             await self._fold_archive(pool)
 
     async def _fold_archive(self, pool: str) -> None:
+        if pool in self._bounds.copied:
+            return
         last = self._bounds.archive_heads.get(pool, LogHead()).seq
         await apply_archive(self._database, self._shadow, pool, last, self._batch, self._apply)
 
     async def _fold_stream(self, pool: str, projector_lease: Lease) -> None:
         """To the last known end of the stream: later events are left to the projector."""
-        last = self._bounds.heads[pool].seq
+        last = 0 if pool in self._bounds.copied else self._bounds.heads[pool].seq
         while is_behind(at := self._shadow.positions[pool], last) and (
             rows := await self._source.after(at, count=self._batch)
         ):

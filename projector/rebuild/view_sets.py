@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateColumn
 
 from eventstore.errors import MusterError
+from eventstore.keys import CATALOGUE
 from projector.store import tables
 from projector.store.database import Database
 from projector.store.lease import Lease
@@ -49,6 +50,9 @@ def copy_serving(connection: sa.Connection, pools: Collection[str]) -> None:
         old, new = getattr(tables.SERVING, name), getattr(tables.SHADOW, name)
         key = old.c.pool if name == "checkpoints" else old.c.pool_name
         _copy_rows(connection, old, new, key.in_(pools))
+    if CATALOGUE in pools:
+        for name in ("pools", "hosts"):
+            _copy_rows(connection, getattr(tables.SERVING, name), getattr(tables.SHADOW, name))
 
 
 def switch(connection: sa.Connection, prefix: str) -> None:

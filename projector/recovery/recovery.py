@@ -203,7 +203,7 @@ class Recovery:
         """
         heads = await self._source.heads([pool])
         self._projection.learn_generation(pool, heads[pool].generation)
-        if pool == CATALOGUE or not await truncated_start(self._source, pool):
+        if not await truncated_start(self._source, pool):
             return
         snapshot = await take_snapshot(self._source, pool)
         known = snapshot.state.agents.keys() | snapshot.state.workers.keys()

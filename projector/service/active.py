@@ -116,11 +116,12 @@ class Active:
         for turn in itertools.count():
             await asyncio.sleep(self._options.trim_seconds)
             live = self._live()
-            await trimmer.run_once(
+            positions = [
                 at
                 for number, at in enumerate(self._projection.positions.values())
                 if at.pool in live or (number + turn) % DELETED_TURNS == 0
-            )
+            ]
+            await trimmer.run_once(positions, self._projection.catalogue)
 
     async def follow_heartbeats(self) -> None:
         """Write the newest heartbeat of each worker to the live tables, about once a second."""
@@ -150,6 +151,7 @@ class Active:
     async def follow(self) -> None:
         """Follow the events of all logs."""
         await prepare_views(self._source, self._lease, self._projection)
+        await self._take_snapshots([CATALOGUE])  # which names the pools
         self._projection.add_pools()
         await self._take_snapshots(self._projection.positions)
         await self._check_logs(thorough=True)
@@ -219,7 +221,7 @@ class Active:
     async def _take_snapshots(self, pools: Iterable[str]) -> None:
         """Start from Redis' hashes where neither archive nor stream has the first events."""
         positions = self._projection.positions
-        for pool in [pool for pool in pools if pool != CATALOGUE and not positions[pool].seq]:
+        for pool in [pool for pool in pools if not positions[pool].seq]:
             if not (first_seq := await truncated_start(self._source, pool)):
                 if stopped(positions[pool]) and not positions[pool].generation:
                     await self._set_statuses({pool: OK})  # the unreadable stream is gone

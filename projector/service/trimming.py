@@ -13,6 +13,7 @@ import structlog
 
 from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import CATALOGUE
+from eventstore.language.catalogue import Catalogue
 from eventstore.log.log import Log
 from eventstore.log.replies import LogHead
 from eventstore.retention import Retention
@@ -35,11 +36,13 @@ class Trimmer:
         self._lease = lease
         self._log = Log(source.client, source.keys, retention=retention)
         self._failing: set[str] = set()
+        self._catalogue_due_seq = 0
+        """Where the catalogue is trimmed next: at once, then in steps."""
         self._earliest_ms = 0
         """The earliest log time of all pools, as of the last pass."""
 
-    async def run_once(self, positions: Iterable[Position]) -> None:
-        """One pass over pools whose views are at these positions.
+    async def run_once(self, positions: Iterable[Position], catalogue: Catalogue) -> None:
+        """One pass over logs whose views are at these positions, and the catalogue in them.
 
         Raises `Superseded` and `DatabaseError`. A pool whose log cannot be trimmed is logged once,
         and tried again in each pass.
@@ -48,9 +51,13 @@ class Trimmer:
         # Each log has its own time: where a clock was set back, older logs are ahead of it.
         await self._lease.write(lambda c: delete_old(c, self._earliest_ms))
         times: list[int] = []
-        for at in [at for at in positions if at.pool != CATALOGUE and at.generation]:
+        for at in [at for at in positions if at.generation]:
+            trimmable = _trimmable(at, archived.get(at.pool, LogHead()))
             try:
-                await self._trim(at.pool, _trimmable(at, archived.get(at.pool, LogHead())))
+                if at.pool == CATALOGUE:
+                    await self._trim_catalogue(trimmable, catalogue)
+                else:
+                    await self._trim(at.pool, trimmable)
             except LogUnreachable:
                 continue  # or just recovered: the next pass trims it
             except LogError as error:
@@ -61,6 +68,14 @@ class Trimmer:
                 self._failing.discard(at.pool)
                 times.append(self._log.now_ms(at.pool))
         self._earliest_ms = min(times, default=self._log.now_ms(CATALOGUE))
+
+    async def _trim_catalogue(self, trimmable: LogHead, catalogue: Catalogue) -> None:
+        """Now and then: a snapshot is as large as the fold."""
+        if trimmable.seq == catalogue.seq >= max(self._catalogue_due_seq, 1):
+            trimmed = await self._log.trim_catalogue(trimmable.generation, catalogue)
+            self._catalogue_due_seq = catalogue.seq + self._log.retention.catalogue_events
+            if trimmed.events:
+                log.debug("stream.trimmed", pool=CATALOGUE, events=trimmed.events, others=0)
 
     async def _trim(self, pool: str, trimmable: LogHead) -> None:
         self._log.raise_high_water_mark(pool, trimmable.generation, trimmable.seq)

@@ -32,7 +32,7 @@ elseif not found[4] or found[5] ~= token then
 elseif action == 'drop' then
   for i = 3, #ARGV do redis.call('UNLINK', ARGV[i]) end
 elseif action == 'start' then
-  redis.call('DEL', meta_key, events_key, commands_key)
+  redis.call('DEL', meta_key, events_key, commands_key, base .. 'snapshot')
   local last_ts = math.max(tonumber(found[3] or '0'), tonumber(ARGV[5]))
   generation, seq = ARGV[3], tonumber(ARGV[4])
   ts = last_ts < now and now or last_ts + LOST_IDS_MS

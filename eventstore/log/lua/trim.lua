@@ -2,10 +2,11 @@
 -- signals by age.
 -- ARGV  3 generation of the archive, 4 its last seq, 5 retention of events in ms, 6 and in number,
 --       7 retention of heartbeats and signals in ms, 8 about how many entries of a stream to remove
---       at most
+--       at most, 9 for the catalogue: a snapshot of its fold at the last archived seq
 -- Returns {OK, generation, seq, ts, events trimmed, others trimmed, '1' if there is more or ''}.
 -- Invariant: only events that the archive of this log has are removed, and never the last one (the
--- projector compares it with its own). Events are chosen by seq, not by length.
+-- projector compares it with its own). Events are chosen by seq, not by length. Where events of the
+-- catalogue are removed, a snapshot that has them is stored in the same step, and never an older one.
 
 local entries_max = tonumber(ARGV[8])
 
@@ -53,7 +54,14 @@ if first_id and ARGV[3] == generation then
   local _, first_recent_seq = entry_at(id_before(ARGV[5]))
   local last_old_seq = math.max(math.min(first_recent_seq - 1, seq), seq - tonumber(ARGV[6]))
   local last = math.min(last_old_seq, tonumber(ARGV[4]), seq - 1)
-  if last >= first_seq then events, more = trim(events_key, cut_before(last + 1, first_id)) end
+  local lost = ARGV[9] and first_seq > 1 and tonumber(ARGV[4]) >= first_seq - 1
+    and redis.call('EXISTS', base .. 'snapshot') == 0
+  if lost or (ARGV[9] and last >= first_seq) then
+    redis.call('SET', base .. 'snapshot', ARGV[9])
+  end
+  if last >= first_seq then
+    events, more = trim(events_key, cut_before(last + 1, first_id))
+  end
 end
 local others = 0
 for _, name in ipairs({ base .. 'heartbeats', base .. 'signals' }) do

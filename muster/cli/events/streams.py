@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from eventstore.connection.backoff import Backoff
 from eventstore.errors import LogUnreachable
 from eventstore.keys import CATALOGUE as LOG
+from eventstore.log.log import Log
 from eventstore.log.reader import Entry
 from muster.cli.arguments.command import print_note
 from muster.cli.events.lines import CATALOGUE, RecordedEvent, recorded_event
@@ -48,8 +49,9 @@ class Streams:
         return self._source.stream(_log(pool))
 
     async def pools(self) -> list[str]:
-        """The names of all pools that were ever created, from the catalogue."""
-        names: dict[str, None] = {}
+        """The names of the pools, deleted ones too, from the catalogue."""
+        snapshot = await Log(self._source.client, self._source.keys).catalogue_snapshot()
+        names: dict[str, None] = dict.fromkeys(snapshot.pools)
         after, stream = "-", self.stream(CATALOGUE)
         while entries := await self._reader.range(stream, after, count=CHUNK):
             for entry in entries:

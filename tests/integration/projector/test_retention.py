@@ -102,7 +102,7 @@ async def test_a_projector_without_its_lease_trims_nothing(
         projection = Projection(SERVING, archives=True)
         await database.read(projection.load)
         with pytest.raises(Superseded):
-            await paused.run_once(projection.positions.values())
+            await paused.run_once(projection.positions.values(), projection.catalogue)
         await source.close()
         assert seqs(stage) == [1, 2, 3, 4, 5]
 
@@ -172,9 +172,9 @@ async def test_a_log_whose_time_is_ahead_removes_no_live_rows_of_others(
         passes = 0
         once = Trimmer.run_once
 
-        async def counted(trimmer: Trimmer, positions: Any) -> None:
+        async def counted(trimmer: Trimmer, *arguments: Any) -> None:
             nonlocal passes
-            await once(trimmer, positions)
+            await once(trimmer, *arguments)
             passes += 1
 
         with pytest.MonkeyPatch.context() as patch:
@@ -212,7 +212,7 @@ async def test_a_log_that_cannot_be_trimmed_is_logged_once_and_stops_no_other(
             with redis.Redis.from_url(redis_url) as client:
                 client.delete(f"pool:{{{POOL}}}:commands")
                 for _ in range(2):
-                    await trimmer.run_once(projection.positions.values())
+                    await trimmer.run_once(projection.positions.values(), projection.catalogue)
                 assert client.xlen(f"pool:{{{POOL}}}:events") == 5
                 assert client.xlen("pool:{tester_pool}:events") == 1
             assert trimmer._failing == {POOL}

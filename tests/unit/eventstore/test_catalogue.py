@@ -16,6 +16,7 @@ from eventstore.language.events import (
     LogRecovered,
     encode_body,
 )
+from eventstore.language.pool_config import PoolConfig
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
@@ -48,6 +49,9 @@ class Stream:
             late, self.late = self.late, None
             self.follow(late)
         return found
+
+    async def catalogue_snapshot(self) -> catalogue.Catalogue:
+        return catalogue.Catalogue()
 
     def follow(self, one: Entry) -> None:
         self.entries.append(one)
@@ -93,3 +97,15 @@ def test_what_precedes_an_unreadable_entry_is_folded():
     with pytest.raises(UnknownEvent):
         stream.catalogue.apply([joined(2, 2, "known"), unreadable, joined(4, 4, "later")])
     assert (list(stream.catalogue.state.hosts), stream.catalogue.state.seq) == (["known"], 2)
+
+
+def test_a_snapshot_is_the_fold_with_settings_that_only_a_newer_version_knows():
+    config = PoolConfig(max_workers=7)
+    unknown: dict[str, object] = {"colour": "red", "shades": [1, 2]}
+    pool = catalogue.Pool(pool_name="p", role_type="r", config=config, unknown=unknown, version=3)
+    host = catalogue.Host(host="h", hostname="n", status="left", joined_ms=5)
+    state = catalogue.Catalogue(pools={"p": pool}, hosts={"h": host}, seq=9, stream_id="8-1")
+    encoded = catalogue.encode_snapshot(state)
+    assert catalogue.decode_snapshot(encoded) == state
+    with pytest.raises(ValueError, match="format 2, this version reads 1"):
+        catalogue.decode_snapshot(encoded.replace(b'"format":1', b'"format":2'))
