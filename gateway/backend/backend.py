@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from eventstore.connection.calls import UNREACHABLE, drop_connections, execute, translated_errors
 from eventstore.connection.clients import connect
-from eventstore.errors import LogUnreachable
+from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.language.catalogue import Pool
 from eventstore.log.catalogue import CatalogueLog
@@ -233,7 +233,8 @@ class Backend:
             position = positions.get(name, queries.Position(name))
             reached, seq = position.seq, self._required_seq(read_state, position)
             remaining_seconds = deadline - time.monotonic()
-            if reached < seq and remaining_seconds > 0 and position.status == "ok":
+            may_come = position.status == "ok" and remaining_seconds > 0
+            if reached < seq and may_come and await self.is_in_log(name, seq):
                 caught_up = await views.wait_for(name, seq, timeout_seconds=remaining_seconds)
                 reached = seq if caught_up else reached
             lost = lost or queries.is_lost(position.status)
@@ -245,6 +246,15 @@ class Backend:
             # Nothing more comes of a log that is lost, and since when is not known.
             ages = [self.tail.age_ms(positions[name]) for name in names if name in positions]
             read_state.age_ms = None if lost else max(ages, default=None)
+
+    async def is_in_log(self, pool: str, seq: int) -> bool:
+        """Whether a log has come so far; True where that cannot be known."""
+        if seq <= self.log.high_water_mark(pool)[1]:
+            return True
+        try:
+            return (await self.log.head(pool)).seq >= seq
+        except LogError:
+            return True
 
     def _required_seq(self, read_state: ReadState, position: queries.Position) -> int:
         """The seq that views must have; what was acknowledged before a recovery is void."""

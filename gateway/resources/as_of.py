@@ -111,7 +111,8 @@ async def resolve(
     for pool, (_, seq) in requested.events.items():
         if pool not in positions and pool != CATALOGUE:
             await _require_known_pool(backend, pool)
-        if positions.get(pool, Position(pool)).seq < seq:
+        reached = positions.get(pool, Position(pool)).seq
+        if reached < seq and await backend.is_in_log(pool, seq):
             await views.wait_for(pool, seq, timeout_seconds=_remaining_seconds(deadline))
     if requested.at_ms is not None:
         every = dict.fromkeys([CATALOGUE, *(backend.known_pools() if pools is None else pools)])

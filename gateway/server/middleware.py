@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 import structlog
 from aiohttp import hdrs, web
@@ -51,6 +52,8 @@ SECURITY_HEADERS: Final = {
 }
 
 
+CONDITIONS: Final = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
+"""A command under a condition that is not examined must not be carried out."""
 STARTED: Final = web.RequestKey("muster.started", web.StreamResponse)
 """The answer whose head was sent."""
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -129,13 +132,29 @@ def admit(request: web.Request, options: GatewayOptions) -> None:
     if options.api_token and not (is_public(path) or token_matches(request, options.api_token)):
         challenge = {"WWW-Authenticate": 'Bearer realm="muster"'}
         raise Problem(Kind.UNAUTHORIZED, "send the token as a bearer token", headers=challenge)
-    route_exists = request.match_info.http_exception is None
-    content_types = JSON_TYPES.get(request.method, ()) if route_exists else ()
+    if request.match_info.http_exception is None:
+        _require_understood(request)
+
+
+def _require_understood(request: web.Request) -> None:
+    """Raises `Problem` for what would be ignored: another type or encoding, a condition."""
+    try:
+        unquote_to_bytes(request.rel_url.raw_query_string).decode()
+    except UnicodeDecodeError:
+        raise Problem(Kind.INVALID_REQUEST, "the query is not UTF-8", field="query") from None
+    content_types = JSON_TYPES.get(request.method, ())
     # A page of another site can send no JSON, but a request without a body: browsers name the site.
     bodiless = not request.can_read_body and "Origin" not in request.headers
-    if content_types and request.content_type not in content_types and not bodiless:
-        detail = f"Content-Type must be {' or '.join(content_types)}"
+    charset = (request.charset or "utf-8").lower()
+    understood = request.content_type in content_types and charset == "utf-8"
+    if content_types and not (understood or bodiless):
+        detail = f"Content-Type must be {' or '.join(content_types)}, in UTF-8"
         raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, detail, field="Content-Type")
+    if request.method not in {hdrs.METH_GET, hdrs.METH_HEAD}:
+        for name in CONDITIONS:
+            if name in request.headers:
+                detail = f"{name} is not supported: answers have no version that it could name"
+                raise Problem(Kind.INVALID_REQUEST, detail, field=name)
 
 
 def is_public(path: str) -> bool:
@@ -174,7 +193,8 @@ def requested_position(request: web.Request) -> dict[str, int]:
         if position is None:
             detail = f"Muster-Position: pool:seq was expected, not {item.strip()[:100]!r}"
             raise Problem(Kind.INVALID_REQUEST, detail, field="Muster-Position")
-        positions[position[1] or ""] = int(position[2])
+        pool, seq = position[1] or "", int(position[2])
+        positions[pool] = max(seq, positions.get(pool, 0))
     return positions
 
 

@@ -16,6 +16,7 @@ from gateway.server import openapi, pages
 from gateway.server.middleware import Handler, guard, set_headers
 from gateway.server.openapi import DURABILITY, IDEMPOTENCY_KEY, LAST_EVENT_ID, PREFER, Operation
 from gateway.wire.decoding import convert, read_body, read_query
+from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import NoParameters
 from gateway.wire.responses import API, AgentPage, PoolDeletion, PoolList, WorkerPage, json_response
 from projector.queries.views import AgentRow, PoolRow, WorkerRow
@@ -40,12 +41,17 @@ def application(backend: Backend) -> web.Application:
 def _reading(op: Operation) -> Handler:
     """Calls the operation's handler with what it reads of the request."""
     inputs = op.inputs
-    parameterless = op.path.startswith(f"{API}/") and not inputs.keys() & {"query", "body"}
+    of_api = op.path.startswith(f"{API}/")
+    parameterless = of_api and not inputs.keys() & {"query", "body"}
+    bodiless = of_api and "body" not in inputs
 
     async def handle(request: web.Request) -> web.StreamResponse:
         values: dict[str, Any] = {}
         if parameterless:
             read_query(request, NoParameters)
+        if bodiless and request.body_exists:
+            detail = f"{request.method} takes no body here; parameters are in the address"
+            raise Problem(Kind.INVALID_REQUEST, detail, field="body")
         for name, shape in inputs.items():
             if name == "query":
                 values[name] = read_query(request, shape)

@@ -110,6 +110,9 @@ def read_query(request: web.Request, shape: type[T]) -> T:
             raise Problem(Kind.INVALID_REQUEST, detail, field=name)
         else:
             fields[name] = values[0]
+    if "" in fields:
+        detail = "a parameter of the query has no name"
+        raise Problem(Kind.INVALID_REQUEST, detail, field="query")
     return convert(fields, shape, strict=False)
 
 

@@ -265,7 +265,7 @@ class NameKind(StrEnum):
 class LookupQuery(Request, frozen=True):
     """A name, or six or more characters of an id; `kind` may be repeated, all unless given."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    name: Annotated[str, _text(r"[^\x00-\x1f\x7f]{1,128}", "1 to 128 characters, no controls")]
     kind: list[NameKind] = []
 
 

@@ -146,6 +146,10 @@ CALLS: list[tuple[str, str, str, Any, int, str, list[str]]] = [
      ["config.max_workers"]),
     ("settings that contradict", "PATCH", f"{POOLS}/{POOL}",
      {"config": {"min_workers": 5, "max_workers": 1}}, 400, "", ["config"]),
+    ("no name", "GET", f"{AGENTS}?=1", None, 400, "", ["query"]),
+    ("a name's controls", "GET", "/api/v1/lookup?name=a%00", None, 400, "", ["name"]),
+    ("a body that is not read", "DELETE", f"{AGENTS}/{new_id()}", {"graceful": False}, 400, "",
+     ["body"]),
     ("no such path", "GET", "/api/v2", None, 404, "not-found", []),
     ("no such file", "GET", "/static/..%2fkeys.py", None, 404, "not-found", []),
     ("method", "PUT", f"{AGENTS}/spawn", {}, 405, "method-not-allowed", []),
@@ -196,6 +200,9 @@ HEADERS: list[tuple[str, dict[str, str], int, str]] = [
     ("a key beyond ASCII", {"Idempotency-Key": "schlüssel"}, 400, "Idempotency-Key"),
     ("an id with a space", {"X-Request-Id": "a b"}, 400, "X-Request-Id"),
     ("a position", {"Muster-Position": "developer_pool:x"}, 400, "Muster-Position"),
+    ("another encoding", {"Content-Type": "application/json; charset=utf-16"}, 415, "Content-Type"),
+    ("a condition", {"If-Match": '"3"'}, 400, "If-Match"),
+    ("an empty id", {"X-Request-Id": ""}, 400, "X-Request-Id"),
 ]
 
 
@@ -231,3 +238,12 @@ async def test_a_header_that_is_given_twice_is_named(stage, subtests):
             problem = json.loads(answer.body)
             assert answer.status == 400
             assert [error["field"] for error in problem["errors"]] == [name]
+
+
+async def test_a_parameter_that_is_not_utf_8_is_refused(stage):
+    """A label with it would be sought, and not found."""
+    async with connection(stage) as client:
+        await client.send(b"GET /api/v1/agents?label=a:%ff HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = await client.answer()
+        problem = json.loads(answer.body)
+    assert (answer.status, [one["field"] for one in problem["errors"]]) == (400, ["query"])

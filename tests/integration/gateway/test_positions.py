@@ -74,3 +74,14 @@ async def test_with_many_pools_the_position_is_short_and_has_those_used_last(sta
     header = answer.headers["Muster-Position"]
     assert header.startswith(f"{POOL}:1,{many[0]}:1,{many[1]}:1,")
     assert 900 < len(header) <= 1_000
+
+
+async def test_what_no_log_has_is_not_waited_for(stage):
+    await stage.pending()
+    for position in (f"{POOL}:1000", "nowhere:5", f"{POOL}:1,{POOL}:1000"):
+        seconds, answer = await timed(stage.get(AGENTS, headers={"Muster-Position": position}))
+        assert (answer.status, answer.headers["Muster-Stale"]) == (200, "true")
+        assert seconds < SOON
+    seconds, answer = await timed(stage.get(f"{AGENTS}?as_of={POOL}:1000"))
+    assert (answer.status, answer.kind) == (422, "as-of-not-reached")
+    assert seconds < SOON
