@@ -86,6 +86,13 @@ class LogQueries(ScriptRunner):
         found = await asyncio.gather(*(self._read_meta(pool, "blocked") for pool in names))
         return {pool: text_of(why) for pool, (why,) in zip(names, found, strict=True) if why}
 
+    async def damaged(self, pools: Iterable[str]) -> dict[str, str]:
+        """What agents have changed in workers of these pools, of late, that cannot be put back."""
+        names = list(pools)
+        reads = (self._read(pool, "GET", self.keys.pool(pool, "damaged")) for pool in names)
+        found = await asyncio.gather(*reads)
+        return {pool: text_of(what) for pool, what in zip(names, found, strict=True) if what}
+
     async def waiting_isolated(self, pool: str, count: int) -> list[tuple[str, int]]:
         """The isolated agents that wait for a worker, and since when in ms of log time.
 

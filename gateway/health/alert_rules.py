@@ -43,6 +43,12 @@ RULES: Final[Mapping[str, Rule]] = {
         "declare the role in the file of every supervisor, or repair its import or set-up, and"
         " restart them; the agents start then, and nothing was counted against them",
     ),
+    "process-damaged": Rule(
+        "warning",
+        "an agent of pool {subject} changed the {what}, which cannot be put back",
+        "see `agent.process_state_remains` in the worker's log and correct the agent; a worker was"
+        " replaced for this before, within 24 hours, so this one goes on as it is",
+    ),
     "projection-stopped": Rule(
         "critical", "the views are stopped at seq {seq}: {status}", "{action}"
     ),

@@ -45,7 +45,7 @@ async def current_alerts(backend: Backend, redis: facts.RedisFacts) -> list[Aler
     ]
     if redis.reachable:
         alerts += [alert async for alert in _untrimmed(backend)]
-        alerts += await _missing_roles(backend)
+        alerts += await _about_workers(backend)
     parked = await facts.parked_counts(backend, redis)
     alerts += [
         alert_of("parked", pool=pool, count=count) for pool, count in parked.items() if count
@@ -81,12 +81,16 @@ def _ended(event: EventRow) -> Alert:
     return alert_of(name, event.subject, pool=event.pool, since=event.ts, reason=reason)
 
 
-async def _missing_roles(backend: Backend) -> list[Alert]:
-    """Pools for which no worker is started since none could run their agents."""
+async def _about_workers(backend: Backend) -> list[Alert]:
+    """Pools whose agents no worker can run, or have changed what cannot be put back."""
     with suppress(LogError):
         blocked = await backend.log.blocked(backend.pools())
+        damaged = await backend.log.damaged(backend.pools())
         found = [(pool, why) for pool, why in blocked.items() if is_role_problem(why)]
-        return [alert_of("role-unavailable", pool=pool, reason=why) for pool, why in found]
+        return [
+            *(alert_of("role-unavailable", pool=pool, reason=why) for pool, why in found),
+            *(alert_of("process-damaged", pool=pool, what=what) for pool, what in damaged.items()),
+        ]
     return []
 
 

@@ -182,11 +182,11 @@ def _replaced(text: str, old: str, new: str) -> str:
 def plant(name: str) -> None:
     """Put the bug into this process, and into the zygotes that it starts."""
     PLANTED[name].plant()
-    from workers.launch import zygote
+    from workers.launch import zygote_messages
 
     first = f"from tests.chaos.planted import plant; plant({name!r}); "
-    if not zygote.COMMAND.startswith(first):
-        zygote.COMMAND = first + zygote.COMMAND
+    if not zygote_messages.COMMAND.startswith(first):
+        zygote_messages.COMMAND = first + zygote_messages.COMMAND
 
 
 def main(argv: Sequence[str]) -> int:

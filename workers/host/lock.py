@@ -36,8 +36,10 @@ class HostLock:
     """Held for as long as the supervisor lives."""
 
     def __init__(self, host: str, redis_url: str, key_prefix: str) -> None:
-        scope = f"{host}|{redis_url}|{key_prefix}"
-        self._name = f"muster-supervisor-{hashlib.sha256(scope.encode()).hexdigest()[:24]}"
+        names = f"{host}|{redis_url}|{key_prefix}"
+        self.scope = hashlib.sha256(names.encode()).hexdigest()[:24]
+        """Which supervisor's, of which there is one at a time; without the password in it."""
+        self._name = f"muster-supervisor-{self.scope}"
         self._held = contextlib.ExitStack()
 
     async def acquire(self, timeout_seconds: float) -> None:

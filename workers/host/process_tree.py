@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from workers.host.processes import Process
+from workers.host.processes import Process, status
 
 PR_SET_CHILD_SUBREAPER: Final = 36
 """From linux/prctl.h."""
@@ -24,7 +24,7 @@ class Found(Struct, frozen=True):
     process: Process
     name: str
     ended: bool
-    """Nobody has collected its exit code yet."""
+    """Its exit code has not been collected yet."""
 
 
 def become_subreaper() -> None:
@@ -43,10 +43,11 @@ def all_processes() -> dict[int, Found]:
     """Those of this pid namespace, by pid."""
     found: dict[int, Found] = {}
     with contextlib.suppress(OSError):
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    found[int(entry.name)] = _read(int(entry.name))
+        for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+            with contextlib.suppress(OSError):
+                if (one := status(pid)) is not None:
+                    process = Process(pid, one.start_time)
+                    found[pid] = Found(one.parent, process, one.name, one.ended)
     return found
 
 
@@ -71,12 +72,3 @@ def variable(pid: int, name: str) -> str:
             if found == name.encode():
                 return value.decode(errors="replace")
     return ""
-
-
-def _read(pid: int) -> Found:
-    head, _, tail = (
-        Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
-    )
-    fields = tail.split()
-    process = Process(pid, int(fields[19]))
-    return Found(int(fields[1]), process, head.partition("(")[2], fields[0] in {"Z", "X"})

@@ -23,6 +23,7 @@ POLL_SECONDS = 0.25
 """How often a process is polled where there is no pidfd."""
 
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_STATES: Final = {"T": "stopped by a signal", "t": "stopped by a debugger"}
 HAS_PROC = Path("/proc/self/stat").exists()
 
 
@@ -33,17 +34,36 @@ def _read(path: str) -> str:
         return ""
 
 
-def start_time(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 if there is none (or none to ask).
+class Status(Struct, frozen=True):
+    """What the system says of a process."""
 
-    Raises `OSError` where that cannot be read, as when no more files can be opened.
-    """
+    name: str
+    state: str
+    parent: int
+    start_time: int
+    """In clock ticks since boot."""
+
+    @property
+    def ended(self) -> bool:
+        """Only its exit code is left."""
+        return self.state in {"Z", "X"}
+
+
+def status(pid: int) -> Status | None:
+    """None if there is no such process (or no /proc). Raises `OSError`: no more files, say."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
-        return 0
-    fields = stat.rpartition(")")[2].split()
-    return 0 if fields[0] == "Z" else int(fields[19])
+        return None
+    head, _, tail = text.rpartition(")")
+    fields = tail.split()
+    return Status(head.partition("(")[2], fields[0], int(fields[1]), int(fields[19]))
+
+
+def start_time(pid: int) -> int:
+    """0 if there is no such process, or it has ended. Raises `OSError` as `status` does."""
+    found = status(pid)
+    return 0 if found is None or found.ended else found.start_time
 
 
 def resident_bytes(pid: int) -> int:
@@ -72,12 +92,11 @@ class Process(Struct, frozen=True):
 
     def state(self) -> str:
         """What it does, in words; empty if it does not live, or that is not known."""
-        if not HAS_PROC or not self.alive():
-            return ""
-        state = _read(f"/proc/{self.pid}/stat").rpartition(")")[2].split()[:1]
-        return {"T": "stopped by a signal", "t": "stopped by a debugger"}.get(
-            "".join(state), "alive"
-        )
+        with contextlib.suppress(OSError):
+            found = status(self.pid)
+            if found is not None and found.start_time == self.start_time and not found.ended:
+                return _STATES.get(found.state, "alive")
+        return ""
 
     def signal(self, number: signal.Signals) -> bool:
         """Send a signal to this very process; False if it is gone."""
@@ -115,7 +134,7 @@ class Process(Struct, frozen=True):
         return loop.create_task(self._poll(on_ended)).cancel
 
     async def _poll(self, on_ended: Callable[[], None]) -> None:
-        while self.alive():  # noqa: ASYNC110  # no event tells it
+        while self.alive():  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(POLL_SECONDS)
         on_ended()
 

@@ -18,7 +18,7 @@ from eventstore.errors import ConfigurationError, MusterError
 from workers.api import role_loader
 from workers.api.agent import Agent
 from workers.host.processes import Process, start_time, this_process
-from workers.launch.zygote import Plan, ZygoteMessage, arguments
+from workers.launch.zygote_messages import Plan, ZygoteMessage, arguments
 from workers.process.options import WorkerOptions
 from workers.process.registration import ShutdownResult
 from workers.process.worker import Worker
@@ -190,11 +190,13 @@ class ForkLauncher:
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
             message = msgspec.json.decode(line, type=ZygoteMessage)
+            forked = self._pending_forks.get(message.worker_id)
             if message.pid:
                 self._workers[message.pid] = message.worker_id
-                forked = self._pending_forks.get(message.worker_id)
                 if forked is not None and not forked.done():
                     forked.set_result(message.pid)
+            elif message.failed and forked is not None and not forked.done():
+                forked.set_exception(OSError(message.failed))
             elif message.ended:
                 self._report_ended(message.ended, _describe_exit(message.code))
         for forked in self._pending_forks.values():

@@ -7,7 +7,6 @@ and by pid and start time, never by a pid only.
 """
 
 import contextlib
-import hashlib
 import os
 import signal
 from collections.abc import Collection
@@ -15,11 +14,6 @@ from collections.abc import Collection
 from workers.host.process_tree import all_processes, variable
 from workers.launch.zygote import WORKER_NAME, ZYGOTE_NAME
 from workers.runtime.child_records import SCOPE
-
-
-def scope_of(host: str, redis_url: str, key_prefix: str) -> str:
-    """Which supervisor's, without a password in it: there is one at a time."""
-    return hashlib.sha256(f"{host}|{redis_url}|{key_prefix}".encode()).hexdigest()[:24]
 
 
 def kill_leftovers(scope: str, alive: Collection[int]) -> list[str]:

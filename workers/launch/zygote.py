@@ -5,8 +5,8 @@ that children share those pages, and then forks a worker for every order. It has
 no threads, which is what makes forking from it safe. An import that starts threads is therefore
 not done here: the zygote restarts itself without it, and leaves it to the workers of that role.
 
-Its messages are JSON objects over one socket, one a line. In: the options of a worker. Out:
-`ZygoteMessage`. When the socket closes the zygote ends; its workers do not.
+It reads the options of workers from its socket (see `zygote_messages`). When that closes the
+zygote ends; its workers do not.
 """
 
 import asyncio
@@ -27,7 +27,6 @@ from typing import Final
 
 import msgspec
 import structlog
-from msgspec import Struct
 from msgspec.structs import replace
 
 from eventstore.errors import ConfigurationError, LogError
@@ -42,16 +41,16 @@ from workers.host.process_tree import (
 )
 from workers.host.processes import start_time
 from workers.launch.randomness import reseed
+from workers.launch.zygote_messages import Plan, ZygoteMessage, arguments
 from workers.output.descriptors import StandardPipes
 from workers.process.options import WorkerOptions
 from workers.process.registration import NotOrdered
 from workers.process.worker import Worker
-from workers.runtime.child_records import track
+from workers.runtime.child_records import STARTED, track
 from workers.runtime.children import end_all
 from workers.runtime.process_state import watch
 from workers.runtime.worker_loop import Loop
 
-COMMAND = "import sys; from workers.launch.zygote import main; sys.exit(main(sys.argv[1:]))"
 ZYGOTE_NAME: Final = "muster-zygote"
 WORKER_NAME: Final = "muster-worker"
 OOM_SCORE: Final = 500
@@ -62,41 +61,6 @@ EXIT_HOOKS_SECONDS: Final = 5.0
 """How long a worker's `atexit` functions may take together."""
 
 log = structlog.get_logger("muster.worker")
-
-
-class Plan(Struct, frozen=True, kw_only=True):
-    """What to preload: role names and where their classes are."""
-
-    roles: dict[str, str]
-    app_dir: str = ""
-    import_seconds: float = 60.0
-    """How long the import of a role may take."""
-    deferred: tuple[str, ...] = ()
-    """Each worker of such a role imports it after the fork: as declared, or because the import
-    starts threads or opens connections."""
-
-
-class ZygoteMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line from the zygote."""
-
-    importing: str = ""
-    """What it imports from now on."""
-    ready: bool = False
-    failed: str = ""
-    """An import failed: the traceback."""
-    deferred: tuple[str, ...] = ()
-    worker_id: str = ""
-    pid: int = 0
-    """The worker was forked as this process."""
-    ended: int = 0
-    """This process ended …"""
-    code: int = 0
-    """… with this exit code, negative for a signal."""
-
-
-def arguments(plan: Plan, fd: int) -> list[str]:
-    """The command line of a zygote. `-P`: without the current folder on the module path."""
-    return [sys.executable, "-P", "-c", COMMAND, str(fd), msgspec.json.encode(plan).decode()]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -148,7 +112,7 @@ def _preload(plan: Plan, channel: socket.socket) -> tuple[dict[str, type[Agent]]
 
 def _serve(channel: socket.socket, classes: dict[str, type[Agent]]) -> int:
     workers: dict[int, tuple[WorkerOptions, StandardPipes]] = {}
-    started_by_imports = set(descendants(os.getpid()))
+    spared = set(descendants(os.getpid()))  # what imports have started
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
     os.set_blocking(wake_write, False)
@@ -162,7 +126,7 @@ def _serve(channel: socket.socket, classes: dict[str, type[Agent]]) -> int:
             for pid in _report_ended(channel):
                 if pid in workers:
                     _save_output(*workers.pop(pid))
-            _kill_orphans(workers.keys() | started_by_imports)
+            spared |= _kill_orphans(workers.keys() | spared)
         if channel.fileno() not in readable:
             continue
         received = channel.recv(65536)
@@ -171,8 +135,12 @@ def _serve(channel: socket.socket, classes: dict[str, type[Agent]]) -> int:
         *lines, buffer = (buffer + received).split(b"\n")
         for line in lines:
             options = msgspec.json.decode(line, type=WorkerOptions)
-            pipes = StandardPipes()
-            pid = os.fork()
+            try:
+                pipes = StandardPipes()
+                pid = os.fork()
+            except OSError as error:  # no more processes or files: for a while, perhaps
+                _send(channel, ZygoteMessage(worker_id=options.worker_id, failed=str(error)))
+                continue
             if pid == 0:
                 os.close(wake_read)
                 os.close(wake_write)
@@ -200,10 +168,11 @@ def _become_worker(
     except BaseException:  # noqa: BLE001  # the child must not return into the zygote's loop
         traceback.print_exc()
     finally:
-        if code == 0:
-            _run_exit_hooks()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(BaseException):  # whatever a module has made of these
+            if code == 0:
+                _run_exit_hooks()
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
 
 
@@ -212,8 +181,7 @@ def _run_exit_hooks() -> None:
     late = threading.Timer(EXIT_HOOKS_SECONDS, os._exit, (0,))
     late.daemon = True
     late.start()
-    with contextlib.suppress(BaseException):
-        atexit._run_exitfuncs()  # it prints what they raise
+    atexit._run_exitfuncs()  # it prints what they raise
 
 
 def run_worker(
@@ -278,6 +246,7 @@ def _report_ended(channel: socket.socket) -> set[int]:
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             pids.add(ended[0])
+            STARTED.pop(ended[0], None)
             code = os.waitstatus_to_exitcode(ended[1])
             _send(channel, ZygoteMessage(ended=ended[0], code=code))
     return pids
@@ -290,13 +259,21 @@ def _save_output(options: WorkerOptions, pipes: StandardPipes) -> None:
     pipes.close()
 
 
-def _kill_orphans(known: set[int]) -> None:
-    """Kill what a worker left that has died. Each that dies leaves its own children here."""
-    processes = all_processes()
-    for pid, found in processes.items():
+def _kill_orphans(known: set[int]) -> set[int]:
+    """Kill what a worker left that has died. Each that dies leaves its own children here.
+
+    Returns those that may not be signalled.
+    """
+    refused: set[int] = set()
+    for pid, found in all_processes().items():
         if found.parent == os.getpid() and pid not in known and not found.ended:
-            log.warning("worker.children_killed", pid=pid, command=found.name)
-            found.process.signal(signal.SIGKILL)
+            try:
+                found.process.signal(signal.SIGKILL)
+                log.warning("worker.children_killed", pid=pid, command=found.name)
+            except PermissionError:
+                log.error("worker.children_remain", pid=pid, command=found.name)
+                refused.add(pid)
+    return refused
 
 
 def _send(channel: socket.socket, message: ZygoteMessage) -> None:

@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures.thread import _WorkItem
 from types import CodeType, FrameType
 from typing import Any, Final
 
@@ -28,11 +29,11 @@ from workers.host.process_tree import name_process
 from workers.output.lines import Output
 
 EXIT_RETURNED: Final = 70
-"""Of a child that returned to the worker's event loop."""
+"""Of a child that returned to what called the agent's code."""
 PR_SET_PDEATHSIG: Final = 1
 """From linux/prctl.h."""
 RETURNED: Final = (
-    "a process that an agent forked returned to the event loop of its worker and was ended;"
+    "a process that an agent forked returned to what had called the agent, and was ended;"
     " end it with os._exit(), or use multiprocessing or subprocess\n"
 )
 EXITS_ITSELF: Final = "multiprocessing/popen_fork.py"
@@ -40,8 +41,8 @@ EXITS_ITSELF: Final = "multiprocessing/popen_fork.py"
 
 _loops: list[tuple[asyncio.AbstractEventLoop, Output | None]] = []
 """Of each worker in this process, with its output."""
-_callers: set[CodeType] = {asyncio.Handle._run.__code__}
-"""What calls agents' code."""
+_callers: set[CodeType] = {asyncio.Handle._run.__code__, _WorkItem.run.__code__}
+"""What calls agents' code, on the loop and in a pool of threads."""
 _forking = threading.local()
 _prctl: Any = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 

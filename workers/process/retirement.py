@@ -29,15 +29,13 @@ class Age:
         self._jitter = random.random()
 
     def reason_to_drain(self, config: PoolConfig) -> str:
-        """Of this process; as below."""
-        seconds, memory_bytes = boot_seconds() - self._started_at, resident_bytes(os.getpid())
-        return reason_to_drain(
-            config, age_seconds=seconds, memory_bytes=memory_bytes, jitter=self._jitter
-        )
+        """As below."""
+        age_seconds = boot_seconds() - self._started_at
+        return reason_to_drain(config, age_seconds, resident_bytes(os.getpid()), self._jitter)
 
 
 def reason_to_drain(
-    config: PoolConfig, *, age_seconds: float, memory_bytes: int, jitter: float
+    config: PoolConfig, age_seconds: float, memory_bytes: int, jitter: float
 ) -> str:
     """`memory`, `age`, or empty. `jitter`: from 0 to 1, the same for all of a worker's life."""
     limit_bytes = config.memory_max_mb * 1_000_000

@@ -31,8 +31,8 @@ REPLACED_SECONDS: Final = 86_400
 class Upkeep:
     """Of one worker's process. `drain` is called with the reason for which it has to end."""
 
-    def __init__(self, pool_log: PoolLog, drain: Callable[[str], None]) -> None:
-        self._pool_log, self._drain = pool_log, drain
+    def __init__(self, pool_log: PoolLog, worker_id: str, drain: Callable[[str], None]) -> None:
+        self._pool_log, self._worker_id, self._drain = pool_log, worker_id, drain
         self._age = Age()
         self._undo = contextlib.ExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,9 +69,13 @@ class Upkeep:
         task.add_done_callback(self._tasks.discard)
 
     async def _replace(self, kind: str) -> None:
-        """Another process has what cannot be put back; but the agent may do it there again."""
-        log = self._pool_log.log
-        key = log.keys.pool(self._pool_log.pool, f"replaced:{kind.replace(' ', '-')}")
+        """Another process has what cannot be put back. Where that was tried before: an alert."""
+        log, pool = self._pool_log.log, self._pool_log.pool
+        key = log.keys.pool(pool, f"replaced:{kind.replace(' ', '-')}")
+        lasting = ("EX", str(REPLACED_SECONDS))
         with contextlib.suppress(*UNREACHABLE, RedisError, LogError):
-            if await execute(log.client, "SET", key, "1", "NX", "EX", str(REPLACED_SECONDS)):
+            if await execute(log.client, "SET", key, "1", "NX", *lasting):
                 self._drain("process-state")
+            else:
+                what = f"{kind} of worker {self._worker_id}"
+                await execute(log.client, "SET", log.keys.pool(pool, "damaged"), what, *lasting)

@@ -3,12 +3,10 @@
 It starts on an order that must still be open, claims spawns for itself, runs the agents, and
 drains (see `registration`) on request, when the class of its agents is not available, when a part
 of it fails, or when an agent's code cannot be ended: then the others are released and the process
-dies, to be reaped. Where the lease is lost its
-agents are cancelled, and nothing is written.
+dies, to be reaped. Where the lease is lost its agents are cancelled, and nothing is written.
 """
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
@@ -71,7 +69,7 @@ class Worker:
         origin = Origin(actor=f"worker:{options.worker_id}")
         self._pool_log = PoolLog(self._log, options.pool_name, origin)
         self._registration = Registration(self._pool_log, options.worker_id)
-        self._upkeep = Upkeep(self._pool_log, self.request_drain)
+        self._upkeep = Upkeep(self._pool_log, options.worker_id, self.request_drain)
         self._database = Database(options.engine_url)
         self._output: Output | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -179,9 +177,11 @@ class Worker:
         if self._slots.stuck and self._options.exits:
             os._exit(self.exit_code)
         try:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._close(), CLOSE_SECONDS)
+            await asyncio.wait_for(self._close(), CLOSE_SECONDS)
+        except Exception:  # its process ends, or is another's too: the rest is undone
+            log.exception("worker.not_closed", worker_id=worker_id)
         finally:
+            self._upkeep.stop()
             self._ended.set_result(reason)
 
     async def _on_empty(self) -> None:
@@ -206,7 +206,6 @@ class Worker:
         await self._cancel_tasks()
         await self._database.close()
         await self._log.client.aclose()
-        self._upkeep.stop()
 
     def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

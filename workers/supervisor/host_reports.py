@@ -1,10 +1,10 @@
 """What the supervisors of all hosts report: that they live, and whether their host has room.
 
-Each writes its own field of one hash every few seconds, and at once when that changes. A leader
-reads it when it places workers, so that it orders none where they would not be started. A host
-whose report is old has no supervisor: nothing is ordered there, and once no worker is left on it,
-it is recorded as left. (A supervisor that lives all the same joins again.) A host without a report
-has a supervisor of an older version, unless it has this host's name: then it is a former boot.
+Each writes its own field of one hash every few seconds. A leader reads it when it places workers,
+so that it orders none where they would not be started. A host whose report is old has no
+supervisor: nothing is ordered there, and once no worker is left on it, it is recorded as left. (A
+supervisor that lives all the same joins again.) A host without a report has a supervisor of an
+older version, unless it has this host's name: then it is a former boot.
 """
 
 import asyncio

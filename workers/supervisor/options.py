@@ -51,5 +51,6 @@ def limit_to_one_worker(pool: Pool) -> Pool:
         max_workers=1,
         min_workers=min(pool.config.min_workers, 1),
         suspicion_window_seconds=0.0,  # there is no second process to isolate an agent in
+        memory_max_mb=0,  # nor one whose memory a replacement would free
     )
     return replace(pool, config=config)

@@ -31,7 +31,7 @@ from workers.host.processes import host_name
 from workers.launch import leftovers
 from workers.launch.launchers import ForkLauncher, InProcessLauncher, Launcher
 from workers.launch.pool_processes import HostProcesses
-from workers.launch.zygote import Plan
+from workers.launch.zygote_messages import Plan
 from workers.output.log_files import remove_old_files
 from workers.supervisor import code_watch
 from workers.supervisor.host_reports import HostReports
@@ -64,7 +64,7 @@ class Supervisor:
         self._origin = Origin(actor=f"supervisor:{self.host}")
         self._pools: dict[str, PoolSupervisor] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._scope = leftovers.scope_of(self.host, options.redis_url, options.key_prefix)
+        self._lock = HostLock(self.host, options.redis_url, options.key_prefix)
         self._worker_ended = asyncio.Event()
         self._processes = HostProcesses(
             self._new_launcher(),
@@ -81,7 +81,6 @@ class Supervisor:
             self._origin,
             lambda: {host for pool in self._pools.values() for host in pool.hosts},
         )
-        self._lock = HostLock(self.host, options.redis_url, options.key_prefix)
         self._code: code_watch.Snapshot = {}
         self._joined = False
         self._stopped = False
@@ -158,7 +157,7 @@ class Supervisor:
             import_seconds=options.import_timeout_seconds,
         )
         launcher: type[Launcher] = InProcessLauncher if options.single_process else ForkLauncher
-        return launcher(plan, self._scope)
+        return launcher(plan, self._lock.scope)
 
     async def _reload(self) -> None:
         """Whenever the users' code has changed, replace the workers, if it can be imported."""
@@ -213,7 +212,7 @@ class Supervisor:
             for pool in tuple(self._pools.values()):
                 await pool.reconciled.wait()
             self._worker_ended.clear()
-            while killed := leftovers.kill_leftovers(self._scope, self._processes.pids):
+            while killed := leftovers.kill_leftovers(self._lock.scope, self._processes.pids):
                 log.warning("worker.leftovers_killed", count=len(killed), commands=sorted(killed))
                 await asyncio.sleep(LEFTOVERS_SECONDS)
             await self._worker_ended.wait()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from eventstore.connection.calls import execute
 from eventstore.language.agent_commands import Release
 from eventstore.language.agents import Status
 from eventstore.steps import clauses
@@ -219,3 +220,10 @@ async def test_an_agent_that_failed_again_is_one_alert(stage: GatewayStage) -> N
     await stage.fail(await stage.worker("later"))
     await stage.stage.settle(POOL)
     assert [alert["subject"] for alert in await stage.alerts("agent-failed")] == [agent_id]
+
+
+async def test_what_cannot_be_put_back_in_a_worker_is_an_alert(stage: GatewayStage) -> None:
+    key = stage.log.keys.pool(POOL, "damaged")
+    await execute(stage.log.client, "SET", key, "umask of worker w2")
+    [alert] = await stage.alerts("process-damaged")
+    assert alert["message"].startswith(f"an agent of pool {POOL} changed the umask of worker w2,")

@@ -90,6 +90,8 @@ class Returner(Agent):
             else:
                 return
         asyncio.get_running_loop().call_soon(os.fork)
+        pid = await asyncio.to_thread(os.fork)
+        codes.append(await asyncio.to_thread(wait, pid))
         FOUND.write_text(json.dumps(codes))
         await context.stopping.wait()
 
@@ -174,11 +176,11 @@ async def test_a_signal_to_a_forked_child_is_the_childs(pool: WorkerPool, proces
     assert {codes[name] for name in interrupted} <= {1, 3, -2}, "KeyboardInterrupt, or too early"
 
 
-async def test_a_child_that_returns_to_the_event_loop_is_ended(
+async def test_a_child_that_returns_to_what_called_the_agent_is_ended(
     pool: WorkerPool, processes: Processes
 ):
     codes = await found(pool, processes, "Returner")
-    assert codes == [70] * 5
+    assert codes == [70] * 6
     events = await pool.types()
     assert events.count("worker.started") == 1
 

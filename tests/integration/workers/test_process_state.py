@@ -166,7 +166,7 @@ async def test_handlers_of_other_signals_are_put_back_when_their_agent_has_ended
         return "SIG_DFL" in read.read_text()
 
     await eventually(put_back)
-    worker.terminate()
+    await processes.drain(worker)
     assert ended(worker) == 0
 
 
@@ -179,7 +179,7 @@ async def test_variables_that_an_agent_sets_are_reported_without_their_values(
     [line] = lines(pool, "agent.environment_changed")
     assert (line["agent_id"], line["added"]) == (agent_id, ["ACME_TOKEN"])
     assert "secret" not in (pool.log_dir / POOL / "w1.jsonl").read_text()
-    worker.terminate()
+    await processes.drain(worker)
     assert ended(worker) == 0
 
 
@@ -193,7 +193,7 @@ async def test_a_handler_that_is_replaced_unseen_is_put_back_with_a_renewal(
     [line] = lines(pool, "agent.process_state_restored")
     assert line["kind"] == "signal handlers"
     assert "agent_id" not in line
-    worker.terminate()
+    await processes.drain(worker)
     assert ended(worker) == 0
 
 
@@ -209,10 +209,12 @@ async def test_of_the_workers_of_a_pool_one_is_replaced_for_what_cannot_be_put_b
     monkeypatch.setitem(KINDS, "resource limits", Kind(lambda: next(limits), refuse))
     first = await pool.worker(Quiet)
     assert await first.wait() == "process-state"
+    assert await pool.log.damaged([POOL]) == {}
     second = await pool.worker(Quiet)
     [agent_id] = await pool.running()
     await eventually(lambda: renewed(pool, "w2", 5))
     assert second.exit_code == 0
+    assert await pool.log.damaged([POOL, "other"]) == {POOL: "resource limits of worker w2"}
     assert (await pool.state(agent_id)).worker_id == "w2"
 
 

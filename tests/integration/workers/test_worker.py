@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from tests.integration.workers.roles import Noted, Quiet, SlowStart
 from tests.worker_pool import POOL, WorkerPool, eventually
 from workers.api.agent import Agent, Context
+from workers.output.capture import Capture
 from workers.process.registration import NotOrdered
 from workers.process.worker import Worker
 
@@ -166,3 +167,18 @@ async def test_a_run_that_returns_is_completed(pool: WorkerPool, calls: list[str
     await pool.reached(agent_id, "terminated")
     assert (await pool.data(agent_id, "agent.terminated"))["reason"] == "completed"
     assert calls == ["start", "run ended", "stop"]
+
+
+async def test_a_worker_that_cannot_close_all_its_parts_undoes_what_it_changed(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+):
+    """Where it shares its process with others, these go on in it."""
+    worker = await pool.worker(Quiet, capture=True)
+
+    async def fail() -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(worker._database, "close", fail)
+    assert Capture.current is not None
+    await worker.stop()
+    assert Capture.current is None

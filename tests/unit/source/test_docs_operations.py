@@ -105,6 +105,7 @@ def test_every_key_that_a_script_creates_is_in_the_architecture() -> None:
         "events",
         "salvage",
         "replaced",
+        "damaged",
     }
     listed = first_names(section(ARCHITECTURE, "## What is in Redis"))
     keys = {name.split(":")[2] for name in listed if name.startswith("pool:{P}:")}

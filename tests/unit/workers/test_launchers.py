@@ -1,18 +1,27 @@
 """Starting worker processes when the zygote or the system fails."""
 
+import asyncio
 import errno
+import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from eventstore.errors import ConfigurationError
 from eventstore.language.catalogue import Pool
-from workers.launch.launchers import REFUSED_TRIES, ForkLauncher, ZygoteRefused
+from eventstore.language.pool_config import PoolConfig
+from workers.host.process_tree import Found
+from workers.host.processes import Process
+from workers.launch import zygote
+from workers.launch.launchers import REFUSED_TRIES, ForkLauncher, LaunchFailed, ZygoteRefused
 from workers.launch.pool_processes import HostProcesses
-from workers.launch.zygote import Plan
+from workers.launch.zygote_messages import Plan
+from workers.process.options import WorkerOptions
 
 
 async def test_a_zygote_that_hangs_does_not_block_its_supervisor(
@@ -166,3 +175,81 @@ async def test_a_zygote_that_cannot_restart_fails_the_launch_and_leaves_no_proce
         assert local.count == 0
     finally:
         await local.stop()
+
+
+FORKS = """
+import errno, os
+from muster import Agent
+fork, refusals = os.fork, [errno.EAGAIN]
+
+def refuse():
+    if refusals:
+        raise OSError(refusals.pop(), "Resource temporarily unavailable")
+    return fork()
+
+os.fork = refuse
+
+class Worker(Agent): pass
+"""
+
+
+async def test_a_refused_fork_fails_that_launch_only(tmp_path: Path) -> None:
+    """The zygote has imported everything, and watches the workers that it has forked."""
+    (tmp_path / "forks.py").write_text(FORKS)
+    plan = Plan(roles={"r": "forks:Worker"}, app_dir=str(tmp_path))
+    launcher, ended = ForkLauncher(plan), asyncio.Queue[tuple[str, str]]()
+    await launcher.start(lambda *how: ended.put_nowait(how))
+    try:
+        before = launcher.pids
+        nowhere = f"unix://{tmp_path}/no.sock"
+        options = WorkerOptions(
+            redis_url=nowhere, pool_name="p", worker_id="w", host="h", role="r",
+            config=PoolConfig(), log_dir=str(tmp_path),
+        )  # fmt: skip
+        with pytest.raises(LaunchFailed, match="Resource temporarily unavailable"):
+            await launcher.launch(options)
+        await launcher.launch(options)
+        assert launcher.pids == before
+        assert await asyncio.wait_for(ended.get(), 30) == ("w", "exited with code 79")
+    finally:
+        await launcher.stop()
+
+
+def test_a_leftover_that_may_not_be_signalled_does_not_end_the_zygote(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as a program with another user's rights. The others are killed."""
+    signalled: list[int] = []
+
+    def signal_one(process: Process, _: signal.Signals) -> bool:
+        if process.pid == 7:
+            raise PermissionError
+        signalled.append(process.pid)
+        return True
+
+    found = {n: Found(os.getpid(), Process(n, 1), "left", ended=False) for n in (6, 7, 8, 9)}
+    monkeypatch.setattr(zygote, "all_processes", lambda: found)
+    monkeypatch.setattr(Process, "signal", signal_one)
+    assert zygote._kill_orphans({6}) == {7}
+    assert signalled == [8, 9]
+
+
+def test_a_worker_ends_with_its_code_whatever_became_of_its_output(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It must not return into the zygote's loop."""
+
+    def exit_with(code: int) -> None:
+        raise Exited(code)
+
+    monkeypatch.setattr(zygote, "run_worker", lambda *_: 77)
+    monkeypatch.setattr(zygote, "reseed", lambda: None)
+    monkeypatch.setattr(os, "_exit", exit_with)
+    monkeypatch.setattr(sys, "stdout", None)
+    options, pipes = cast("Any", None), cast("Any", SimpleNamespace(enter=lambda: None))
+    with pytest.raises(Exited, match="77"):
+        zygote._become_worker(options, {}, pipes)
+
+
+class Exited(BaseException):
+    """Instead of the end of the process."""
