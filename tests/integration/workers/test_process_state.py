@@ -12,6 +12,7 @@ from tests.integration.workers.roles import Quiet
 from tests.integration.workers.worker_processes import Processes, ended, running
 from tests.waiting import until
 from tests.worker_pool import POOL, WorkerPool, eventually, worker_pool
+from workers.process.registration import ShutdownResult
 from workers.runtime.process_state import KINDS, Kind
 
 CHANGERS = """
@@ -148,8 +149,8 @@ async def test_what_an_agent_changes_is_put_back_and_it_is_named(
     }
     assert said == {(changers[name], kind) for name, kind in EXPECTED.items()}
     worker.send_signal(signal.SIGTERM)
-    assert ended(worker) == 0
-    assert (await pool.types("w1"))[-2:] == ["worker.draining", "worker.stopped"]
+    assert ended(worker) == ShutdownResult.NOT_ORDERED, "its handler is in place"
+    assert (await pool.types("w1"))[-1] == "worker.draining"
 
 
 async def test_handlers_of_other_signals_are_put_back_when_their_agent_has_ended(
