@@ -135,10 +135,12 @@ def _serve(channel: socket.socket, classes: dict[str, type[Agent]]) -> int:
         *lines, buffer = (buffer + received).split(b"\n")
         for line in lines:
             options = msgspec.json.decode(line, type=WorkerOptions)
+            pipes = StandardPipes()
             try:
-                pipes = StandardPipes()
+                pipes.make()
                 pid = os.fork()
             except OSError as error:  # no more processes or files: for a while, perhaps
+                pipes.close()
                 _send(channel, ZygoteMessage(worker_id=options.worker_id, failed=str(error)))
                 continue
             if pid == 0:

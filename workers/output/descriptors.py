@@ -23,11 +23,14 @@ LINE_BUFFERED: Final = 1
 
 
 class StandardPipes:
-    """Made before the fork of a worker."""
+    """To be made before the fork of a worker."""
 
     def __init__(self) -> None:
         self.read_ends: dict[int, int] = {}
         self._write_ends: dict[int, int] = {}
+
+    def make(self) -> None:
+        """Raises `OSError` where no more files can be opened; then, too, they are to be closed."""
         for number in STREAMS:
             self.read_ends[number], self._write_ends[number] = os.pipe()
             os.set_blocking(self.read_ends[number], False)

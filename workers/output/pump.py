@@ -88,14 +88,17 @@ class Pump:
     def _wake(self) -> None:
         with self._lock:
             if self._thread is None and not self._closed:
-                self._wake_read, self._wake_write = os.pipe()
-                os.set_blocking(self._wake_read, False)
-                os.set_blocking(self._wake_write, False)
+                self._open_wake()
                 self._thread = threading.Thread(target=self._run, name="muster-output", daemon=True)
                 self._thread.start()
         if self._wake_write >= 0:
             with contextlib.suppress(OSError):
                 os.write(self._wake_write, b"x")
+
+    def _open_wake(self) -> None:
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
 
     def _run(self) -> None:
         tick_at = time.monotonic()
@@ -122,6 +125,12 @@ class Pump:
                 if watched.tick():
                     self._watched.add(watched)
 
+    def _ended(self, descriptor: int) -> None:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+        if self._readers.pop(descriptor, None) is None:
+            self._open_wake()
+
     def _poll(self, timeout: float | None) -> int:
         """Read from what has something, once; returns from how many descriptors."""
         poller = select.poll()
@@ -130,15 +139,17 @@ class Pump:
         flooded = False
         ready = poller.poll(None if timeout is None else timeout * 1000)
         for descriptor, _ in ready:
-            with contextlib.suppress(Exception):  # nothing there after all; as above
+            try:
                 data = os.read(descriptor, PIPE_BYTES)
-                if descriptor == self._wake_read:
-                    continue
-                if data:
+            except BlockingIOError:
+                continue
+            except OSError:  # closed by an agent; it would be ready for ever
+                data = b""
+            if data and descriptor != self._wake_read:
+                with contextlib.suppress(Exception):  # as above
                     flooded |= self._readers[descriptor](data)
-                else:
-                    del self._readers[descriptor]
-                    os.close(descriptor)
+            elif not data:
+                self._ended(descriptor)
         if flooded and not self._closed:
             time.sleep(FLOOD_SECONDS)
         return len(ready)

@@ -46,6 +46,8 @@ FINAL_LEAVE_SECONDS = 1.0
 """For a host that ran out of time to record that it left, if Redis is reachable."""
 LEFTOVERS_SECONDS = 0.2
 """Between searches for what dead workers have left; a zygote comes first."""
+LEFTOVERS_SEARCHES = 25
+"""At most, after the end of a worker: what is killed may need long to end."""
 LOG_CLEANUP_SECONDS = 600.0
 """How often old log files are removed."""
 
@@ -212,7 +214,10 @@ class Supervisor:
             for pool in tuple(self._pools.values()):
                 await pool.reconciled.wait()
             self._worker_ended.clear()
-            while killed := leftovers.kill_leftovers(self._lock.scope, self._processes.pids):
+            for _ in range(LEFTOVERS_SEARCHES):
+                killed = leftovers.kill_leftovers(self._lock.scope, self._processes.pids)
+                if not killed:
+                    break
                 log.warning("worker.leftovers_killed", count=len(killed), commands=sorted(killed))
                 await asyncio.sleep(LEFTOVERS_SECONDS)
             await self._worker_ended.wait()

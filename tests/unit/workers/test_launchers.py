@@ -180,7 +180,7 @@ async def test_a_zygote_that_cannot_restart_fails_the_launch_and_leaves_no_proce
 FORKS = """
 import errno, os
 from muster import Agent
-fork, refusals = os.fork, [errno.EAGAIN]
+fork, refusals = os.fork, [errno.EAGAIN, errno.EAGAIN]
 
 def refuse():
     if refusals:
@@ -201,13 +201,18 @@ async def test_a_refused_fork_fails_that_launch_only(tmp_path: Path) -> None:
     await launcher.start(lambda *how: ended.put_nowait(how))
     try:
         before = launcher.pids
+        [zygote_pid] = before
+        opened = set()
         nowhere = f"unix://{tmp_path}/no.sock"
         options = WorkerOptions(
             redis_url=nowhere, pool_name="p", worker_id="w", host="h", role="r",
             config=PoolConfig(), log_dir=str(tmp_path),
         )  # fmt: skip
-        with pytest.raises(LaunchFailed, match="Resource temporarily unavailable"):
-            await launcher.launch(options)
+        for _ in range(2):
+            with pytest.raises(LaunchFailed, match="Resource temporarily unavailable"):
+                await launcher.launch(options)
+            opened.add(len(list(Path(f"/proc/{zygote_pid}/fd").iterdir())))
+        assert len(opened) == 1
         await launcher.launch(options)
         assert launcher.pids == before
         assert await asyncio.wait_for(ended.get(), 30) == ("w", "exited with code 79")

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from tests.unit.workers.captured import Captured
+from tests.waiting import until
 from workers.output.capture import Capture
 from workers.output.lines import CURRENT
 from workers.output.printed import LINE_MAX
+from workers.output.pump import Pump
 
 UMLAUT = "ä".encode()
 
@@ -342,3 +344,21 @@ def test_what_is_replaced_past_the_attribute_is_put_back(captured: Captured) -> 
     captured.as_agent(lambda: print("heard"))
     assert captured.texts() == [("", "output.restored"), ("a1", "heard")]
     assert CURRENT.get() is None
+
+
+async def test_a_descriptor_that_an_agent_has_closed_is_not_polled_any_more() -> None:
+    """It would be ready for ever, and take a whole core."""
+    pump, (closed, _), (other, end) = Pump(), os.pipe(), os.pipe()
+    received: list[bytes] = []
+
+    def receive(data: bytes) -> bool:
+        received.append(data)
+        return False
+
+    for descriptor in (closed, other):
+        pump.read(descriptor, receive)
+    os.close(closed)
+    os.write(end, b"x")
+    await until(lambda: closed not in pump._readers, what="it is forgotten")
+    assert received == [b"x"]
+    pump.close()
