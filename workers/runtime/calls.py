@@ -172,4 +172,5 @@ async def _catch_exits(coroutine: Coroutine[Any, Any, Any]) -> Any:
     try:
         return await coroutine
     except (SystemExit, KeyboardInterrupt) as error:
-        raise AgentExit(f"{type(error).__name__}: {error}") from error
+        described = describe(error)
+        raise AgentExit(f"{described.type}: {described.message}") from error

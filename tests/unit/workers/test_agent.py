@@ -1,4 +1,4 @@
-"""What an agent gets, how its errors are described, and how its tasks are tracked."""
+"""What an agent gets, and how its code is called and ended."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,6 @@ from workers.api.agent import Agent, Context, FencingToken, Spec, overrides, rea
 from workers.api.engine import Database
 from workers.output.lines import Owner
 from workers.runtime.calls import AgentTask, Stuck, track_tasks
-from workers.runtime.errors import MESSAGE_MAX, TRACEBACK_MAX, describe
 
 
 def context(*, works: bool, database: Database | None = None) -> Context:
@@ -63,33 +62,6 @@ def test_only_overridden_methods_count():
         pass
 
     assert [overrides(Child, name) for name in ("run", "check")] == [True, False]
-
-
-# ---- faults --------------------------------------------------------------------------------------
-
-
-class Unspeakable(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError
-
-
-def test_an_error_is_described_within_bounds():
-    def deep(depth: int) -> None:
-        if depth == 0:
-            raise ValueError("x" * 10_000)
-        deep(depth - 1)
-
-    with pytest.raises(ValueError, match="x") as caught:
-        deep(100)
-    error = describe(caught.value)
-    assert (error.type, len(error.message)) == ("ValueError", MESSAGE_MAX)
-    assert len(error.traceback) <= TRACEBACK_MAX
-
-
-def test_an_error_that_cannot_be_printed_is_described_too():
-    error = describe(Unspeakable())
-    assert error.type.endswith("Unspeakable")
-    assert "RuntimeError" in error.message
 
 
 # ---- tasks ---------------------------------------------------------------------------------------
