@@ -53,6 +53,7 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of a pool. Times are in seconds."""
 
     agents_per_worker: Annotated[int, Meta(ge=1, le=1_000)] = 10
+    threads_per_agent: Annotated[int, Meta(ge=1, le=1_000)] = 8
     min_workers: Count = 0
     max_workers: Annotated[int, Meta(ge=1, le=10_000)] = 100
     empty_worker_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 300.0

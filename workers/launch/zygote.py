@@ -48,6 +48,8 @@ from workers.process.registration import NotOrdered
 from workers.process.worker import Worker
 from workers.runtime.child_records import STARTED, track
 from workers.runtime.children import end_all
+from workers.runtime.errors import describe
+from workers.runtime.loop_guard import guard_loop, keep_running, track_neighbours
 from workers.runtime.process_state import watch
 from workers.runtime.worker_loop import Loop
 
@@ -97,6 +99,7 @@ def _preload(plan: Plan, channel: socket.socket) -> tuple[dict[str, type[Agent]]
     """Import what may be imported before the fork; also names the roles that do not bear it."""
     for name in ("claim", "commit", "draw", "renew"):
         script(name)  # read once, shared by all
+    track_neighbours()
     classes: dict[str, type[Agent]] = {}
     unforkable: list[str] = []
     for name, path in plan.roles.items():
@@ -199,12 +202,16 @@ def run_worker(
     name_process(WORKER_NAME)
     loop = Loop()
     asyncio.set_event_loop(loop)
+    guard_loop(loop)
     working = loop.create_task(_work(options, roles, pipes))
+    keep_running(loop, until=working)
     while not working.done():
         try:
             loop.run_until_complete(working)
-        except (SystemExit, KeyboardInterrupt):  # raised by an agent, in a callback of the loop
-            log.exception("agent.exit_ignored")
+        except BaseException as error:  # noqa: BLE001  raised by an agent, in a callback
+            if not working.done():
+                found = describe(error)
+                log.error("agent.exit_ignored", error=found.type, message=found.message)
     loop.close()  # and no generators: those left are agents' code, and there is no lease any more
     return working.result()
 

@@ -7,7 +7,6 @@ has `event` and its own fields, all others `message`. A printed line that goes o
 has `partial`. `CURRENT` names the agent.
 """
 
-import asyncio
 import datetime
 import os
 import time
@@ -25,16 +24,22 @@ from workers.output.limits import Limit, OutputLimits
 from workers.output.log_files import LogFile
 from workers.output.printed import Printed
 from workers.output.pump import Pump, is_pipe
+from workers.output.under_way import UnderWay
 
 
-class Owner:
-    """One agent: the ids in its output, where that goes, what it configured, and its tasks."""
+class Owner(UnderWay):
+    """One incarnation: its ids and output, what it configured, and what it has under way."""
 
-    __slots__ = (
-        "__weakref__", "descriptors", "ids", "limit", "output", "own", "printed", "tasks"
-    )  # fmt: skip
+    __slots__ = ("__weakref__", "descriptors", "ids", "limit", "output", "own", "printed")
 
-    def __init__(self, ids: Mapping[str, object], output: "Output | None" = None) -> None:
+    def __init__(
+        self,
+        ids: Mapping[str, object],
+        output: "Output | None" = None,
+        *,
+        threads_max: int = 8,
+    ) -> None:
+        super().__init__(threads_max)
         self.ids = dict(ids)
         self.output = output
         self.own: dict[Any, Any] = dict(output.own) if output else {}
@@ -43,17 +48,12 @@ class Owner:
         self.descriptors: dict[str, tuple[int, int]] = {}
         """Its pipes: what the processes that it starts write to. Descriptor and inode."""
         self.limit = output.new_limit() if output else None
-        self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
     def context(self) -> Context:
         """A context for this agent's code."""
         context = copy_context()
         context.run(CURRENT.set, self)
         return context
-
-    def running_tasks(self) -> list[asyncio.Task[Any]]:
-        """Its tasks that have not ended."""
-        return [task for task in self.tasks if not task.done()]
 
 
 CURRENT: ContextVar[Owner | None] = ContextVar("muster_owner", default=None)

@@ -30,7 +30,7 @@ from eventstore.recovery.loss_reports import AGENT_HELD, LossReport, write_repor
 from workers.process.lease import EXIT_LEASE_LOST
 from workers.runtime.agent_run import AgentRun
 from workers.runtime.slots import Slots
-from workers.runtime.worker_context import StopRequest
+from workers.runtime.stop_signal import StopRequest
 
 ORDER_SECONDS = 1.0
 """For how long a worker that got a signal waits for an order in the log: a system that shuts down

@@ -25,6 +25,7 @@ from workers.api.agent import Agent, WorkerInfo
 from workers.api.engine import Database
 from workers.process.options import WorkerOptions
 from workers.runtime.errors import describe
+from workers.runtime.loop_guard import SHARED
 
 log = structlog.get_logger("muster.worker")
 
@@ -110,6 +111,7 @@ class RoleSetup:
     async def _live(self, role: type[Agent], entered: "asyncio.Future[None]") -> None:
         options = self._options
         info = WorkerInfo(options.worker_id, options.pool_name, options.role, self._database)
+        SHARED.set(True)
         try:
             async with _as_manager(role.worker_lifespan(info)) as self.shared:
                 entered.set_result(None)

@@ -33,9 +33,11 @@ from workers.process.options import WorkerOptions
 from workers.process.registration import Registration, ShutdownResult
 from workers.process.role_setup import RoleSetup, SetupFailed
 from workers.process.upkeep import Upkeep
-from workers.runtime.calls import STUCK_SECONDS, track_tasks
+from workers.runtime.calls import STUCK_SECONDS
+from workers.runtime.loop_guard import guard_loop
 from workers.runtime.slots import Slots
-from workers.runtime.worker_context import StopRequest, WorkerContext
+from workers.runtime.stop_signal import StopRequest
+from workers.runtime.worker_context import WorkerContext
 
 ORPHAN_DRAIN_SECONDS: Final = 3.0
 """How long a drain may take whose owner is gone."""
@@ -89,7 +91,7 @@ class Worker:
             await self._log.client.aclose()
             raise
         loop = asyncio.get_running_loop()
-        track_tasks(loop)
+        guard_loop(loop)
         self._ended = loop.create_future()
         options = self._options
         if options.capture:

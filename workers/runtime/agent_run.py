@@ -10,18 +10,22 @@ import asyncio
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 
-from eventstore.language.agent_commands import Clear, Command, End, Release, Started
-from eventstore.language.agents import Status, Stop
+from eventstore.language.agent_commands import Clear, Command, Fail, Release, Started
+from eventstore.language.agents import Agent as State
 from eventstore.language.events import Error
-from eventstore.log.replies import AgentResult, ClaimedAgent, Outcome
+from eventstore.log.replies import ClaimedAgent, Outcome
 from workers.api.agent import Agent, Context, FencingToken, overrides, read_spec
 from workers.output.lines import Owner, logger_of
-from workers.runtime.calls import AgentTask, Call, Stuck
+from workers.runtime.calls import STUCK_SECONDS, AgentTask, Call, Stuck
 from workers.runtime.children import end_children
 from workers.runtime.end_conditions import EndConditions, HealthCheck
 from workers.runtime.errors import timeout_error
-from workers.runtime.worker_context import StopRequest, WorkerContext, failure, write_outcome
+from workers.runtime.settlement import Settlement, failure
+from workers.runtime.stop_signal import StopRequest, StopSignal
+from workers.runtime.threads import call_stacks, end_thread_calls, report_threads
+from workers.runtime.worker_context import WorkerContext
 
 CLOSE_SECONDS: Final = 1.0
 """For generators that an agent left open."""
@@ -33,26 +37,17 @@ RETURN_SHARE: Final = 3 / 4
 
 log = structlog.get_logger("muster.agent_run")
 
-_LOG_EVENTS: Final = {
-    Status.RUNNING: "agent.started",
-    Status.RESTARTING: "agent.restarting",
-    Status.PENDING: "agent.released",
-    Status.TERMINATED: "agent.terminated",
-    Status.FAILED: "agent.failed",
-}
-
 
 class AgentRun:
     """One incarnation of one agent."""
 
     def __init__(self, worker_context: WorkerContext, claimed: ClaimedAgent) -> None:
         self.worker_context = worker_context
-        self.state = claimed.agent
         self.agent_id = claimed.agent.agent_id
         self.incarnation = claimed.agent.incarnation
-        self.stop_request = StopRequest.NONE
+        self.stop = StopSignal()
+        self._settlement = Settlement(worker_context, claimed.agent, self.stop)
         self.stuck = False
-        self._reason = ""
         self._spec = claimed.spec
         ids: dict[str, object] = {
             "agent_id": self.agent_id,
@@ -62,12 +57,18 @@ class AgentRun:
             "project_id": self.state.project_id,
             "worker_id": worker_context.fence.worker_id,
         }
-        self._owner = Owner(ids, worker_context.output)
+        threads_max = worker_context.config.threads_per_agent
+        self._owner = Owner(ids, worker_context.output, threads_max=threads_max)
         self._variables = self._owner.context()
         self._task = AgentTask(self._owner, self._variables, self.agent_id)
         self._started: tuple[Agent, Context] | None = None
-        self._stop_requested = asyncio.get_running_loop().create_future()
+        self._grace_ends_at = 0.0
         self._log = log.bind(agent_id=self.agent_id, incarnation=self.incarnation)
+
+    @property
+    def state(self) -> State:
+        """As the log has it."""
+        return self._settlement.state
 
     @property
     def busy(self) -> bool:
@@ -81,67 +82,48 @@ class AgentRun:
         """Those of its tasks that have not ended."""
         return self._owner.running_tasks()
 
-    def request_stop(self, request: StopRequest, reason: str = "") -> None:
-        """Request its end in some way. A weaker request than the present one changes nothing."""
-        if request > self.stop_request:
-            self.stop_request, self._reason = request, reason or self._reason
-            requested = self._stop_requested
-            self._stop_requested = asyncio.get_running_loop().create_future()
-            requested.set_result(None)
-
-    def apply_stop_flag(self, stop: Stop) -> None:
-        """Follow the termination flag."""
-        if stop is not Stop.NO:
-            now = stop is Stop.NOW
-            self.request_stop(StopRequest.STOP_NOW if now else StopRequest.STOP, "requested")
-
     async def run(self) -> None:
         """All of it. Sets `stuck`, and writes nothing, if its code cannot be ended."""
-        self.apply_stop_flag(self.state.stop)
+        self.stop.apply_flag(self.state.stop)
         try:
             command = await self._start()
             if command is None:
                 command = await self._run_until_end()
-            await self._task.end()
-            await self._free_agent()
-            if not await end_children(
-                self._owner, grace=self.stop_request < StopRequest.RELEASE_NOW
-            ):
-                raise Stuck
-        except Stuck:
+            await self._end()
+        except Stuck as stuck:
             self.stuck = True
-            self._log.error("agent.stuck")
+            self._log.error("agent.stuck", stacks=stuck.stacks)
             return
         finally:
             self._task.close()
             if self.worker_context.output is not None:
                 self.worker_context.output.flush(self._owner)
-        await self._settle(command)
+        await self._settlement.write(command)
 
     # ---- starting ------------------------------------------------------------------------------
 
     async def _start(self) -> Command | None:
         """Start it; None once it is recorded as running, else how it ended."""
-        if self.stop_request:
-            return self._requested_command()
+        if self.stop.request:
+            return self.stop.command()
         if problem := self.worker_context.role_problem(self.state.role_type):
             self.worker_context.on_role_problem(problem)
             return Release(reason=problem)
         limit = self.worker_context.config.start_timeout_seconds
         call = self._task.call(self._start_agent)
-        await self._wait_for_call(call, limit, StopRequest.RELEASE)
+        await self.stop.wait_for_end(call, limit, StopRequest.RELEASE)
         if not call.done:
-            call.cancel()
+            error = timeout_error("start", limit, call.stack)
             await self._task.end()
-            if self.stop_request:
-                return self._requested_command()
-            return failure(self.worker_context, self.state, "start", timeout_error("start", limit))
+            if self.stop.request:
+                return self.stop.command()
+            return failure(self.worker_context, self.state, "start", error)
         if call.error:
             return failure(self.worker_context, self.state, "start", call.error)
-        await self._settle(Started(now_ms=self.worker_context.log.now_ms()))
+        await self._settlement.write(Started(now_ms=self.worker_context.log.now_ms()))
         if self.state.worker_id != self.worker_context.fence.worker_id:
-            self._on_fenced(Outcome.ALREADY)
-        self.apply_stop_flag(self.state.stop)
+            self._settlement.on_fenced(Outcome.ALREADY)
+        self.stop.apply_flag(self.state.stop)
         return None
 
     async def _start_agent(self) -> None:
@@ -175,9 +157,9 @@ class AgentRun:
         context.restart_idle_clock()
         run: Call | None = None
         health_check: HealthCheck | None = None
-        if not self.stop_request:
-            if overrides(kind, "run"):
-                run = self._task.call(lambda: agent.run(context))
+        if not self.stop.request:
+            has_run = overrides(kind, "run")
+            run = self._task.call(lambda: agent.run(context) if has_run else _stay())
             if overrides(kind, "check"):
                 health_check = HealthCheck(
                     lambda: self._task.call_apart(lambda: agent.check(context)),
@@ -188,16 +170,19 @@ class AgentRun:
         if health_check is not None and health_check.call is not None:
             health_check.call.cancel()
         error = await self._stop(agent, context, run)
-        return command or self._requested_command(error)
+        if error and run is not None and run.interrupted and isinstance(command, Fail):
+            return replace(command, error=error)  # of what `start` left open, and `stop` closed
+        return command or self.stop.command(error)
 
     async def _wait_for_end(self, conditions: EndConditions) -> Command | None:
         """Wait until something ends it; None if that is a request to stop."""
-        while not self.stop_request:
+        while not self.stop.request:
             if command := conditions.poll(self.state):
                 return command
             if conditions.isolation_ended(self.state):
-                await self._settle(Clear(reason="behaved"))
-            await self._wait(conditions.calls, conditions.wait_seconds(self.state))
+                await self._settlement.write(Clear(reason="behaved"))
+            ends = [call.ended for call in conditions.calls if call is not None and not call.done]
+            await self.stop.wait(*ends, seconds=conditions.wait_seconds(self.state))
         return None
 
     async def _stop(self, agent: Agent, context: Context, run: Call | None) -> Error | None:
@@ -205,113 +190,77 @@ class AgentRun:
         clock = asyncio.get_running_loop().time
         grace = self.worker_context.config.stop_grace_seconds
         has_stop, deadline = overrides(type(agent), "stop"), clock() + grace
-        patient = context.request_stop()
+        self._grace_ends_at = deadline
+        patient = context.request_stop() and overrides(type(agent), "run")
         raised: Error | None = None
         if run is not None:
             if patient:
                 share = RETURN_SHARE * (RUN_SHARE if has_stop else 1.0)
-                await self._wait_for_call(run, grace * share, StopRequest.RELEASE_NOW)
-            await self._cancel(run, deadline - clock())
-            raised = run.error
-        if has_stop and self.stop_request < StopRequest.RELEASE_NOW:
+                await self.stop.wait_for_end(run, grace * share, StopRequest.RELEASE_NOW)
+            await self.stop.cancel(run, deadline - clock())
+            self._log_hanging(run, "run", grace)
+            raised = None if run.interrupted else run.error
+        if has_stop and self.stop.in_good_order:
             seconds = max(deadline - clock(), grace * (1 - RUN_SHARE))
             raised = await self._call_stop(agent, context, seconds) or raised
         return raised
 
     async def _call_stop(self, agent: Agent, context: Context, seconds: float) -> Error | None:
-        stop = self._task.call(lambda: agent.stop(context))
-        await self._wait_for_call(stop, seconds, StopRequest.RELEASE_NOW)
-        error = stop.error
-        if not stop.done:
-            stop.cancel()
-            if self.stop_request < StopRequest.RELEASE_NOW:
-                error = timeout_error("stop", seconds)
-        if error:
+        stop = self._task.call(lambda: agent.stop(context), sheltered=True)
+        await self.stop.wait_for_end(stop, seconds, StopRequest.RELEASE_NOW)
+        error = self._log_hanging(stop, "stop", seconds)
+        stop.cancel()
+        if stop.error:
+            error = stop.error
             self._log.warning("agent.stop_failed", error=error.type, message=error.message)
         return error
 
-    async def _cancel(self, call: Call, seconds: float) -> None:
-        """Cancel a call, each second again for code that swallows it, and wait for its end."""
-        deadline = asyncio.get_running_loop().time() + seconds
-        while not call.done:
-            call.cancel()
-            remaining = deadline - asyncio.get_running_loop().time()
-            if remaining <= 0 or self.stop_request >= StopRequest.RELEASE_NOW:
-                return
-            await self._wait_for_call(call, min(remaining, 1.0), StopRequest.RELEASE_NOW)
+    def _log_hanging(self, call: Call, during: str, seconds: float) -> Error | None:
+        """Say where a call is that did not end in its time."""
+        if call.done or not self.stop.in_good_order:
+            return None
+        error = timeout_error(during, seconds, call.stack)
+        self._log.warning("agent.hanging", during=during, seconds=seconds, stack=call.stack)
+        return error
 
     # ---- ending --------------------------------------------------------------------------------
+
+    async def _end(self) -> None:
+        """End all that the incarnation has under way. Raises `Stuck`."""
+        await self._task.end()
+        await self._free_agent()
+        await self._end_calls_and_children()
+        report_threads(self._owner)
+
+    async def _end_calls_and_children(self) -> None:
+        """End calls in threads, and processes: each may wait for one of the other, or start one."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + STUCK_SECONDS
+        if self.stop.in_good_order:
+            deadline = max(deadline, self._grace_ends_at)
+        while True:
+            has_calls = bool(self._owner.calls)
+            if not await end_children(self._owner, grace=self.stop.in_good_order):
+                raise Stuck(())
+            if not has_calls:
+                return
+            remaining = deadline - clock()
+            if not await end_thread_calls(self._owner, min(remaining, 1.0)) and remaining <= 0:
+                raise Stuck(call_stacks(self._owner))
 
     async def _free_agent(self) -> None:
         """Free the object. Generators that nothing refers to are closed, as tasks of the agent."""
         self._variables.run(self._drop_references)
         await asyncio.sleep(0)  # the event loop starts closing them
         if closing := self._owner.running_tasks():
-            skip_grace = self.stop_request >= StopRequest.RELEASE_NOW
-            await asyncio.wait(closing, timeout=0.0 if skip_grace else CLOSE_SECONDS)
+            seconds = CLOSE_SECONDS if self.stop.in_good_order else 0.0
+            await asyncio.wait(closing, timeout=seconds)
             await self._task.end()
 
     def _drop_references(self) -> None:
         self._started = None
 
-    def _requested_command(self, error: Error | None = None) -> Command:
-        if self.stop_request in {StopRequest.RELEASE, StopRequest.RELEASE_NOW}:
-            return Release(reason=self._reason)
-        return End(reason=self._reason, error=error)
 
-    async def _settle(self, command: Command) -> None:
-        """Write an outcome, for as long as the right to do so lasts.
-
-        Where that ends, a write under way is not waited for: Redis may not answer.
-        """
-        if self.stop_request is StopRequest.ABANDON:
-            return
-        writing = asyncio.get_running_loop().create_task(
-            write_outcome(self.worker_context, self.state, command)
-        )
-        while not writing.done() and self.stop_request < StopRequest.ABANDON:
-            await asyncio.wait({self._stop_requested, writing}, return_when=asyncio.FIRST_COMPLETED)
-        writing.cancel()
-        await asyncio.wait({writing})
-        if not writing.cancelled():
-            self._on_settled(command, writing.result())
-
-    def _on_settled(self, command: Command, acted: AgentResult | None) -> None:
-        if acted is None:
-            self.request_stop(StopRequest.ABANDON)
-            return
-        if acted.outcome not in {Outcome.DONE, Outcome.ALREADY} or acted.agent is None:
-            self._on_fenced(acted.outcome)
-            return
-        self.state = acted.agent
-        if isinstance(command, Clear):
-            if acted.outcome is Outcome.DONE:  # else the leader has cleared it
-                self._log.info("agent.cleared", reason=command.reason)
-        elif acted.agent.status in _LOG_EVENTS:
-            self._log.info(_LOG_EVENTS[acted.agent.status], reason=acted.agent.reason)
-
-    def _on_fenced(self, outcome: Outcome) -> None:
-        """Another worker has the agent now, or none."""
-        self._log.warning("agent.fenced", outcome=outcome.value)
-        self.request_stop(StopRequest.ABANDON)
-        self.worker_context.on_fenced()
-
-    # ---- waiting -------------------------------------------------------------------------------
-
-    async def _wait_for_call(self, call: Call, seconds: float, interrupted_by: StopRequest) -> None:
-        """Wait for a call to end, up to some time or until such a request to stop."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + seconds
-        while (
-            not call.done
-            and self.stop_request < interrupted_by
-            and (remaining := deadline - clock()) > 0
-        ):
-            await self._wait((call,), remaining)
-
-    async def _wait(self, calls: tuple[Call | None, ...], seconds: float) -> None:
-        """Wait for any of the calls, a request to stop, or the time."""
-        ends = [call.ended for call in calls if call is not None and not call.done]
-        await asyncio.wait(
-            {self._stop_requested, *ends}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-        )
+async def _stay() -> None:
+    """In place of a `run`: what `start` left open may still cancel it."""
+    await asyncio.get_running_loop().create_future()

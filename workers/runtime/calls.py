@@ -14,21 +14,26 @@ of the agent runs any more.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextvars import Context
-from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from eventstore.language.events import Error
-from workers.output.lines import CURRENT, Owner
+from workers.output.lines import Owner
 from workers.runtime.errors import describe
+from workers.runtime.stacks import task_stack
 
 STUCK_SECONDS = 5
 """How long cancelled code may go on before its worker is ended."""
+STACKS_MAX: Final = 10
 
 
 class Stuck(Exception):
-    """An agent's task outlives its cancellation."""
+    """Code of an agent outlives its cancellation; `stacks`: where it is."""
+
+    def __init__(self, stacks: Iterable[str]) -> None:
+        self.stacks = [stack for stack in stacks if stack][:STACKS_MAX]
+        super().__init__(*self.stacks)
 
 
 class Call:
@@ -37,6 +42,8 @@ class Call:
     def __init__(self, function: Callable[[], Awaitable[None]]) -> None:
         self.error: Error | None = None
         self.cancelled = False
+        self.interrupted = False
+        """It ended with a cancellation that is not ours."""
         self.task: asyncio.Task[None] | None = None
         self.ended = asyncio.get_running_loop().create_future()
         self._function = function
@@ -44,6 +51,11 @@ class Call:
     @property
     def done(self) -> bool:
         return self.ended.done()
+
+    @property
+    def stack(self) -> str:
+        """Where it waits."""
+        return task_stack(self.task) if self.task is not None else ""
 
     def cancel(self) -> None:
         """Cancel it, if it has not ended. May be repeated, for code that swallows the first."""
@@ -61,7 +73,8 @@ class Call:
             if not self.cancelled:
                 await self._function()
         except asyncio.CancelledError as error:
-            if not self.cancelled:
+            self.interrupted = not self.cancelled
+            if self.interrupted:
                 self.error = describe(error)
         except BaseException as error:  # noqa: BLE001  see the module's docstring
             self.error = describe(error)
@@ -76,19 +89,24 @@ class Call:
 class AgentTask:
     """The task of one incarnation, in which its `start`, `run` and `stop` are called in turn.
 
-    It exists from the first call to `close`; until then nothing that an agent left open ends it.
+    It exists from the first call to `close`; until then no cancellation ends it.
     """
 
     def __init__(self, owner: Owner, variables: Context, name: str) -> None:
         self._owner, self._variables, self._name = owner, variables, name
         self._next: Call | None = None
         self._wakeup = asyncio.Event()
-        self._closed = False
+        self._closed = self._interrupted = False
         self._task: asyncio.Task[None] | None = None
 
-    def call(self, function: Callable[[], Awaitable[None]]) -> Call:
-        """Call it as soon as the call before has ended."""
+    def call(self, function: Callable[[], Awaitable[None]], *, sheltered: bool = False) -> Call:
+        """Call it as soon as the call before has ended.
+
+        What the agent left open may cancel its task between two calls (a task group of which a task
+        fails, a time-out): that cancels the next one, unless it is `sheltered`.
+        """
         call = self._next = Call(function)
+        self._interrupted = self._interrupted and not sheltered
         self._task = self._task or self._create_task(self._serve(), self._name, self._variables)
         call.run_in(self._task)
         self._wakeup.set()
@@ -114,8 +132,8 @@ class AgentTask:
             for task in unfinished:
                 task.cancel()
             await asyncio.wait(unfinished, timeout=1.0)
-        if self._owner.running_tasks():
-            raise Stuck
+        if unfinished := self._owner.running_tasks():
+            raise Stuck(task_stack(task) for task in unfinished)
 
     async def _serve(self) -> None:
         task = asyncio.current_task()
@@ -124,11 +142,15 @@ class AgentTask:
             try:
                 await self._wakeup.wait()
             except asyncio.CancelledError:
-                continue  # by what the agent left open: a time-out, a cancel scope
+                self._interrupted = True
+                continue
             self._wakeup.clear()
             call, self._next = self._next, None
+            if self._interrupted:
+                task.cancel()
             if call is not None:
                 await call.run()
+            self._interrupted = False
             while task.cancelling():  # what ended one call must not end the next
                 task.uncancel()
 
@@ -139,38 +161,3 @@ class AgentTask:
         task = loop.create_task(coroutine, name=name, context=variables)
         self._owner.tasks.add(task)
         return task
-
-
-class AgentExit(Exception):
-    """An agent's code raised SystemExit or KeyboardInterrupt, which would end the whole worker."""
-
-
-def track_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """Let a loop note the tasks of agents with their owners. A second call does nothing."""
-    inner: Any = loop.get_task_factory()
-    if getattr(inner, "func", None) is not _create_task:
-        loop.set_task_factory(partial(_create_task, inner))
-
-
-def _create_task(
-    inner: Any, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
-) -> asyncio.Task[Any]:
-    context: Context | None = options.get("context")
-    owner = CURRENT.get() if context is None else context.get(CURRENT)
-    guarded = _catch_exits(coroutine) if owner and asyncio.iscoroutine(coroutine) else coroutine
-    make = partial(inner, loop) if inner else partial(asyncio.Task, loop=loop)
-    task: asyncio.Task[Any] = make(guarded, **options)
-    if owner is not None:
-        owner.tasks.add(task)
-    if guarded is not coroutine:  # one cancelled before it began is never awaited
-        task.add_done_callback(lambda _: coroutine.close())
-    return task
-
-
-async def _catch_exits(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """asyncio lets these two out of a task and through the event loop."""
-    try:
-        return await coroutine
-    except (SystemExit, KeyboardInterrupt) as error:
-        described = describe(error)
-        raise AgentExit(f"{described.type}: {described.message}") from error

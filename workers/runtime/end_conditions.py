@@ -21,7 +21,8 @@ from eventstore.language.events import Error
 from workers.api.agent import Context
 from workers.runtime.calls import Call
 from workers.runtime.errors import timeout_error
-from workers.runtime.worker_context import WorkerContext, failure
+from workers.runtime.settlement import failure
+from workers.runtime.worker_context import WorkerContext
 
 DAY_SECONDS: Final = 86_400.0
 FAILURES_MAX: Final = 2
@@ -58,8 +59,8 @@ class HealthCheck:
                 self._record(self.call.error)
             self.call = None
         elif self.call is not None and due:
+            self._record(timeout_error("check", self._interval, self.call.stack))
             self.call.cancel()
-            self._record(timeout_error("check", self._interval))
             self._due = self._clock() + self._interval
         if self.call is None and (due or was_cancelled) and not self.unhealthy:
             self.call = self._start_check()

@@ -35,7 +35,8 @@ RETRY_AFTER_MAX_SECONDS: Final = 1e9
 OWN_FOLDER: Final = str(Path(__file__).resolve().parents[1]) + os.sep
 """The folder of `workers`: its frames are left out of what an agent's author reads."""
 
-_LAST: Final = slice(-TRACEBACK_MAX, None)
+LAST: Final = slice(-TRACEBACK_MAX, None)
+"""The part of a traceback that is kept."""
 _CAUSED: Final = "\nThe above exception was the direct cause of the following exception:\n\n"
 _HANDLED: Final = "\nDuring handling of the above exception, another exception occurred:\n\n"
 
@@ -50,7 +51,7 @@ def describe(error: BaseException) -> Error:
     return Error(
         type=_name(inner),
         message=message,
-        traceback=_read(lambda: _trace(error, inner, count), "traceback", _LAST),
+        traceback=readable(lambda: _trace(error, inner, count), "traceback", LAST),
         retry_after_ms=_retry_after_ms(leaves),
     )
 
@@ -63,7 +64,8 @@ def timeout_error(during: str, seconds: float, stack: str = "") -> Error:
 
 def _leaves(error: BaseException) -> list[BaseException]:
     """The exceptions in a group that are no groups, in order; of no group, itself."""
-    leaves, remaining = [], [error]
+    leaves: list[BaseException] = []
+    remaining = [error]
     while remaining and len(leaves) < LEAVES_MAX:
         inner = remaining.pop()
         if issubclass(type(inner), BaseExceptionGroup):
@@ -80,7 +82,7 @@ def _retry_after_ms(leaves: Sequence[Any]) -> int | None:
     try:
         seconds = max(float(error.retry_after) for error in leaves)
         return int(min(max(seconds, 0.0), RETRY_AFTER_MAX_SECONDS) * 1000)
-    except BaseException:  # noqa: BLE001  as in `_read`
+    except BaseException:  # noqa: BLE001  as in `readable`
         return int(Unavailable.retry_after * 1000)
 
 
@@ -116,19 +118,19 @@ def _text(error: BaseException) -> str:
     )
     stack = "".join(traceback.StackSummary.extract(iter(frames)).format())
     line = f"{_name(error)}: {_message(error)}".removesuffix(": ")
-    notes = _read(lambda: _notes(error), "notes", slice(MESSAGE_MAX))
+    notes = readable(lambda: _notes(error), "notes", slice(MESSAGE_MAX))
     return f"Traceback (most recent call last):\n{stack}{line}\n{notes}"
 
 
 def _name(error: BaseException) -> str:
     kind = type(error)
-    name = _read(lambda: kind.__qualname__, "name", slice(NAME_MAX))
-    module = _read(lambda: kind.__module__, "module", slice(NAME_MAX))
+    name = readable(lambda: kind.__qualname__, "name", slice(NAME_MAX))
+    module = readable(lambda: kind.__module__, "module", slice(NAME_MAX))
     return name if module == "builtins" else f"{module}.{name}"
 
 
 def _message(error: BaseException) -> str:
-    return _read(lambda: str(error), "message", slice(MESSAGE_MAX))
+    return readable(lambda: str(error), "message", slice(MESSAGE_MAX))
 
 
 def _notes(error: BaseException) -> str:
@@ -136,7 +138,7 @@ def _notes(error: BaseException) -> str:
     return "".join(f"{note}\n" for note in notes[:NOTES_MAX]) if type(notes) is list else ""
 
 
-def _read(function: Callable[[], str], what: str, part: slice) -> str:
+def readable(function: Callable[[], str], what: str, part: slice) -> str:
     """Text that the user's code makes, trimmed. It may raise anything, or be no text."""
     try:
         text = str.__getitem__(function(), part)

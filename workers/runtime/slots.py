@@ -22,7 +22,8 @@ from eventstore.language.agents import Agent as State
 from eventstore.log.replies import ClaimedAgent, Outcome
 from workers.host.processes import resident_bytes
 from workers.runtime.agent_run import AgentRun
-from workers.runtime.worker_context import StopRequest, WorkerContext
+from workers.runtime.stop_signal import StopRequest
+from workers.runtime.worker_context import WorkerContext
 
 _FLAGS: Final = {stop.value.encode(): stop for stop in Stop}
 _RESTART: Final = b"restart"
@@ -78,7 +79,7 @@ class Slots:
 
     def request_stop_all(self, request: StopRequest, reason: str) -> None:
         for run in tuple(self.runs.values()):
-            run.request_stop(request, reason)
+            run.stop.send(request, reason)
 
     def apply_stop_flags(self, flat: list[bytes]) -> None:
         """Apply termination flags as the lease's script returns them: ids and flags in turn.
@@ -88,9 +89,9 @@ class Slots:
         for agent_id, flag in zip(flat[::2], flat[1::2], strict=True):
             run = self.runs.get(agent_id.decode())
             if run is not None and flag == _RESTART:
-                run.request_stop(StopRequest.RELEASE, RESTART_REQUESTED)
+                run.stop.send(StopRequest.RELEASE, RESTART_REQUESTED)
             elif run is not None and flag in _FLAGS:
-                run.apply_stop_flag(_FLAGS[flag])
+                run.stop.apply_flag(_FLAGS[flag])
 
     def snapshot(self, lag_seconds: float) -> bytes:
         """The data of a heartbeat: what each agent does, and the lag of the event loop."""
@@ -143,7 +144,7 @@ class Slots:
             self._start_task(self._withdraw(agent))
             return
         if current is not None:  # its end is recorded, only the reply was lost
-            current.request_stop(StopRequest.ABANDON)
+            current.stop.send(StopRequest.ABANDON)
         run = AgentRun(self._worker_context, claimed)
         self.runs[agent.agent_id] = run
         self._start_task(self._run_agent(run))

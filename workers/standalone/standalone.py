@@ -4,7 +4,7 @@ It is called by the same `AgentRun` that a worker uses, so the same code has the
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -19,9 +19,11 @@ from workers.api.engine import Database
 from workers.process.options import WorkerOptions
 from workers.process.role_setup import RoleSetup, SetupFailed
 from workers.runtime.agent_run import AgentRun
-from workers.runtime.calls import track_tasks
-from workers.runtime.errors import OWN_FOLDER, describe
-from workers.runtime.worker_context import StopRequest, WorkerContext
+from workers.runtime.errors import describe
+from workers.runtime.loop_guard import guard_loop
+from workers.runtime.stacks import task_stack
+from workers.runtime.stop_signal import StopRequest
+from workers.runtime.worker_context import WorkerContext
 from workers.standalone.memory_log import MemoryLog
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ class Standalone:
         )
         self._log = MemoryLog(request, options.pool_name, FENCE)
         self._database = Database(options.engine_url)
-        track_tasks(asyncio.get_running_loop())
+        guard_loop(asyncio.get_running_loop())
         self._worker = WorkerContext(
             log=cast("PoolLog", self._log),  # it has all that an `AgentRun` calls
             fence=FENCE,
@@ -142,7 +144,7 @@ class Standalone:
 
     def request_stop(self, *, now: bool = False) -> None:
         """Let it end in good order; `now`: cancel it, without its `stop`."""
-        self._run.request_stop(StopRequest.STOP_NOW if now else StopRequest.STOP, "requested")
+        self._run.stop.send(StopRequest.STOP_NOW if now else StopRequest.STOP, "requested")
 
     @property
     def made(self) -> tuple[Agent, Context] | None:
@@ -178,15 +180,4 @@ class Standalone:
 
     def stack(self) -> str:
         """Where its tasks wait, in the user's code."""
-        return "\n".join(line for task in self._run.running_tasks() for line in _frames(task))
-
-
-def _frames(task: "asyncio.Task[object]") -> Iterator[str]:
-    """The lines of a suspended task, the innermost last, without those of Muster itself."""
-    coroutine: Any = task.get_coro()
-    while coroutine is not None:
-        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "ag_frame", None)
-        if frame is not None and not frame.f_code.co_filename.startswith(OWN_FOLDER):
-            code = frame.f_code
-            yield f'  File "{code.co_filename}", line {frame.f_lineno}, in {code.co_name}'
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "ag_await", None)
+        return "".join(task_stack(task) for task in self._run.running_tasks())

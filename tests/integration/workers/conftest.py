@@ -1,9 +1,11 @@
 """A pool for each test that requests one: with hosts, or with workers in this process."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 
 from tests.integration.workers.hosts import Site
 from tests.integration.workers.roles import Noted
@@ -28,3 +30,10 @@ def calls() -> list[str]:
     """The calls that agents of the role `Noted` record in this test."""
     Noted.calls.clear()
     return Noted.calls
+
+
+@pytest.fixture
+def lines() -> Iterator[list[MutableMapping[str, Any]]]:
+    """What is logged in this process."""
+    with structlog.testing.capture_logs() as captured:
+        yield captured

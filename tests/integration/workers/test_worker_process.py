@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -43,6 +44,21 @@ class Deaf(Agent):
             except asyncio.CancelledError:
                 pass
 
+class Parked(Agent):
+    async def run(self, context):
+        print("at work")
+        await asyncio.to_thread(lambda: time.sleep(3600))
+
+class Ending(Agent):
+    async def run(self, context):
+        loop = asyncio.get_running_loop()
+        for task in asyncio.tasks._all_tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        loop.call_soon(loop.stop)
+        await asyncio.sleep(0.01)
+        loop.stop()
+
 GENERATORS = []
 
 async def ticks():
@@ -76,6 +92,12 @@ async def processes(pool: WorkerPool, tmp_path: Path) -> AsyncIterator[Processes
     made = Processes(pool, tmp_path, AGENTS)
     yield made
     made.end()
+
+
+def lines(pool: WorkerPool) -> list[dict[str, Any]]:
+    """What the first worker has logged."""
+    text = (pool.log_dir / POOL / "w1.jsonl").read_bytes()
+    return [msgspec.json.decode(line) for line in text.splitlines()]
 
 
 async def at_work(pool: WorkerPool, role: str) -> str:
@@ -122,11 +144,9 @@ async def test_the_output_of_agents_is_in_the_log_file(pool: WorkerPool, process
     process = await processes.start("Talking")
     agent_id = await pool.spawn(role_type="Talking")
     await pool.reached(agent_id, "terminated")
-    path = pool.log_dir / POOL / "w1.jsonl"
-    lines = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
     logged = [
         (line.get("message") or line.get("event"), line["stream"], line["level"])
-        for line in lines
+        for line in lines(pool)
         if line.get("project_id") == "p" and line["agent_id"] == agent_id
     ]
     assert logged == [
@@ -168,14 +188,35 @@ async def test_a_loop_that_never_turns_again_is_killed(pool: WorkerPool, process
     assert ended(process) == EXIT_LEASE_LOST
 
 
-async def test_a_stuck_agent_ends_the_process(pool: WorkerPool, processes: Processes):
-    process = await processes.start("Quiet", "Deaf")
+@pytest.mark.parametrize("role", ["Deaf", "Parked"])
+async def test_a_stuck_agent_ends_the_process(pool: WorkerPool, processes: Processes, role: str):
+    """A task that swallows its cancellation, or a call in a thread; the log says where it is."""
+    process = await processes.start("Quiet", role)
     other = await running(pool, "Quiet")
-    deaf = await at_work(pool, "Deaf")
-    await pool.terminate(deaf)
+    stuck = await at_work(pool, role)
+    await pool.terminate(stuck)
     assert ended(process, 20) == 77
     assert (await pool.state(other)).status == "pending"
-    assert (await pool.state(deaf)).status == "stopping"
+    assert (await pool.state(stuck)).status == "stopping"
+    [line] = [line for line in lines(pool) if line.get("event") == "agent.stuck"]
+    assert line["agent_id"] == stuck
+    assert "agents_of_test.py" in line["stacks"][0]
+
+
+async def test_an_agent_cannot_end_the_loop_of_its_worker(pool: WorkerPool, processes: Processes):
+    """Nor cancel the tasks of others; it is named."""
+    process = await processes.start("Quiet", "Ending")
+    other = await running(pool, "Quiet")
+    ending = await pool.spawn(role_type="Ending")
+    await pool.reached(ending, "restarting")
+    error = (await pool.data(ending, "agent.crashed"))["error"]
+    assert "is shared" in error["message"]
+    assert (await pool.state(other)).status == "running"
+    refused = [line for line in lines(pool) if line.get("event") == "agent.refused"]
+    assert {line["agent_id"] for line in refused} == {ending}
+    assert {line["what"].split()[0] for line in refused} == {"cancel", "stop"}
+    await processes.drain(process)
+    assert ended(process) == 0
 
 
 async def test_a_process_stopped_for_longer_than_its_lease_writes_nothing(

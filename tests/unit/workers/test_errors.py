@@ -14,7 +14,7 @@ def raised(error: BaseException) -> BaseException:
     """The exception with the traceback of this file."""
     try:
         raise error
-    except BaseException as caught:
+    except BaseException as caught:  # noqa: BLE001
         return caught
 
 
@@ -55,7 +55,7 @@ class Endless(Exception):
 
 class Text(str):
     __slots__ = ()
-    __getitem__ = encode = __format__ = __add__ = raises
+    __getitem__ = encode = __format__ = __add__ = raises  # type: ignore[assignment]
 
 
 class Named(type):
@@ -73,7 +73,7 @@ def noted(notes: object) -> BaseException:
 
 
 def hostile(**attributes: Any) -> Callable[[], BaseException]:
-    return lambda: type("Hostile", (BaseException,), attributes)()
+    return type("Hostile", (BaseException,), attributes)
 
 
 METHODS = ("__str__", "__repr__", "__eq__", "__hash__", "__getattribute__", "__bool__")
@@ -88,7 +88,7 @@ HOSTILE: dict[str, Callable[[], BaseException]] = {
     "module": hostile(__module__=7),
     "endless": Endless,
     "type": named,
-    "long name": lambda: type("x" * 1_000_000, (Exception,), {})(),
+    "long name": type("x" * 1_000_000, (Exception,), {}),
     "notes": lambda: noted([Text("n"), 7, "x" * 10_000_000] * 1000),
     "no notes": lambda: noted(7),
 }
@@ -126,10 +126,13 @@ async def test_a_group_is_described_by_its_first_inner_error():
     async def fail(error: Exception) -> None:
         raise error
 
-    with pytest.raises(ExceptionGroup) as caught:
+    async def work() -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(fail(ValueError("first")))
             group.create_task(fail(ExceptionGroup("inner", [KeyError(1), KeyError(2)])))
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await work()
     error = describe(caught.value)
     assert (error.type, error.message) == ("ValueError", "first (and 2 more)")
     assert "unhandled errors in a TaskGroup" in error.traceback
@@ -143,7 +146,9 @@ def test_a_group_of_one_has_the_message_of_its_error():
 
 @pytest.mark.parametrize("shape", ["deep", "wide", "dense"])
 def test_a_group_of_any_shape_is_described(shape: str):
-    group = ExceptionGroup("g", [ValueError("v")] * (10_000 if shape == "wide" else 1))
+    group: ExceptionGroup[Exception] = ExceptionGroup(
+        "g", [ValueError("v")] * (10_000 if shape == "wide" else 1)
+    )
     for _ in range({"deep": 10_000, "wide": 1, "dense": 60}[shape]):
         group = ExceptionGroup("g", [group, group] if shape == "dense" else [group])
     error = describe(group)

@@ -1,0 +1,125 @@
+"""Writing what becomes of an agent: it started, failed, was released, ended, or is cleared."""
+
+import asyncio
+import random
+from typing import Final
+
+import structlog
+
+from eventstore.connection.backoff import Backoff, retry
+from eventstore.errors import LogError, Unreadable
+from eventstore.language.agent_commands import Clear, Command, Fail, Release
+from eventstore.language.agents import Agent as State
+from eventstore.language.agents import Status
+from eventstore.language.events import Error
+from eventstore.log.replies import AgentResult, Outcome
+from workers.runtime.stop_signal import StopRequest, StopSignal
+from workers.runtime.worker_context import WorkerContext
+
+log = structlog.get_logger("muster.agents")
+
+_LOG_EVENTS: Final = {
+    Status.RUNNING: "agent.started",
+    Status.RESTARTING: "agent.restarting",
+    Status.PENDING: "agent.released",
+    Status.TERMINATED: "agent.terminated",
+    Status.FAILED: "agent.failed",
+}
+
+
+def failure(worker_context: WorkerContext, state: State, during: str, error: Error) -> Fail:
+    """The agent's code failed in `start`, `run` or `check`."""
+    log.warning(
+        "agent.failing",
+        agent_id=state.agent_id,
+        incarnation=state.incarnation,
+        during=during,
+        error=error.type,
+        message=error.message,
+    )
+    return Fail(
+        during=during,
+        error=error,
+        now_ms=worker_context.log.now_ms(),
+        policy=worker_context.config.restart_policy,
+        jitter=random.random(),
+    )
+
+
+class Settlement:
+    """The outcomes of one incarnation, and its `state` as the log has it."""
+
+    def __init__(self, worker_context: WorkerContext, state: State, stop: StopSignal) -> None:
+        self.state = state
+        self._worker_context, self._stop = worker_context, stop
+        self._log = log.bind(agent_id=state.agent_id, incarnation=state.incarnation)
+
+    async def write(self, command: Command) -> None:
+        """Write an outcome, for as long as the right to do so lasts.
+
+        Where that ends, a write under way is not waited for: Redis may not answer.
+        """
+        if self._stop.abandoned:
+            return
+        writing = asyncio.get_running_loop().create_task(self._act(command))
+        while not (writing.done() or self._stop.abandoned):
+            await self._stop.wait(writing)
+        writing.cancel()
+        await asyncio.wait({writing})
+        if not writing.cancelled():
+            self._on_acted(command, writing.result())
+
+    def on_fenced(self, outcome: Outcome) -> None:
+        """Another worker has the agent now, or none."""
+        self._log.warning("agent.fenced", outcome=outcome.value)
+        self._stop.send(StopRequest.ABANDON)
+        self._worker_context.on_fenced()
+
+    async def _act(self, command: Command) -> AgentResult | None:
+        """Carry out a command on the agent, for as long as it takes: to be cancelled.
+
+        None where nothing was written: its state in Redis is damaged, and it is parked; or it is
+        left to the reaper of its worker.
+        """
+        if isinstance(command, Release) and self._worker_context.leaves_agents():
+            return None
+        pool_log, agent_id = self._worker_context.log, self.state.agent_id
+        fence, incarnation = self._worker_context.fence, self.state.incarnation
+        backoff = Backoff("settle", agent_id=agent_id)
+
+        async def act() -> AgentResult | None:
+            known = None if backoff.active else self.state
+            try:
+                acted = await pool_log.act(
+                    agent_id, command, fence=fence, incarnation=incarnation, agent=known
+                )
+                if acted.outcome is Outcome.ABSENT and agent_id in await pool_log.live():
+                    raise Unreadable("agent", agent_id, "its hash is gone")
+            except Unreadable as error:
+                await self._park(error)
+                return None
+            return acted
+
+        return await retry(backoff, act)
+
+    async def _park(self, damage: Unreadable) -> None:
+        """Leave the agent to an operator."""
+        try:
+            holder = self._worker_context.fence.worker_id
+            await self._worker_context.log.park(damage, holder=holder)
+        except LogError as error:
+            self._log.warning("agent.not_parked", error=str(error))
+
+    def _on_acted(self, command: Command, acted: AgentResult | None) -> None:
+        if acted is None:
+            self._stop.send(StopRequest.ABANDON)
+            return
+        if acted.outcome not in {Outcome.DONE, Outcome.ALREADY} or acted.agent is None:
+            self.on_fenced(acted.outcome)
+            return
+        self.state = acted.agent
+        if isinstance(command, Clear):
+            if acted.outcome is Outcome.DONE:  # else the leader has cleared it
+                self._log.info("agent.cleared", reason=command.reason)
+        elif acted.agent.status in _LOG_EVENTS:
+            self._log.info(_LOG_EVENTS[acted.agent.status], reason=acted.agent.reason)
