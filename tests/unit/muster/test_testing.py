@@ -153,7 +153,7 @@ def test_where_the_event_loop_is_blocked_is_said() -> None:
             time.sleep(30)
 
     with pytest.raises(DidNotEnd, match=r"blocked the event loop(?s:.*)time.sleep\(30\)"):
-        run(Blocking, timeout=0.05)
+        run(Blocking, timeout=0.5)
 
 
 async def test_an_agent_can_be_looked_at_while_it_runs() -> None:
