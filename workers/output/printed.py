@@ -26,7 +26,7 @@ class Printed:
     """One stream of one agent. Any thread may print."""
 
     __slots__ = (
-        "__weakref__", "_begun", "_decoder", "_limit", "_lock", "_old", "_parts", "_pump",
+        "__weakref__", "_decoder", "_limit", "_lock", "_old", "_partly_written", "_parts", "_pump",
         "_size", "_skipped", "_undecoded", "_watched", "_write",
     )  # fmt: skip
 
@@ -42,7 +42,7 @@ class Printed:
         self._lock = threading.RLock()
         self._parts: list[str] = []
         self._size = 0
-        self._begun = False  # a part of the present line is written
+        self._partly_written = False  # a part of the present line is written
         self._old = False
         self._watched = False
         self._decoder = _DECODER("backslashreplace")
@@ -92,7 +92,7 @@ class Printed:
             self._parts.append(self._decoder.decode(b"", final=True))
             self._undecoded = False
             if text := self._take():
-                self._begun = True
+                self._partly_written = True
                 self._write_pieces(text, partial=True)
 
     def flush_soon(self) -> None:
@@ -125,7 +125,7 @@ class Printed:
         if self._size > LINE_MAX:
             text = self._take()
             whole = (len(text) - 1) // LINE_MAX * LINE_MAX
-            self._begun = True
+            self._partly_written = True
             self._write_pieces(text[:whole], partial=True)
             self._parts.append(text[whole:])
             self._size += len(text) - whole
@@ -139,14 +139,14 @@ class Printed:
             return False
         self._take()
         self._decoder.reset()
-        self._begun = self._undecoded = False
+        self._partly_written = self._undecoded = False
         return True
 
     def _end_line(self, text: str) -> None:
         """Write the end of a line; of one whose parts are written already only if there is any."""
-        if text or not self._begun:
+        if text or not self._partly_written:
             self._write_pieces(text)
-        self._begun = False
+        self._partly_written = False
 
     def _take(self) -> str:
         parts = self._parts
