@@ -33,10 +33,10 @@ from workers.launch.launchers import ForkLauncher, InProcessLauncher, Launcher
 from workers.launch.pool_processes import HostProcesses
 from workers.launch.zygote_messages import Plan
 from workers.output.log_files import remove_old_files
-from workers.supervisor import code_watch
 from workers.supervisor.host_reports import HostReports
 from workers.supervisor.options import SupervisorOptions, limit_to_one_worker, worker_options
 from workers.supervisor.pool_supervisor import PoolSupervisor, retry_forever
+from workers.supervisor.reloading import Reloading
 from workers.supervisor.worker_monitor import PoolContext
 
 log = structlog.get_logger("muster.supervisor")
@@ -69,7 +69,7 @@ class Supervisor:
         self._lock = HostLock(self.host, options.redis_url, options.key_prefix)
         self._worker_ended = asyncio.Event()
         self._processes = HostProcesses(
-            self._new_launcher(),
+            self._new_launcher(options.deferred_roles),
             partial(worker_options, options, self.host),
             self._on_worker_ended,
             in_process=options.single_process,
@@ -83,7 +83,7 @@ class Supervisor:
             self._origin,
             lambda: {host for pool in self._pools.values() for host in pool.hosts},
         )
-        self._code: code_watch.Snapshot = {}
+        self._reloading = Reloading(options, self._new_launcher, self._processes, self._wake_all)
         self._joined = False
         self._stopped = False
 
@@ -93,8 +93,8 @@ class Supervisor:
         Raises `ConfigurationError` when a class cannot be imported or this host has a supervisor.
         """
         await self._lock.acquire(LOCK_TIMEOUT_SECONDS)
-        if self._options.reload:  # before it is imported
-            self._code = await asyncio.to_thread(code_watch.snapshot, self._options.app_dir)
+        if self._options.reload:
+            await self._reloading.start()  # before the code is imported
         await self._processes.start()
         try:
             await self._join()
@@ -105,7 +105,7 @@ class Supervisor:
         self._start_task("reporting this host", self._reports.run)
         self._start_task("ending leftovers", self._end_leftovers)
         if self._options.reload:
-            self._start_task("watching code", self._reload)
+            self._start_task("watching code", self._reloading.run)
         log.info("supervisor.started", host=self.host, pools=len(self._pools))
 
     async def stop(self) -> None:
@@ -150,29 +150,16 @@ class Supervisor:
         for pool_supervisor in self._pools.values():
             pool_supervisor.wakeup.set()
 
-    def _new_launcher(self) -> Launcher:
+    def _new_launcher(self, deferred: tuple[str, ...]) -> Launcher:
         options = self._options
         plan = Plan(
             roles=options.roles,
-            deferred=options.deferred_roles,
+            deferred=deferred,
             app_dir=options.app_dir,
             import_seconds=options.import_timeout_seconds,
         )
         launcher: type[Launcher] = InProcessLauncher if options.single_process else ForkLauncher
         return launcher(plan, self._lock.scope)
-
-    async def _reload(self) -> None:
-        """Whenever the users' code has changed, replace the workers, if it can be imported."""
-        async for files in code_watch.changes(self._options.app_dir, self._code):
-            launcher = self._new_launcher()
-            try:
-                count = await self._processes.renew(launcher)
-            except (errors.MusterError, OSError) as error:
-                await launcher.stop()
-                log.error("code.not_reloaded", files=files, error=str(error))
-                continue
-            log.info("code.reloaded", files=files, workers=count)
-            self._wake_all()
 
     # ---- following ---------------------------------------------------------------------------
 

@@ -56,12 +56,13 @@ async def test_workers_are_replaced_when_the_code_has_changed(site: Site, tmp_pa
     site.check()
 
 
+@pytest.mark.parametrize("deferred", [(), ("developer",)], ids=["preloaded", "deferred"])
 async def test_code_that_cannot_be_imported_replaces_nothing(
-    site: Site, tmp_path: Path, write, capsys: pytest.CaptureFixture[str]
+    site: Site, tmp_path: Path, write, capsys: pytest.CaptureFixture[str], deferred
 ):
     write("one")
     pool = await site.pool()
-    await site.host(agent="changing:Changing", reload=True)
+    await site.host(agent="changing:Changing", reload=True, deferred_roles=deferred)
     await site.run(pool)
     said = ""
 
