@@ -5,14 +5,16 @@ import time
 from pathlib import Path
 from random import Random
 
+from tests.chaos import neighbours
 from tests.chaos.commands import ChangePool, Desk
-from tests.chaos.configuration import POOLS
+from tests.chaos.configuration import POOLS, PROBE, STEADY
 from tests.chaos.ends import ended, judge_ends
 from tests.chaos.faults import FAULTS, Scene
 from tests.chaos.healing import NotHealed, heal
 from tests.chaos.journal import Journal
 from tests.chaos.listening import Listener, judge_received
 from tests.chaos.load import Load
+from tests.chaos.misbehaving import left
 from tests.chaos.options import Options
 from tests.chaos.recovering import Recovery, Unrecovered
 from tests.chaos.report import Figures, TimeLine, left_undone
@@ -20,11 +22,14 @@ from tests.chaos.rest import come_to_rest
 from tests.chaos.schedule import Injection, Round, rounds, stream
 from tests.chaos.system import System
 from tests.chaos.verdict import judge
+from tests.waiting import until
 
 SETTLE_SECONDS = 20.0
 """How long unfinished commands may take after the last fault."""
 FIRST_SECONDS = 60.0
 POLL_SECONDS = 0.3
+LEFT_SECONDS = 15.0
+"""After the end of agents nothing is left of them."""
 REST_WORKERS = 40
 WORDS_MAX = 40
 FAULT_SECONDS = 120.0
@@ -68,6 +73,7 @@ class Campaign:
         found = await asyncio.to_thread(
             judge, self.system.redis.url, self.system.views_url, self.system.folder
         )
+        found += await self._neighbour_offences()
         self.offences += [
             *self.recovery.offences,
             *self.desk.offences,
@@ -91,6 +97,23 @@ class Campaign:
             for agent_id, what in self.desk.missing.items()
             if agent_id not in named
         ]
+
+    async def _neighbour_offences(self) -> list[str]:
+        """What misbehaving agents did to others, and what is left of them once they have ended."""
+        folder, random = self.system.folder / "trace", stream(self.options.seed, "neighbours")
+        known = await asyncio.to_thread(neighbours.read, self.system.views_url, folder)
+        self.line.say(known.summary)
+        offences = list(known.offences())
+        self.desk.closing = False
+        for agent_id in known.living:
+            await self.load.terminate(random, STEADY, agent_id)
+        try:
+            await until(lambda: not left(folder), timeout=LEFT_SECONDS)
+        except AssertionError:
+            offences += [f"left over: {pid} of {whose}" for pid, whose in left(folder).items()]
+        with self.system.redis.client() as client:
+            pids = {pool: neighbours.worker_pids(client, pool) for pool in (STEADY, PROBE)}
+        return [*offences, *neighbours.grown(pids[STEADY], pids[PROBE])]
 
     async def _event_offences(self) -> list[str]:
         """Offences in the events that a client received."""
