@@ -8,6 +8,7 @@ take so long; `GET /asked` says how many questions came. To have it away, end it
 
 import asyncio
 import json
+import logging
 import sys
 import time
 from typing import Any
@@ -77,5 +78,6 @@ def application() -> web.Application:
 
 
 if __name__ == "__main__":
+    logging.getLogger("aiohttp").setLevel(logging.CRITICAL)  # clients may go away
     port = int(sys.argv[1]) if len(sys.argv) > 1 else PORT
     web.run_app(application(), host="127.0.0.1", port=port, print=None)

@@ -1,6 +1,7 @@
 """LangGraph with its SQLite saver: opened in `start`, closed in `stop`.
 
-The conversation's thread is the agent's id: the next incarnation goes on where this one was.
+Each agent has a file of its own, since SQLite lets one connection write at a time. It is named
+after the agent's id, which stays the same: the next incarnation goes on where this one was.
 """
 
 from contextlib import AsyncExitStack
@@ -13,13 +14,12 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from bots import model
 from muster import Agent, Context
 
-SAVED = "graph.db"
-
 
 class GraphBot(Agent):
     async def start(self, context: Context) -> None:
         self.open = AsyncExitStack()
-        saver = await self.open.enter_async_context(AsyncSqliteSaver.from_conn_string(SAVED))
+        file = f"graph-{context.agent_id}.db"
+        saver = await self.open.enter_async_context(AsyncSqliteSaver.from_conn_string(file))
         chat = ChatOpenAI(model=model.NAME, base_url=model.URL, api_key=model.KEY, max_retries=0)
 
         async def ask(state: MessagesState) -> dict[str, list[object]]:
