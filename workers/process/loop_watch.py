@@ -35,6 +35,7 @@ ANSWER_SECONDS: Final = 0.1
 WARN_SECONDS: Final = 30.0
 """At most one warning in this time."""
 FRAMES_MAX: Final = 20
+OUTSIDE: Final = "stalled, not in the code of an agent: its host may be busy"
 WHERE_MAX: Final = 300
 """Characters of the sentence that says where it hangs."""
 
@@ -44,6 +45,7 @@ _LIBRARIES: Final = tuple(
         *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
         site.getusersitepackages(),
         "<frozen",
+        "<string>",  # as `python -c` starts a worker
     }
 )
 """Of the standard library and of what is installed: seldom what an agent's author can change."""
@@ -175,8 +177,8 @@ class LoopWatch:
         agent_id = self._agent_of(task) if task is not None else ""
         foreign = [f for f in frames if not f.f_code.co_filename.startswith(_OWN)]
         users = [f for f in foreign if not f.f_code.co_filename.startswith(_LIBRARIES)]
-        innermost = [*users, *frames][:1] if agent_id or users else frames[:1]
-        text = "stalled in " + (_describe(innermost[0]) if innermost else "an unknown place")
+        innermost = [*users, *frames][:1] if agent_id or users else []
+        text = f"stalled in {_describe(innermost[0])}" if innermost else OUTSIDE
         whose = f" (agent {agent_id})" if agent_id else ""
         listed = tuple(_describe(f) for f in reversed((foreign or frames)[:FRAMES_MAX]))
         return Place(text[: WHERE_MAX - len(whose)] + whose, agent_id, listed)

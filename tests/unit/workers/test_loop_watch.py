@@ -44,7 +44,8 @@ class Site:
         self.task: asyncio.Task[Any] | None = None
         self.loop = asyncio.new_event_loop()
         self.watch = LoopWatch("w1", lambda _: b"{}", self.agent_of, self.note)
-        self.thread = threading.Thread(target=self.loop.run_forever)
+        program = compile("run()", "<string>", "exec")  # as `python -c` runs a worker
+        self.thread = threading.Thread(target=exec, args=(program, {"run": self.loop.run_forever}))
         self.thread.start()
         self.call(self.watch.start)
 
@@ -116,6 +117,10 @@ def test_a_stall_names_the_line_the_function_and_the_agent(
     [line] = [line for line in logs if line["event"] == "worker.loop_stalled"]
     assert (line["log_level"], line["agent_id"], line["worker_id"]) == ("warning", "a1", "w1")
     assert any(entry.endswith(f" {how.__name__}") for entry in line["frames"])
+
+
+def test_a_loop_that_gets_no_processor_names_no_place_in_the_program(site: Site):
+    assert site.watch.place().text == loop_watch.OUTSIDE
 
 
 def test_a_loop_that_turns_is_not_stalled(site: Site):
