@@ -28,6 +28,8 @@ def echo_status(
 
 def report_other_supervisor(settings: Settings) -> None:
     """Print that this host has a supervisor for that Redis: ours waits for its end, or gives up."""
+    if not settings.redis_url:  # a server of our own, whose folder is locked
+        return
     host = settings.host_id or host_name()
     with contextlib.suppress(LockRefused):  # which the supervisor reports
         if HostLock(host, settings.redis_url, settings.key_prefix).is_taken():

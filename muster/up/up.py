@@ -68,6 +68,7 @@ class Up:
         running_file.remove(self._data_dir)  # of one that was killed
         self._handle_signals()
         echo(f"Muster {__version__}, data in {self._data_dir}")
+        report_other_supervisor(self.log_server.settings)
         if not await self.log_server.start():
             await self._stop()
             return 0
@@ -80,7 +81,6 @@ class Up:
 
     async def _serve(self, settings: Settings) -> None:
         self._follow_logs(settings)
-        report_other_supervisor(settings)
         self._roles = (
             RoleParts(settings, self._background, self.log_server.fallback)
             if settings.single_process
