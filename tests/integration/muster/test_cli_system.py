@@ -98,6 +98,6 @@ def test_a_day_with_the_command_line(run, capsys):
 
 def registered(run: Callable[..., Any]) -> list[dict[str, object]]:
     """All agents as the log has them: without what heartbeats report, which changes."""
-    live = {"activity", "last_heartbeat"}
+    live = {"activity", "last_heartbeat", "last_heartbeat_time"}
     rows = run("ps", "--all", "--json")
     return [{name: row[name] for name in row.keys() - live} for row in rows]
