@@ -19,8 +19,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures.thread import _WorkItem
+from traceback import walk_stack
 from types import CodeType, FrameType
 from typing import Any, Final
 
@@ -50,7 +51,7 @@ _prctl: Any = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 def protect(loop: asyncio.AbstractEventLoop, output: Output | None) -> Callable[[], None]:
     """Reset what is forked from now on; called in a task of the loop. Returns how to end that."""
     _loops.append((loop, output))
-    frames = tuple(_frames(sys._getframe()))
+    frames = [frame for frame, _ in walk_stack(sys._getframe())]
     tasks = [n for n, frame in enumerate(frames) if frame.f_code.co_flags & inspect.CO_COROUTINE]
     _callers.update(frame.f_code for frame in frames[tasks[-1] + 1 :][:1] if tasks)
     _register()
@@ -115,7 +116,7 @@ def _neutralise_descriptors(wakeup: int) -> None:
 
 def _end_on_return() -> None:
     """End the child when the code that forked it has returned, or awaits something."""
-    frames = list(_frames(sys._getframe()))
+    frames = [frame for frame, _ in walk_stack(sys._getframe())]
     if any(frame.f_code.co_filename.endswith(EXITS_ITSELF) for frame in frames):
         return
     called = [frame for frame in frames if frame.f_back and frame.f_back.f_code in _callers]
@@ -127,9 +128,3 @@ def _end_on_return() -> None:
 
     if called:
         sys.setprofile(on_event)
-
-
-def _frames(frame: FrameType | None) -> Iterator[FrameType]:
-    while frame is not None:
-        yield frame
-        frame = frame.f_back

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from traceback import walk_stack
 from types import FrameType
 from typing import Final
 
@@ -168,17 +169,14 @@ class LoopWatch:
 
     def place(self) -> Place:
         """Where the loop's thread is."""
-        frame = sys._current_frames().get(self._thread)
-        frames: list[FrameType] = []
-        while frame is not None:
-            frames.append(frame)
-            frame = frame.f_back
+        innermost = sys._current_frames().get(self._thread)
+        frames = [frame for frame, _ in walk_stack(innermost)] if innermost is not None else []
         task = asyncio.current_task(self._loop)
         agent_id = self._agent_of(task) if task is not None else ""
         foreign = [f for f in frames if not f.f_code.co_filename.startswith(_OWN)]
         users = [f for f in foreign if not f.f_code.co_filename.startswith(_LIBRARIES)]
-        innermost = [*users, *frames][:1] if agent_id or users else []
-        text = f"stalled in {_describe(innermost[0])}" if innermost else OUTSIDE
+        named = [*users, *frames][:1] if agent_id or users else []
+        text = f"stalled in {_describe(named[0])}" if named else OUTSIDE
         whose = f" (agent {agent_id})" if agent_id else ""
         listed = tuple(_describe(f) for f in reversed((foreign or frames)[:FRAMES_MAX]))
         return Place(text[: WHERE_MAX - len(whose)] + whose, agent_id, listed)

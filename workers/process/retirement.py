@@ -6,12 +6,9 @@ supervisor kills one that is far above the limit at any time: that counts as the
 so that an agent which does it again and again is isolated.
 """
 
-import os
-import random
 from typing import Final
 
 from eventstore.language.pool_config import PoolConfig
-from workers.host.processes import boot_seconds, resident_bytes
 
 SETTLED_SECONDS: Final = 60.0
 """The age from which on a worker's size counts."""
@@ -19,19 +16,6 @@ JITTER: Final = 0.1
 """The part of the greatest age by which workers differ, so that not all drain at once."""
 HARD_LIMIT: Final = 1.5
 """In times of `memory_max_mb`: above it a worker is killed."""
-
-
-class Age:
-    """Of this process, a worker, from now on."""
-
-    def __init__(self) -> None:
-        self._started_at = boot_seconds()
-        self._jitter = random.random()
-
-    def reason_to_drain(self, config: PoolConfig) -> str:
-        """As below."""
-        age_seconds = boot_seconds() - self._started_at
-        return reason_to_drain(config, age_seconds, resident_bytes(os.getpid()), self._jitter)
 
 
 def reason_to_drain(

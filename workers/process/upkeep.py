@@ -6,6 +6,8 @@ the exit codes of orphans, and looks whether the process is to be replaced.
 
 import asyncio
 import contextlib
+import os
+import random
 from collections.abc import Callable
 from typing import Final
 
@@ -15,11 +17,12 @@ from eventstore.connection.calls import UNREACHABLE, execute
 from eventstore.errors import LogError
 from eventstore.language.pool_config import PoolConfig
 from eventstore.log.pool_log import PoolLog
+from workers.host.processes import boot_seconds, resident_bytes
 from workers.output.capture import Capture
 from workers.output.descriptors import StandardPipes
 from workers.output.lines import Output
 from workers.process import forks
-from workers.process.retirement import Age
+from workers.process.retirement import reason_to_drain
 from workers.runtime.child_records import track
 from workers.runtime.children import collect_adopted
 from workers.runtime.process_state import ProcessState
@@ -33,7 +36,7 @@ class Upkeep:
 
     def __init__(self, pool_log: PoolLog, worker_id: str, drain: Callable[[str], None]) -> None:
         self._pool_log, self._worker_id, self._drain = pool_log, worker_id, drain
-        self._age = Age()
+        self._started_at, self._jitter = boot_seconds(), random.random()
         self._undo = contextlib.ExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -61,7 +64,8 @@ class Upkeep:
         collect_adopted()
         if ProcessState.current is not None:
             ProcessState.current.check()
-        return self._age.reason_to_drain(config)
+        age_seconds, memory_bytes = boot_seconds() - self._started_at, resident_bytes(os.getpid())
+        return reason_to_drain(config, age_seconds, memory_bytes, self._jitter)
 
     def _on_damage(self, kind: str) -> None:
         task = asyncio.get_running_loop().create_task(self._replace(kind))

@@ -61,7 +61,6 @@ class Worker:
     ) -> None:
         self.exit_code = 0
         self._options = options
-        self._config = options.config
         self._roles = dict(roles)
         self._start_time = start_time
         self._pipes = pipes
@@ -97,22 +96,7 @@ class Worker:
         if options.capture:
             self._output = options.new_output(self._roles)
         self._upkeep.start(self._output, self._pipes, shared=not options.exits)
-        self._context = self._new_worker_context()
-        self._slots = Slots(
-            self._context,
-            size,
-            on_fenced=lambda: self._on_lost("fenced"),
-            on_stuck=lambda: self._drain("stuck"),
-        )
-        self._lease = Lease(options, self._registration.epoch, self._hooks(), granted_at=granted_at)
-        self._context.on_fenced = self._lease.renew_soon
-        self._setup = RoleSetup(
-            options,
-            self._roles,
-            self._database,
-            on_phase=self._lease.prepare,
-            on_ended=partial(self._drain, ordered=False),
-        )
+        self._make_parts(size, granted_at)
         await self._lease.start(preparing=self._setup.phase)
         self._slots.wake()
         self._start_task(self._run_critical("claiming", self._claim()))
@@ -123,7 +107,7 @@ class Worker:
 
     async def _claim(self) -> None:
         try:
-            await self._setup.start(self._config.start_timeout_seconds)
+            await self._setup.start(self._context.config.start_timeout_seconds)
         except SetupFailed as error:
             self._drain(str(error))
         else:
@@ -160,12 +144,10 @@ class Worker:
 
     def _drain(self, reason: str, seconds: float | None = None, *, ordered: bool = True) -> None:
         if self._shutdown_task is None:
-            seconds = self._config.drain_seconds if seconds is None else seconds
+            seconds = self._context.config.drain_seconds if seconds is None else seconds
+            drain = partial(self._registration.drain, self._slots, reason, seconds)
             loop = asyncio.get_running_loop()
-            drain = self._registration.drain
-            self._drain_task = loop.create_task(
-                drain(self._slots, reason, seconds, self._on_empty, ordered=ordered)
-            )
+            self._drain_task = loop.create_task(drain(self._on_empty, ordered=ordered))
             self._shutdown_task = loop.create_task(self._shut_down(reason))
 
     async def _shut_down(self, reason: str) -> None:
@@ -187,7 +169,7 @@ class Worker:
             self._ended.set_result(reason)
 
     async def _on_empty(self) -> None:
-        await self._setup.stop(self._config.stop_grace_seconds)
+        await self._setup.stop(self._context.config.stop_grace_seconds)
         await self._lease.stop()
 
     async def _drain_result(self) -> ShutdownResult:
@@ -247,11 +229,10 @@ class Worker:
         status = reply.rest[0].decode()
         self._slots.apply_stop_flags(reply.rest[1])
         if version := reply.rest[2].decode():
-            self._config, _ = read_config(reply.rest[3])
-            self._context.config = self._config
-            self._lease.reconfigure(self._config, version)
+            self._context.config, _ = read_config(reply.rest[3])
+            self._lease.reconfigure(self._context.config, version)
             log.info("worker.reconfigured", worker_id=self._options.worker_id, version=version)
-        reason = self._upkeep.check(self._config)
+        reason = self._upkeep.check(self._context.config)
         if self._shutdown_task is not None:
             return
         if status == WorkerStatus.DRAINING:
@@ -282,28 +263,38 @@ class Worker:
 
     # ---- what it is made of --------------------------------------------------------------------
 
-    def _new_worker_context(self) -> WorkerContext:
-        return WorkerContext(
+    def _make_parts(self, size: int, granted_at: float) -> None:
+        options, registration = self._options, self._registration
+        self._context = context = WorkerContext(
             log=self._pool_log,
-            fence=Fence(self._options.worker_id, self._registration.epoch),
-            config=self._config,
+            fence=Fence(options.worker_id, registration.epoch),
+            config=options.config,
             roles=self._roles,
             on_role_problem=self.request_drain,
-            leaves_agents=lambda: self._registration.leaves_agents,
+            leaves_agents=lambda: registration.leaves_agents,
             database=self._database,
             output=self._output,
-            fallback=self._options.fallback,
+            fallback=options.fallback,
         )
-
-    def _hooks(self) -> Hooks:
-        return Hooks(
+        on_fenced, on_stuck = partial(self._on_lost, "fenced"), partial(self._drain, "stuck")
+        self._slots = slots = Slots(context, size, on_fenced=on_fenced, on_stuck=on_stuck)
+        hooks = Hooks(
             high_water_mark=self._pool_log.high_water_mark,
-            snapshot=self._slots.snapshot,
-            agent_of=self._slots.agent_of,
+            snapshot=slots.snapshot,
+            agent_of=slots.agent_of,
             renewed=self._on_renewed,
             lost=self._on_lost,
             log_unavailable=lambda: self._start_task(
-                self._registration.report_running(self._slots.runs.values())
+                registration.report_running(slots.runs.values())
             ),
-            orphaned=lambda: self._drain("owner-gone", ORPHAN_DRAIN_SECONDS),
+            orphaned=partial(self._drain, "owner-gone", ORPHAN_DRAIN_SECONDS),
+        )
+        self._lease = Lease(options, registration.epoch, hooks, granted_at=granted_at)
+        context.on_fenced = self._lease.renew_soon
+        self._setup = RoleSetup(
+            options,
+            self._roles,
+            self._database,
+            on_phase=self._lease.prepare,
+            on_ended=partial(self._drain, ordered=False),
         )
