@@ -116,7 +116,10 @@ async def test_what_an_incarnation_started_ends_with_it_and_nothing_else_does(
     others = msgspec.json.decode((processes.app / "neighbour.json").read_bytes(), type=list[int])
     before = below(worker.pid)
     starter = await running(pool, "Starter")
-    assert len(below(worker.pid) - before) >= 16
+    started = below(worker.pid) - before
+    assert len(started) >= 16
+    commands = {Path(f"/proc/{pid}/cmdline").read_bytes() for pid in started}
+    assert {f"sleep\0{number}\0".encode() for number in range(901, 911)} <= commands
     await pool.terminate(starter)
     await pool.reached(starter, "terminated")
     left = below(worker.pid)

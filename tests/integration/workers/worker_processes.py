@@ -75,7 +75,7 @@ class Processes:
             process.wait()
 
 
-def ended(process: subprocess.Popen[bytes], timeout: float = 10) -> int:
+def ended(process: subprocess.Popen[bytes], timeout: float = 30) -> int:
     """The exit code, once there is one."""
     return process.wait(timeout)
 

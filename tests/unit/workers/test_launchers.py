@@ -15,8 +15,9 @@ import pytest
 from eventstore.errors import ConfigurationError
 from eventstore.language.catalogue import Pool
 from eventstore.language.pool_config import PoolConfig
+from workers.host.capacity import HostLimits
 from workers.host.process_tree import Found
-from workers.host.processes import Process
+from workers.host.processes import Process, this_process
 from workers.launch import zygote
 from workers.launch.launchers import REFUSED_TRIES, ForkLauncher, LaunchFailed, ZygoteRefused
 from workers.launch.pool_processes import HostProcesses
@@ -218,6 +219,26 @@ async def test_a_refused_fork_fails_that_launch_only(tmp_path: Path) -> None:
         assert await asyncio.wait_for(ended.get(), 30) == ("w", "exited with code 79")
     finally:
         await launcher.stop()
+
+
+async def test_a_host_starts_no_more_workers_at_once_than_it_may() -> None:
+    """Each pool has a leader, and none of them knows what the others have just ordered."""
+    launched: list[str] = []
+
+    async def launch(worker_id: Any) -> Process:
+        launched.append(worker_id)
+        return this_process()
+
+    launcher = cast("Any", SimpleNamespace(launch=launch))
+    options_for = cast("Any", lambda _, worker_id: worker_id)
+    limits = HostLimits(launches_max=2)
+    local = HostProcesses(launcher, options_for, lambda: None, limits=limits)
+    pool = Pool(pool_name="p", role_type="r")
+    await asyncio.gather(*(local.launch(pool, name) for name in "abcd"))
+    assert launched == ["a", "b"]
+    local.started("a")
+    await asyncio.gather(*(local.launch(pool, name) for name in "abcd"))
+    assert launched == ["a", "b", "c"]
 
 
 def test_a_leftover_that_may_not_be_signalled_does_not_end_the_zygote(
