@@ -89,9 +89,8 @@ class Worker:
         except BaseException:
             await self._log.client.aclose()
             raise
-        loop = asyncio.get_running_loop()
-        guard_loop(loop)
-        self._ended = loop.create_future()
+        guard_loop(asyncio.get_running_loop())
+        self._ended = asyncio.get_running_loop().create_future()
         options = self._options
         if options.capture:
             self._output = options.new_output(self._roles)
