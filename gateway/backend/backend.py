@@ -35,6 +35,7 @@ from gateway.following.tail import Tail
 from gateway.following.waiters import Waiters
 from gateway.options import GatewayOptions
 from gateway.wire.problems import Kind, Problem
+from gateway.wire.request_key import RequestKey
 from projector.queries import views as queries
 
 T = TypeVar("T")
@@ -66,8 +67,8 @@ class ReadState(Struct):
         return ",".join(items[: len(list(fitting))])
 
 
-READ_STATE: Final = web.RequestKey("muster.reading", ReadState)
-ORIGIN: Final = web.RequestKey("muster.origin", Origin)
+READ_STATE: Final = RequestKey("muster.reading", ReadState)
+ORIGIN: Final = RequestKey("muster.origin", Origin)
 
 
 class Backend:

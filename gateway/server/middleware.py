@@ -22,6 +22,7 @@ from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE, ReadState
 from gateway.fallback import FALLBACK_HEADER
 from gateway.options import GatewayOptions
 from gateway.wire.problems import Kind, Problem, translate
+from gateway.wire.request_key import RequestKey
 
 log = structlog.get_logger("muster.gateway")
 
@@ -54,7 +55,7 @@ SECURITY_HEADERS: Final = {
 
 CONDITIONS: Final = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 """A command under a condition that is not examined must not be carried out."""
-STARTED: Final = web.RequestKey("muster.started", web.StreamResponse)
+STARTED: Final = RequestKey("muster.started", web.StreamResponse)
 """The answer whose head was sent."""
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")

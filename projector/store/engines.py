@@ -5,6 +5,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
@@ -31,6 +32,10 @@ quarter of an hour, and so does every thread with a query, even if another host 
 address by then."""
 
 
+_DECODES_PATHS: Final = make_url("sqlite:///%20").database == " "
+"""SQLAlchemy does since 2.1."""
+
+
 def address(url: str) -> URL:
     """The address with its driver. Raises `ConfigurationError`, which never shows a password."""
     try:
@@ -39,7 +44,8 @@ def address(url: str) -> URL:
         raise ConfigurationError("the database's address is not a URL") from error
     match parsed.get_backend_name():
         case "sqlite" if parsed.database and parsed.database != ":memory:":
-            return parsed.set(drivername="sqlite+pysqlite")
+            path = parsed.database if _DECODES_PATHS else unquote(parsed.database)
+            return parsed.set(drivername="sqlite+pysqlite", database=path)
         case "postgresql" | "postgres":
             return parsed.set(drivername="postgresql+psycopg")
         case _:

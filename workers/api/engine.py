@@ -8,6 +8,7 @@ imported when the first agent asks, so that workers whose agents need no databas
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 from eventstore.errors import ConfigurationError
 
@@ -66,6 +67,9 @@ class Database:
                 settings["connect_args"] = {"prepare_threshold": None}
         elif url.get_backend_name() == "sqlite":
             settings = {"connect_args": {"timeout": SQLITE_BUSY_SECONDS}}
+            decoded = make_url("sqlite:///%20").database == " "  # since SQLAlchemy 2.1
+            if url.database and not decoded:
+                url = url.set(database=unquote(url.database))
             if url.database and url.database != ":memory:":
                 Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         return create_async_engine(url, **settings)

