@@ -24,7 +24,7 @@ FORMAT: Final = 1
 
 
 class Pool(Struct, frozen=True, kw_only=True):
-    """A pool in the catalogue. A deleted pool stays there, so that it can be created again."""
+    """A pool in the catalogue. A deleted one stays there until its log is archived and old."""
 
     pool_name: str
     role_type: str
@@ -142,6 +142,11 @@ def evolve(catalogue: Catalogue, event: events.Event, *, in_place: bool = False)
             pools[name] = replace(pools[name], **changed)
         case events.PoolDeleted():
             pools[name] = replace(pools[name], deleted=True, **changed)
+        case events.PoolRemoved():
+            del pools[name]
+            earlier.pop(name, None)
+        case events.HostRemoved():
+            del hosts[name]
         case events.HostJoined() as body:
             changed |= {"last_event_id": event.event_id, "joined_ms": event.ts}
             hosts[name] = Host(host=name, hostname=body.hostname, pid=body.pid, **changed)

@@ -270,6 +270,12 @@ class PoolDeleted(Body, frozen=True):
     reason: str = ""
 
 
+class PoolRemoved(Body, frozen=True):
+    """Of a pool that was deleted, only the archive is left. Its name can be used again."""
+
+    type = "pool.removed"
+
+
 class PoolScalingDecided(Body, frozen=True):
     """The leader changed the number of workers; the fields are the inputs of the decision."""
 
@@ -301,6 +307,12 @@ class HostCordoned(Body, frozen=True):
 class HostLeft(Body, frozen=True):
     type = "host.left"
     reason: str
+
+
+class HostRemoved(Body, frozen=True):
+    """It left long ago, and may join again."""
+
+    type = "host.removed"
 
 
 class LogRecovered(Body, frozen=True):
@@ -343,8 +355,10 @@ WorkerBody: TypeAlias = (
     | WorkerStopped
     | WorkerLost
 )
-PoolBody: TypeAlias = PoolCreated | PoolChanged | PoolDeleted | PoolScalingDecided | LogRecovered
-HostBody: TypeAlias = HostJoined | HostCordoned | HostLeft
+PoolBody: TypeAlias = (
+    PoolCreated | PoolChanged | PoolDeleted | PoolRemoved | PoolScalingDecided | LogRecovered
+)
+HostBody: TypeAlias = HostJoined | HostCordoned | HostLeft | HostRemoved
 AnyBody: TypeAlias = AgentBody | WorkerBody | PoolBody | HostBody
 
 _BODIES: Final[dict[str, type[AnyBody]]] = {body.type: body for body in get_args(AnyBody)}

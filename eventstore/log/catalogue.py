@@ -192,6 +192,26 @@ class CatalogueLog:
         body = events.HostLeft(reason=reason)
         return await self._change_host(host, {"joined", "cordoned"}, body, origin)
 
+    async def remove_host(self, host: str, origin: Origin) -> ChangeResult:
+        """Forget a host that has left."""
+        return await self._change_host(host, {"left"}, events.HostRemoved(), origin)
+
+    async def remove_pool(self, pool: Pool, retired: str, origin: Origin) -> ChangeResult:
+        """Forget a deleted pool. `retired`: continues its log if it is created again; or empty.
+
+        ABSENT if it was created again before.
+        """
+
+        def decide(state: Catalogue) -> Decision:
+            found = state.pools.get(pool.pool_name)
+            return (Outcome.DONE, events.PoolRemoved()) if found == pool else (Outcome.ABSENT, None)
+
+        name = pool.pool_name
+        writes: list[clauses.Write] = [clauses.DeleteMeta(f"made:{name}")]
+        if retired:
+            writes.append(clauses.SetMeta(f"retired:{name}", retired))
+        return await self._change(name, decide, origin, *writes)
+
     async def _change_host(
         self, host: str, statuses: Set[str], body: events.AnyBody, origin: Origin
     ) -> ChangeResult:
@@ -206,7 +226,11 @@ class CatalogueLog:
         return await self._change(host, decide, origin)
 
     async def _change(
-        self, subject: str, decide: Callable[[Catalogue], Decision], origin: Origin
+        self,
+        subject: str,
+        decide: Callable[[Catalogue], Decision],
+        origin: Origin,
+        *writes: clauses.Write,
     ) -> ChangeResult:
         attempts = Attempts(self._log, CATALOGUE, subject)
         while True:
@@ -221,14 +245,23 @@ class CatalogueLog:
             step = self._log.step(CATALOGUE, origin)
             step.check(clauses.MetaIs(field, version or ""))
             cause = ""  # of a change that follows from a request
-            if isinstance(body, events.HostCordoned | events.HostLeft):
+            if isinstance(body, events.HostCordoned | events.HostLeft | events.HostRemoved):
                 cause = state.hosts[subject].last_event_id
             step.event(body, subject, causation_id=cause)
-            step.write(clauses.SetMeta(field, version + 1))
+            step.write(_new_version(state, body, subject), *writes)
             reply = await attempts.commit(step)
             if reply and reply.outcome is Outcome.DONE:
                 with reraise_unknown(OutcomeUnknown(UNKNOWN_RESULT)):
                     return ChangeResult(Outcome.DONE, await self.refresh(), proof_of(step, reply))
+
+
+def _new_version(state: Catalogue, body: events.AnyBody, subject: str) -> clauses.Write:
+    """What `version_of` is after this event."""
+    field, version = f"version:{subject}", state.version_of(subject) + 1
+    if isinstance(body, events.PoolRemoved | events.HostRemoved):
+        rest = state.hosts if isinstance(body, events.PoolRemoved) else state.pools
+        version = rest[subject].version if subject in rest else 0
+    return clauses.SetMeta(field, version) if version else clauses.DeleteMeta(field)
 
 
 def _is_behind(state: Catalogue, entries: Sequence[Entry]) -> bool:

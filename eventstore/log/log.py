@@ -7,6 +7,7 @@ the first attempt was written.
 
 from collections.abc import Awaitable, Sequence
 
+import msgspec
 import structlog
 
 from eventstore.connection.calls import AsyncClient
@@ -61,19 +62,32 @@ class Log(LogQueries):
         """Create a pool's streams and group once: if they existed before, the log was lost.
 
         A log starts with the catalogue's generation, so that a new log is a later one after the
-        catalogue was recovered without the pool. Raises `LogMissing` if the streams or the
+        catalogue was recovered without the pool. One of a name that was removed continues the
+        earlier log. Raises `LogMissing` if the streams or the
         catalogue were lost.
         """
         field = f"made:{pool}"
-        generation, initialised = await self._read_meta(CATALOGUE, "generation", field)
+        generation, initialised, retired = await self._read_meta(
+            CATALOGUE, "generation", field, f"retired:{pool}"
+        )
         if generation is None:
             raise LogMissing(CATALOGUE)
         if initialised is not None:
             return
-        await self.run_script("init", pool, generation)
+        last = retired_fields(retired)
+        flat = [text for pair in last.items() for text in pair]
+        await self.run_script("init", pool, last.get("generation", generation), *flat)
         step = self.step(CATALOGUE, Origin())
         step.write(clauses.SetMeta(field, 1))
         await self.commit(step)
+
+    async def retired_at(self, pool: str) -> tuple[str, int]:
+        """After which id and seq the log of a name continues that was removed; `0-0`, 0: of none.
+
+        The id is between that of its last event and that of the next one.
+        """
+        last = retired_fields((await self._read_meta(CATALOGUE, f"retired:{pool}"))[0])
+        return f"{int(last.get('ts', 1)) - 1}-0", int(last.get("seq", 0))
 
     async def claim(
         self,
@@ -230,6 +244,14 @@ class Log(LogQueries):
         if found is None:
             await self.require_intact(pool)
         return found
+
+
+def encode_retired(fields: dict[str, str]) -> str:
+    return msgspec.json.encode(fields).decode()
+
+
+def retired_fields(stored: bytes | None) -> dict[str, str]:
+    return msgspec.json.decode(stored, type=dict[str, str]) if stored else {}
 
 
 def proof_of(step: Step, reply: Reply) -> Proof:

@@ -222,6 +222,12 @@ class SetMeta(Write, frozen=True):
     value: str | int
 
 
+class DeleteMeta(Write, frozen=True):
+    """Delete a field of the meta hash."""
+
+    field: str
+
+
 class Resign(Write, frozen=True):
     """End the lead of the pool's leader."""
 

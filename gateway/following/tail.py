@@ -149,7 +149,8 @@ class Tail:
         command = ("XREVRANGE", stream, "+", "-", "COUNT", 1)
         last = await ask(self._log.client, *command, doing=f"the end of {stream} cannot be read")
         if not last:
-            return "0-0", subscriptions.ObservedHead()
+            at, seq = await self._log.retired_at(pool)
+            return at, subscriptions.ObservedHead(seq)
         [entry] = last
         stream_id, fields = entry[0].decode(), entry[1]
         if subscriptions.well_formed(entry):
@@ -173,14 +174,14 @@ class Tail:
                 self._consume(pool, entries, generations[pool])
         if self._catalogue.invalidated:
             await self._open_catalogue()
-            self._drop_unknown_pools()
-        for pool in self._catalogue.state.pools:
-            if pool not in self.positions:
-                self.positions[pool], self.heads[pool] = "0-0", subscriptions.ObservedHead()
+        self._drop_unknown_pools()
+        for pool in self._catalogue.state.pools.keys() - self.positions:
+            at, seq = await self._log.retired_at(pool)
+            self.positions[pool], self.heads[pool] = at, subscriptions.ObservedHead(seq)
 
     def _drop_unknown_pools(self) -> None:
-        """Follow no pools that the recovered catalogue does not know."""
-        for pool in self.positions.keys() - self._catalogue.state.pools - {CATALOGUE}:
+        """Follow no pools that were removed, or that a recovered catalogue does not know."""
+        for pool in self.positions.keys() - self._catalogue.state.pools.keys() - {CATALOGUE}:
             del self.positions[pool], self.heads[pool]
             self.stopped.pop(pool, None)
 

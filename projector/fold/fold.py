@@ -22,9 +22,11 @@ CATALOGUE_BODIES: Final = (
     log_events.PoolCreated,
     log_events.PoolChanged,
     log_events.PoolDeleted,
+    log_events.PoolRemoved,
     log_events.HostJoined,
     log_events.HostCordoned,
     log_events.HostLeft,
+    log_events.HostRemoved,
 )
 
 

@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
-from sqlalchemy import Connection, Table, select, update
+from sqlalchemy import Connection, Table, delete, select, update
 
 from eventstore.keys import CATALOGUE
 from eventstore.language.catalogue import Catalogue
@@ -93,8 +93,7 @@ class Projection:
         self._workers.cached.clear()
         self._stored = read_positions(connection, self.tables)
         self._truncated = {pool for pool in self._stored if archive_start(connection, pool).seq > 1}
-        self.positions = {CATALOGUE: Position(CATALOGUE), **self._stored}
-        position = self.positions[CATALOGUE]
+        position = self.position_of(CATALOGUE)
         pools = map(mapping.pool_of, connection.execute(select(self.tables.pools)).mappings())
         hosts = map(mapping.host_of, connection.execute(select(self.tables.hosts)).mappings())
         self.catalogue = Catalogue(
@@ -104,12 +103,24 @@ class Projection:
             seq=position.seq,
             stream_id=position.stream_id,
         )
+        known = {CATALOGUE: position, **self._stored}
+        self.positions = {p: at for p, at in known.items() if p not in self.removed_pools()}
+
+    def position_of(self, pool: str) -> Position:
+        """Also of a pool that was removed."""
+        return self.positions.get(pool) or self._stored.get(pool, Position(pool))
+
+    def removed_pools(self) -> set[str]:
+        """Pools that the views know, and the catalogue does not any more."""
+        return self._stored.keys() - self.catalogue.pools.keys() - {CATALOGUE}
 
     def add_pools(self) -> list[str]:
-        """Give every pool of the catalogue a position; returns the new ones."""
+        """Give every pool of the catalogue a position, and no other; returns the new ones."""
+        for name in self.positions.keys() & self.removed_pools():
+            del self.positions[name]
         new = [name for name in self.catalogue.pools if name not in self.positions]
         for name in new:
-            self.positions[name] = Position(name)
+            self.positions[name] = self.position_of(name)
         return new
 
     def learn_generation(self, pool: str, generation: int) -> None:
@@ -199,6 +210,12 @@ class Projection:
         hosts = [mapping.host_record(h) for key, h in new.hosts.items() if old.hosts.get(key) != h]
         write_rows(connection, self.tables.pools, pools, "replace")
         write_rows(connection, self.tables.hosts, hosts, "replace")
+        for key, gone in (
+            (self.tables.pools.c.pool_name, old.pools.keys() - new.pools),
+            (self.tables.hosts.c.host, old.hosts.keys() - new.hosts),
+        ):
+            for chunk in mapping.chunks(sorted(gone), IDS_MAX):
+                connection.execute(delete(key.table).where(key.in_(chunk)))
 
     def _advance(self, connection: Connection, new: Position) -> None:
         table, values, old = self.tables.checkpoints, asdict(new), self._stored.get(new.pool)

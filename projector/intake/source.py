@@ -3,7 +3,7 @@
 It has one connection that blocks in XREAD, and a few for short commands.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -156,22 +156,28 @@ def read_archive(
     return [EventRow(**row) for row in connection.execute(query).mappings()]
 
 
-def archive_heads(connection: Connection) -> dict[str, LogHead]:
-    """The end of every log in the archive, in its highest generation."""
+def archive_heads(connection: Connection, pools: Iterable[str] | None = None) -> dict[str, LogHead]:
+    """The end of some logs (None: of every one) in the archive, in its highest generation."""
     # Backwards along the primary key, one pool at a time, instead of a scan of all rows.
     heads: dict[str, LogHead] = {}
-    pool = connection.execute(select(func.min(EVENTS.c.pool))).scalar()
-    while pool is not None:
+    for pool in _archived_pools(connection) if pools is None else pools:
         newest = connection.execute(
             select(EVENTS.c.generation, EVENTS.c.seq)
             .where(EVENTS.c.pool == pool)
             .order_by(EVENTS.c.generation.desc(), EVENTS.c.seq.desc())
             .limit(1)
-        ).one()
-        heads[pool] = LogHead(newest.generation, newest.seq)
+        ).first()
+        if newest is not None:
+            heads[pool] = LogHead(newest.generation, newest.seq)
+    return heads
+
+
+def _archived_pools(connection: Connection) -> Iterator[str]:
+    pool = connection.execute(select(func.min(EVENTS.c.pool))).scalar()
+    while pool is not None:
+        yield pool
         query = select(func.min(EVENTS.c.pool)).where(EVENTS.c.pool > pool)
         pool = connection.execute(query).scalar()
-    return heads
 
 
 def archive_start(connection: Connection, pool: str) -> LogHead:

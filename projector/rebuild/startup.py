@@ -74,7 +74,8 @@ async def _catch_up(lease: Lease, projection: Projection) -> bool:
     """
     heads = await lease.database.read(archive_heads)
     positions = projection.positions
-    behind = [p for p in sorted(heads) if _is_behind(positions.get(p, Position(p)), heads[p])]
+    position_of = projection.position_of
+    behind = [p for p in sorted(heads) if _is_behind(position_of(p), heads[p])]
 
     async def apply(pool: str, rows: Sequence[EventRow]) -> None:
         applied = await lease.write(partial(projection.write, pool=pool, rows=rows))
@@ -84,7 +85,7 @@ async def _catch_up(lease: Lease, projection: Projection) -> bool:
     try:
         for pool in behind:  # '' first: the catalogue names the pools
             # A stopped pool is tried again.
-            positions[pool] = replace(positions.get(pool, Position(pool)), status=OK)
+            positions[pool] = replace(position_of(pool), status=OK)
             await apply_archive(lease.database, projection, pool, heads[pool].seq, BATCH, apply)
             if stopped(positions[pool]) or _is_behind(positions[pool], heads[pool]):
                 return False

@@ -11,6 +11,7 @@ from eventstore.language.agents import TERMINAL, Agent
 from eventstore.language.events import AgentRequested
 from eventstore.language.workers import Worker, WorkerStatus
 from eventstore.log.catalogue import UNKNOWN_DECLARATION
+from eventstore.log.log import encode_retired
 from eventstore.retention import INTERNAL_OPERATION_MS, KEYS_MS_MAX
 from projector.fold.projection import Projection
 from projector.intake.archive import generation_ranges
@@ -65,6 +66,12 @@ def fenced_epochs(connection: Connection, pool: str, agents: Iterable[Agent]) ->
     return {row.worker_id: row.epoch for row in rows}
 
 
+def retirement(at: Position, epoch: int) -> str:
+    """From which a log continues whose pool was removed, and is created again."""
+    fields = {"generation": at.generation, "seq": at.seq, "ts": at.ts + 1, "epoch": epoch}
+    return encode_retired({name: str(value) for name, value in fields.items()})
+
+
 def highest_epoch(connection: Connection, pool: str) -> int:
     table = SERVING.workers
     query = select(func.max(table.c.epoch)).where(table.c.pool_name == pool)
@@ -108,16 +115,24 @@ def operations(connection: Connection, pool: str, now_ms: int) -> list[tuple[str
     return found
 
 
-def meta_fields(projection: Projection, pool: str) -> list[tuple[str, str | int]]:
+def meta_fields(
+    connection: Connection, projection: Projection, pool: str
+) -> list[tuple[str, str | int]]:
     """Fields of a log's meta hash, without its counters."""
     catalogue, positions = projection.catalogue, projection.positions
     if pool != CATALOGUE:
         state = catalogue.pools.get(pool)
         return [("closed", state.created_seq)] if state and state.deleted else []
     names = (*catalogue.pools, *catalogue.hosts)
+    retired = {name: projection.position_of(name) for name in projection.removed_pools()}
     created = [name for name in catalogue.pools if name in positions and positions[name].generation]
     return [
         *((f"version:{name}", catalogue.version_of(name)) for name in names),
-        *((f"declared:{name}", UNKNOWN_DECLARATION) for name in catalogue.pools),
+        *((f"declared:{name}", UNKNOWN_DECLARATION) for name in (*catalogue.pools, *retired)),
+        *(
+            (f"retired:{name}", retirement(at, highest_epoch(connection, name)))
+            for name, at in retired.items()
+            if at.generation
+        ),
         *((f"made:{name}", 1) for name in created),
     ]

@@ -27,8 +27,9 @@ async def find_damage(source: Source, database: Database, projection: Projection
     heads, intact = await source.heads(positions), await source.intact(positions)
     for pool in sorted(positions):
         position, head = positions[pool], heads[pool]
-        if not (position.generation or pool in created or head.halted or CATALOGUE in found):
-            continue  # its log is yet to be created
+        exists = head.generation or pool in created or head.halted or pool == CATALOGUE
+        if not (exists or CATALOGUE in found):
+            continue  # its log is yet to be created, or to be continued after it was removed
         reason = describe_damage(position, head, intact=intact[pool])
         if reason := reason or await rewritten(source, database, position):
             found[pool] = reason
@@ -47,11 +48,16 @@ async def statuses(
         for pool, at in positions.items()
         if at.generation and (thorough or not stopped(at))
     }
-    intact = await source.intact(watched)
+    created = await source.created(watched.keys() - {CATALOGUE})  # first: as in `find_damage`
+    intact, heads = await source.intact(watched), await source.heads(watched)
     found = {
         pool: describe_damage(watched[pool], head, intact=intact[pool]) or OK
-        for pool, head in (await source.heads(watched)).items()
+        for pool, head in heads.items()
     }
+    if found.get(CATALOGUE, positions[CATALOGUE].status) == OK:  # else all may be lost
+        for pool in found.keys() - created - {CATALOGUE}:
+            if not heads[pool].generation:  # to be continued after it was removed
+                del found[pool]
     if thorough:
         healthy = [watched[pool] for pool, status in found.items() if status == OK]
         found |= await rewritten_logs(source, database, healthy)

@@ -134,7 +134,8 @@ class LogRewrite:
         await restore.start(point)
         limit = None if pool == CATALOGUE else REFILL_EVENTS
         await restore.refill(await read(lambda c: archived_state.entries(c, position, limit)))
-        await restore.write_meta(archived_state.meta_fields(self._projection, pool))
+        meta = await read(lambda c: archived_state.meta_fields(c, self._projection, pool))
+        await restore.write_meta(meta)
         await restore.record(body)
         workers = await read(lambda c: archived_state.live_workers(c, pool))
         epochs = await read(lambda c: archived_state.fenced_epochs(c, pool, agents))

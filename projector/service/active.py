@@ -113,15 +113,18 @@ class Active:
     async def trim_streams(self) -> None:
         """Regularly remove from Redis what is archived and old."""
         trimmer = Trimmer(self._source, self._lease, self._options.retention)
-        for turn in itertools.count():
-            await asyncio.sleep(self._options.trim_seconds)
-            live = self._live()
-            positions = [
-                at
-                for number, at in enumerate(self._projection.positions.values())
-                if at.pool in live or (number + turn) % DELETED_TURNS == 0
-            ]
-            await trimmer.run_once(positions, self._projection.catalogue)
+        try:
+            for turn in itertools.count():
+                await asyncio.sleep(self._options.trim_seconds)
+                live = self._live()
+                positions = [
+                    at
+                    for number, at in enumerate(self._projection.positions.values())
+                    if at.pool in live or (number + turn) % DELETED_TURNS == 0
+                ]
+                await trimmer.run_once(positions, self._projection.catalogue)
+        finally:
+            await trimmer.close()
 
     async def follow_heartbeats(self) -> None:
         """Write the newest heartbeat of each worker to the live tables, about once a second."""

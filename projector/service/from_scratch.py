@@ -9,6 +9,8 @@ import asyncio
 import time
 from pathlib import Path
 
+from sqlalchemy import Connection, select
+
 from eventstore.errors import ConfigurationError
 from eventstore.keys import CATALOGUE
 from projector.fold.projection import read_positions
@@ -64,7 +66,8 @@ async def _catch_up(database: Database, source: Source, on_progress: OnProgress)
     heads = await source.heads([CATALOGUE])
     while True:
         positions = await database.read(lambda c: read_positions(c, SERVING))
-        heads |= await source.heads(positions.keys() - heads.keys())
+        pools = await database.read(_known_pools)  # after the catalogue's position
+        heads |= await source.heads((pools | positions.keys()) - heads.keys())
         seqs = [
             (positions[pool].seq if pool in positions else 0, h.seq) for pool, h in heads.items()
         ]
@@ -78,3 +81,7 @@ async def _catch_up(database: Database, source: Source, on_progress: OnProgress)
         if progress.finished:
             return progress
         await asyncio.sleep(POLL_SECONDS)
+
+
+def _known_pools(connection: Connection) -> set[str]:
+    return set(connection.execute(select(SERVING.pools.c.pool_name)).scalars())

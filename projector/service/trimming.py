@@ -1,4 +1,4 @@
-"""Trims the streams, below the end of the archive only.
+"""Trims the streams, below the end of the archive only, and removes pools that were deleted.
 
 A trim pass first reads the end of the archive and then proves the lease, so that the end is that of
 the active projector's database. All it then trims is in the archive, and the archive does not
@@ -13,9 +13,12 @@ import structlog
 
 from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import CATALOGUE
-from eventstore.language.catalogue import Catalogue
+from eventstore.language.catalogue import Catalogue, Pool
+from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
+from eventstore.log.reader import Reader
 from eventstore.log.replies import LogHead
+from eventstore.log.retirement import Retirement
 from eventstore.retention import Retention
 from projector.fold.heartbeats import delete_old
 from projector.fold.projection import stopped
@@ -35,11 +38,17 @@ class Trimmer:
     def __init__(self, source: Source, lease: Lease, retention: Retention) -> None:
         self._lease = lease
         self._log = Log(source.client, source.keys, retention=retention)
+        self._reader = Reader(source.url)
+        catalogue = CatalogueLog(self._log, self._reader)
+        self._retirement = Retirement(self._log, catalogue, "projector")
         self._failing: set[str] = set()
         self._catalogue_due_seq = 0
         """Where the catalogue is trimmed next: at once, then in steps."""
         self._earliest_ms = 0
         """The earliest log time of all pools, as of the last pass."""
+
+    async def close(self) -> None:
+        await self._reader.close()
 
     async def run_once(self, positions: Iterable[Position], catalogue: Catalogue) -> None:
         """One pass over logs whose views are at these positions, and the catalogue in them.
@@ -47,17 +56,23 @@ class Trimmer:
         Raises `Superseded` and `DatabaseError`. A pool whose log cannot be trimmed is logged once,
         and tried again in each pass.
         """
-        archived = await self._lease.database.read(archive_heads)
+        positions = list(positions)
+        pools = [at.pool for at in positions]
+        archived = await self._lease.database.read(lambda c: archive_heads(c, pools))
         # Each log has its own time: where a clock was set back, older logs are ahead of it.
         await self._lease.write(lambda c: delete_old(c, self._earliest_ms))
         times: list[int] = []
-        for at in [at for at in positions if at.generation]:
+        for at in positions:
             trimmable = _trimmable(at, archived.get(at.pool, LogHead()))
             try:
                 if at.pool == CATALOGUE:
                     await self._trim_catalogue(trimmable, catalogue)
-                else:
+                    await self._retirement.delete_keys()
+                    continue
+                if at.generation:
                     await self._trim(at.pool, trimmable)
+                if (pool := catalogue.pools.get(at.pool)) and pool.deleted:
+                    await self._remove(pool, at, trimmable)
             except LogUnreachable:
                 continue  # or just recovered: the next pass trims it
             except LogError as error:
@@ -66,7 +81,8 @@ class Trimmer:
                     log.warning("stream.not_trimmed", pool=at.pool, reason=str(error))
             else:
                 self._failing.discard(at.pool)
-                times.append(self._log.now_ms(at.pool))
+                if at.generation:
+                    times.append(self._log.now_ms(at.pool))
         self._earliest_ms = min(times, default=self._log.now_ms(CATALOGUE))
 
     async def _trim_catalogue(self, trimmable: LogHead, catalogue: Catalogue) -> None:
@@ -76,6 +92,13 @@ class Trimmer:
             self._catalogue_due_seq = catalogue.seq + self._log.retention.catalogue_events
             if trimmed.events:
                 log.debug("stream.trimmed", pool=CATALOGUE, events=trimmed.events, others=0)
+
+    async def _remove(self, pool: Pool, at: Position, trimmable: LogHead) -> None:
+        """From Redis, if nothing of it is left to archive."""
+        if not at.generation:  # it never had an event
+            trimmable = LogHead((await self._log.head(pool.pool_name)).generation)
+        if trimmable.generation and trimmable.seq == at.seq:
+            await self._retirement.remove(pool, trimmable)
 
     async def _trim(self, pool: str, trimmable: LogHead) -> None:
         self._log.raise_high_water_mark(pool, trimmable.generation, trimmable.seq)

@@ -65,9 +65,9 @@ class Evidence:
     def archive(self, log: str) -> Sequence[Entry]:
         return self.views.archive.get(log, ()) if self.views else ()
 
-    def history(self, log: str) -> History:
+    def history(self, log: str, *, removed: bool = False) -> History:
         found = self.streamed.get(log, Streamed())
-        return join(log, self.archive(log), found.entries, found.head)
+        return join(log, self.archive(log), found.entries, found.head, removed=removed)
 
     def logs(self) -> list[str]:
         archived = self.views.archive if self.views else {}
@@ -150,14 +150,17 @@ def weigh(evidence: Evidence, *, at_rest: bool = False, partial: bool = False) -
 
     `partial`: a history that starts late is no offence; only its storage can be judged.
     """
-    histories = {log: evidence.history(log) for log in (CATALOGUE, *evidence.logs())}
+    declared = catalogue.fold(evidence.history(CATALOGUE).entries)
+    histories = {
+        log: evidence.history(log, removed=log in declared.removed)
+        for log in (CATALOGUE, *evidence.logs())
+    }
     complete = {log: history for log, history in histories.items() if not history.starts_late}
     offences = [offence for history in histories.values() for offence in history.offences]
     if not partial:
         begin = [histories[log].entries[0] for log in histories.keys() - complete.keys()]
         offences += [entry.offence(5, "the history begins with it") for entry in begin]
     offences += [o for found in evidence.streamed.values() for o in found.offences]
-    declared = catalogue.fold(histories[CATALOGUE].entries)
     offences += declared.offences
     offences += catalogue.compare(declared, evidence.streamed.get(CATALOGUE, Streamed()).meta)
     folded = {log: pools.fold(log, complete[log].entries) for log in complete.keys() - {CATALOGUE}}

@@ -102,7 +102,10 @@ class HostReports:
         for name, report in reports.items():
             if report.is_old(now_ms) and (name not in hosts or hosts[name].status == "left"):
                 await self.forget(name)
-        for host in hosts.values():
+        oldest_ms = now_ms - self._log.retention.age_ms
+        for host in tuple(hosts.values()):
+            if host.status == "left" and host.changed_ms < oldest_ms:
+                await self._catalogue.remove_host(host.host, self._origin)
             found = reports.get(host.host)
             if host.status == "left" or host.host in {*in_use, self._host}:
                 continue

@@ -65,7 +65,7 @@ class Supervisor:
         self._catalogue = CatalogueLog(self._events, Reader(options.redis_url))
         self._origin = Origin(actor=f"supervisor:{self.host}")
         self._pools: dict[str, PoolSupervisor] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._lock = HostLock(self.host, options.redis_url, options.key_prefix)
         self._worker_ended = asyncio.Event()
         self._processes = HostProcesses(
@@ -135,12 +135,12 @@ class Supervisor:
 
     def _start_task(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Repeat some work, which returns only by an error."""
-        self._tasks.append(asyncio.create_task(retry_forever(name, work), name=name))
+        self._tasks[name] = asyncio.create_task(retry_forever(name, work), name=name)
 
     async def _stop_tasks(self) -> None:
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     def _on_worker_ended(self) -> None:
         self._worker_ended.set()
@@ -172,6 +172,7 @@ class Supervisor:
         while True:
             await self._catalogue.refresh()
             self._supervise_new_pools()
+            self._abandon_removed_pools(positions)
             await self._rejoin()
             if self._catalogue.state.seq != last_seq:
                 last_seq = self._catalogue.state.seq
@@ -231,6 +232,14 @@ class Supervisor:
                 self._pools[name] = PoolSupervisor(context)
                 self._start_task(f"pool {name}", self._pools[name].run)
 
+    def _abandon_removed_pools(self, positions: dict[str, str]) -> None:
+        """Not where a recovered catalogue lost a pool that has workers."""
+        for name in self._pools.keys() - self._catalogue.state.pools:
+            if not self._pools[name].hosts:
+                self._pools.pop(name).reconciled.set()
+                positions.pop(self._keys.pool(name, "signals"), None)
+                self._tasks.pop(f"pool {name}").cancel()
+
     def _pool(self, name: str) -> Pool:
         """Raises `LogError` where a catalogue was recovered without the pool."""
         if (found := self._catalogue.state.pools.get(name)) is None:
@@ -269,7 +278,7 @@ class Supervisor:
 
     async def _resign_and_leave(self, reason: str) -> None:
         """Nothing of this host runs any more: resign its leads, and record that it left."""
-        for pool_supervisor in self._pools.values():
+        for pool_supervisor in tuple(self._pools.values()):
             await pool_supervisor.resign()
         await self._catalogue.leave_host(self.host, reason, self._origin)
         await self._reports.forget(self.host)

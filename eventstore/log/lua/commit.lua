@@ -179,6 +179,7 @@ function writes.Message(id, message) push_inbox(id, message) end
 function writes.Signal(kind, value) signal(kind, value) end
 function writes.WakeWorkers() wake() end
 function writes.SetMeta(field, value) redis.call('HSET', meta_key, field, value) end
+function writes.DeleteMeta(field) redis.call('HDEL', meta_key, field) end
 function writes.Resign() redis.call('HSET', base .. 'leader', 'host', '') end
 function writes.Unpark(key) redis.call('HDEL', base .. 'parked', key) end
 

@@ -16,9 +16,11 @@ KNOWN: Final = {
     "pool.created": {"", "deleted"},
     "pool.changed": {"live"},
     "pool.deleted": {"live"},
+    "pool.removed": {"deleted"},
     "host.joined": {"", "joined", "cordoned", "left"},
     "host.cordoned": {"joined"},
     "host.left": {"joined", "cordoned"},
+    "host.removed": {"left"},
 }
 """In which state an event may find its pool or host; empty: not known."""
 
@@ -61,6 +63,8 @@ class Catalogue:
     """By pool: the most that it was ever to have."""
     limits: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """By pool: the limits of failures, and of failed starts, that it ever had."""
+    removed: set[str] = field(default_factory=set)
+    """Pools that were removed, and may have been created again: Redis need not have their logs."""
     offences: list[Offence] = field(default_factory=list)
 
     def apply(self, entry: Entry) -> None:
@@ -74,11 +78,25 @@ class Catalogue:
         status = known.status if known else ""
         if status not in KNOWN[entry.type]:
             self.offences.append(entry.offence(6, f"it was {status or 'not known'}"))
+        if entry.type.endswith(".removed"):
+            self._remove(entry)
+            return
         self.versions[entry.subject] = version = self.versions.get(entry.subject, 0) + 1
         if of_pool:
             self._apply_to_pool(entry, self.pools.get(entry.subject), version)
         else:
             self._apply_to_host(entry, self.hosts.get(entry.subject), version)
+
+    def _remove(self, entry: Entry) -> None:
+        """Its version too, unless a pool and a host bear the same name."""
+        of_pool = entry.type.startswith("pool.")
+        known, others = (self.pools, self.hosts) if of_pool else (self.hosts, self.pools)
+        known.pop(entry.subject, None)
+        self.versions.pop(entry.subject, None)
+        if other := others.get(entry.subject):
+            self.versions[entry.subject] = other.version
+        if of_pool:
+            self.removed.add(entry.subject)
 
     def _apply_to_pool(self, entry: Entry, known: Declared | None, version: int) -> None:
         if entry.type == "pool.created":

@@ -19,6 +19,7 @@ STARTS: Final = frozenset(
         "pool.created",
         "pool.changed",
         "pool.deleted",
+        "pool.removed",
         "pool.scaling_decided",
         "host.joined",
         "log.recovered",

@@ -57,8 +57,18 @@ class History:
         return min(later, default=0)
 
 
-def join(pool: str, archived: Sequence[Entry], streamed: Sequence[Entry], head: Head) -> History:
-    """Combine both; where both have an event, all its fields must be equal."""
+def join(
+    pool: str,
+    archived: Sequence[Entry],
+    streamed: Sequence[Entry],
+    head: Head,
+    *,
+    removed: bool = False,
+) -> History:
+    """Combine both; where both have an event, all its fields must be equal.
+
+    `removed`: its keys may be gone, with their counters.
+    """
     streamed = with_generations(streamed, head.generation or _newest(archived))
     last = max(archived, key=lambda e: (e.generation, e.seq), default=None)
     history = History(pool, head=head)
@@ -68,7 +78,8 @@ def join(pool: str, archived: Sequence[Entry], streamed: Sequence[Entry], head: 
         _judge_holes(history, kind, entries)
     _select_valid(history, _merge(history, archived, streamed))
     _judge_order(history)
-    _judge_head(history, streamed)
+    if head.generation or streamed or not removed:
+        _judge_head(history, streamed)
     return history
 
 

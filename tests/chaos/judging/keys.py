@@ -15,7 +15,7 @@ from tests.chaos.judging.pools import Pool
 PERMANENT: Final = re.compile(
     r"pool:\{[^}]+\}:(events|commands|heartbeats|processes|agents|due|timeouts|orders|lost"
     r"|signals|meta|leader|alone|parked|stalled)"
-    r"|muster:catalogue|\{muster:catalogue\}:(meta|hosts|snapshot)"
+    r"|muster:catalogue|\{muster:catalogue\}:(meta|hosts|snapshot|retiring)"
 )
 OF_AGENT: Final = re.compile(r"agent:\{([^}]+)\}:(.+)|pool:\{([^}]+)\}:spec:(.+)")
 OF_WORKER: Final = re.compile(r"process:\{([^}]+)\}:(.+)|pool:\{([^}]+)\}:held:(.+)")

@@ -8,6 +8,7 @@ import pytest
 
 from eventstore.connection.calls import execute
 from eventstore.language.agent_commands import Terminate
+from eventstore.retention import Retention
 from tests.integration.workers.hosts import POOL, Site
 from tests.pools import ORIGIN, data, raw_events
 from tests.waiting import until
@@ -88,3 +89,22 @@ async def test_a_host_without_a_supervisor_is_recorded_as_left(
     await until(settled, what="both have left")
     expected = {"killed": "left", "former-boot": "left", "older-version": "joined", "h1": "joined"}
     assert await statuses() == expected
+
+
+async def test_a_host_that_left_long_ago_is_removed_and_may_join_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(host_reports, "SWEEP_SECONDS", 1)
+    await site.pool()
+    await site.catalogue.join_host("old", "elsewhere", 1, ORIGIN)
+    await site.catalogue.leave_host("old", "host-shutdown", ORIGIN)
+    await site.host(retention=Retention(age_ms=1))
+
+    async def removed() -> bool:
+        return "old" not in (await site.catalogue.refresh()).hosts
+
+    await until(removed, what="the host is removed")
+    meta = await execute(site.log.client, "HGET", "{muster:catalogue}:meta", "version:old")
+    assert meta is None
+    await site.catalogue.join_host("old", "elsewhere", 2, ORIGIN)
+    assert site.catalogue.state.hosts["old"].version == 1

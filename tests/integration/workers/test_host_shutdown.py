@@ -103,7 +103,7 @@ async def test_a_pool_supervisor_that_is_woken_and_cancelled_at_once_ends(site: 
     """`asyncio.wait_for` of Python 3.11 loses the cancellation, and a stop would never end."""
     await site.pool()
     supervisor = await site.host()
-    [task] = [task for task in supervisor._tasks if task.get_name() == f"pool {POOL}"]
+    task = supervisor._tasks[f"pool {POOL}"]
     wake = supervisor._pools[POOL].wakeup
     await until(lambda: wake._waiters, what="it waits to be woken")
     wake.set()

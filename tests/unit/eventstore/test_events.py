@@ -44,10 +44,12 @@ def test_every_type_is_named_as_the_design_names_it() -> None:
             "pool.created",
             "pool.changed",
             "pool.deleted",
+            "pool.removed",
             "pool.scaling_decided",
             "host.joined",
             "host.cordoned",
             "host.left",
+            "host.removed",
         ]
     )
 
