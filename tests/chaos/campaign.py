@@ -174,6 +174,8 @@ class Campaign:
         healing = asyncio.create_task(self._healed(name))
         try:
             await asyncio.wait({watching, healing}, return_when=asyncio.FIRST_COMPLETED)
+            async with self.recovery.busy:  # its logs are open before it has reported
+                pass
             return await (watching if watching.done() else healing)
         finally:
             for task in (watching, healing):

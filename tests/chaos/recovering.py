@@ -49,6 +49,8 @@ class Recovery:
         self.named: set[str] = set()
         """The agents of which a recovery said that they were lost, and not only their end."""
         self.offences: list[str] = []
+        self.busy = asyncio.Lock()
+        """Held while the command runs."""
         self._problem = ""
         self._system = system
         self._automatic = system.options.recovers == "projector"
@@ -77,7 +79,8 @@ class Recovery:
             if self._automatic:
                 self._problem = ""  # only what is said again is still so
             elif damage := await self.damage():
-                await self._recover(damage)
+                async with self.busy:
+                    await self._recover(damage)
             await asyncio.sleep(POLL_SECONDS)
 
     async def damage(self, *, own: bool = False) -> str:
