@@ -152,7 +152,7 @@ async def found(pool: WorkerPool, processes: Processes, role: str) -> object:
     neighbour = await running(pool, "Quiet")
     agent_id = await running(pool, role)
     path = processes.app / "found.json"
-    await until(path.exists, timeout=20, what=f"{role} is done")
+    await until(path.exists, timeout=60, what=f"{role} is done")
     for one in (neighbour, agent_id):
         assert (await pool.state(one)).incarnation == 1
         assert (await pool.state(one)).status == "running"
@@ -173,7 +173,9 @@ async def test_a_signal_to_a_forked_child_is_the_childs(pool: WorkerPool, proces
         for means in ("process", "fork", "terminal", "pool", "thread")
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     }
-    assert {codes[name] for name in interrupted} <= {1, 3, -2}, "KeyboardInterrupt, or too early"
+    # KeyboardInterrupt, or too early; a pool whose child was interrupted may end it itself.
+    assert {codes[name] for name in interrupted - {"pool SIGINT"}} <= {1, 3, -2}
+    assert codes["pool SIGINT"] in {1, 3, -2, -15}
 
 
 async def test_a_child_that_returns_to_what_called_the_agent_is_ended(
