@@ -14,6 +14,9 @@ CATALOGUE: Final = ""
 GROUP: Final = "workers"
 """The consumer group of every pool's commands."""
 
+CATALOGUE_PARTS: Final = ("meta", "snapshot", "hosts", "retiring", "salvage")
+"""Of the catalogue, besides its stream and what expires within minutes."""
+
 PERMANENT: Final = (
     r"pool:\{[^}]+\}:(events|commands|heartbeats|processes|agents|due|timeouts|orders|lost)",
     r"pool:\{[^}]+\}:(signals|meta|leader|alone|parked|stalled|held:[^:]+|spec:[^:]+)",
@@ -32,6 +35,7 @@ class Keys:
             raise ValueError(f"key prefix {prefix!r}: braces would break hash tags")
         self.prefix = prefix
         self.catalogue = f"{prefix}muster:catalogue"
+        self._catalogue_part = f"{prefix}{{{self.catalogue}}}"
 
     def pool(self, pool: str, part: str) -> str:
         """A key of a pool: `meta`, `events`, `commands`, `inbox:<worker>` …
@@ -39,8 +43,15 @@ class Keys:
         The catalogue has `events`, `snapshot`, `meta`, `hosts` and `salvage`.
         """
         if pool == CATALOGUE:
-            return self.catalogue if part == "events" else f"{{{self.catalogue}}}:{part}"
+            return self.catalogue if part == "events" else f"{self._catalogue_part}:{part}"
         return f"{self.prefix}pool:{{{pool}}}:{part}"
+
+    def renamed(self) -> dict[str, str]:
+        """The keys that had the prefix only within their hash tag, and their names now."""
+        if not self.prefix:
+            return {}
+        old = f"{{{self.catalogue}}}"
+        return {f"{old}:{part}": self.pool(CATALOGUE, part) for part in CATALOGUE_PARTS}
 
     def agent(self, pool: str, agent_id: str) -> str:
         return f"{self.prefix}agent:{{{pool}}}:{agent_id}"

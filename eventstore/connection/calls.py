@@ -9,6 +9,7 @@ from redis import Redis as SyncRedis
 from redis import exceptions
 from redis.asyncio import Redis
 
+from eventstore.connection.denials import denied_command
 from eventstore.errors import LogError, LogUnreachable, NotEnoughReplicas, WrongType
 
 UNREACHABLE = (
@@ -59,8 +60,12 @@ async def ask(client: AsyncClient, *command: str | bytes | int, doing: str = "")
 
     `doing`: how the message of a refusal starts.
     """
-    with translated_errors(doing or f"{command[0]!r} failed"):
-        return await execute(client, *command)
+    doing = doing or f"{command[0]!r} failed"
+    with translated_errors(doing):
+        try:
+            return await execute(client, *command)
+        except exceptions.NoPermissionError as error:
+            raise LogError(f"{doing}: {denied_command(command)}") from error
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, 
 
 from eventstore import errors
 from eventstore.connection import calls
+from eventstore.connection.denials import denied_in_script
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.replies import Outcome, Reply
 from eventstore.steps import hashes
@@ -181,7 +182,10 @@ class ScriptRunner:
         except OutOfMemoryError as error:
             raise errors.MemoryExhausted from error
         except ResponseError as error:
-            raise calls.refusal(f"pool {pool!r}: script {name} failed", error) from error
+            doing = f"pool {pool!r}: script {name} failed"
+            if denied := denied_in_script(error, script(name).text, keys):
+                raise errors.LogError(f"{doing}: {denied}") from error
+            raise calls.refusal(doing, error) from error
         return parse_reply(pool, raw, self)
 
     async def _evaluate(

@@ -21,6 +21,7 @@ from eventstore.connection.clients import connect
 from eventstore.connection.requirements import inspect, require_suitable
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.catalogue import UNKNOWN_DECLARATION, CatalogueLog
+from eventstore.log.key_names import rename_old_keys
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
 from eventstore.log.replies import Outcome
@@ -57,6 +58,7 @@ async def prepare(
     try:
         require_suitable(await inspect(client))
         event_log = Log(client, Keys(settings.key_prefix), retention=settings.retention)
+        await rename_old_keys(client, event_log.keys)
         catalogue = CatalogueLog(event_log, reader)
         if not (await event_log.head(CATALOGUE)).generation:
             if role == "supervisor":

@@ -25,6 +25,7 @@
 local meta_key, events_key = KEYS[1], KEYS[2]
 local base = string.sub(meta_key, 1, -5)
 local prefix, tag = string.match(meta_key, '^(.-)pool:(%b{}):meta$')
+if events_key ~= base .. 'events' then prefix, tag = nil, nil end -- the catalogue, by any prefix
 local commands_key = base .. 'commands'
 local GROUP = 'workers'
 local INBOX_MS = 600000

@@ -25,7 +25,7 @@ def judge(lasting: Iterable[str], prefix: str, pools: dict[str, Pool]) -> Iterat
     """`lasting`: the keys that do not expire. They were listed before the logs were read, so the
     logs know whatever a key is of."""
     for key in lasting:
-        name = key.replace(prefix, "", 1) if prefix else key
+        name = _without(prefix, key)
         if PERMANENT.fullmatch(name):
             continue
         if not _belongs(name, pools):
@@ -35,9 +35,14 @@ def judge(lasting: Iterable[str], prefix: str, pools: dict[str, Pool]) -> Iterat
 def fading(expiring: Iterable[str], prefix: str) -> Iterator[Offence]:
     """Permanent keys must not expire."""
     for key in expiring:
-        name = key.replace(prefix, "", 1) if prefix else key
+        name = _without(prefix, key)
         if PERMANENT.fullmatch(name):
             yield Offence(7, "it expires, and is permanent", pool_of(name), subject=key)
+
+
+def _without(prefix: str, key: str) -> str:
+    """The catalogue's hash tag has the prefix too."""
+    return key.removeprefix(prefix).replace(f"{{{prefix}", "{", 1)
 
 
 def _belongs(key: str, pools: dict[str, Pool]) -> bool:

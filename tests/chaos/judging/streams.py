@@ -75,7 +75,7 @@ class Streams:
 
     def meta(self, pool: str) -> str:
         if pool == CATALOGUE:
-            return f"{{{self.prefix}muster:catalogue}}:meta"
+            return f"{self.prefix}{{{self.prefix}muster:catalogue}}:meta"
         return self.key(pool, "meta")
 
     def key(self, pool: str, part: str) -> str:
@@ -86,7 +86,7 @@ class Streams:
         found, cursor = [], "0"
         while True:
             cursor, page = self.ask("SCAN", cursor, "COUNT", PAGE)
-            found += [k for k in page if k.startswith((self.prefix, f"{{{self.prefix}"))]
+            found += [k for k in page if k.startswith(self.prefix)]
             if cursor == "0":
                 return sorted(set(found))
 
