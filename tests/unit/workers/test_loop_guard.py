@@ -6,7 +6,7 @@ import gc
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import Context
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import structlog
@@ -24,6 +24,8 @@ LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 class Neighbours:
     """Two agents on one loop, and a task of the worker's."""
 
+    made: ClassVar[list[AgentTask]] = []
+
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         working = asyncio.current_task()
@@ -33,6 +35,7 @@ class Neighbours:
         keep_running(self.loop, until=working)
         self.one, self.other = Owner({"agent_id": "one"}), Owner({"agent_id": "other"})
         self.tasks = [AgentTask(owner, owner.context(), "a") for owner in (self.one, self.other)]
+        self.made.extend(self.tasks)
         self.ours = asyncio.create_task(asyncio.sleep(60))
         self.theirs = self.tasks[1].call(lambda: asyncio.sleep(60))
 
@@ -61,7 +64,16 @@ class Neighbours:
 @pytest.fixture(params=LOOPS)
 def run(request: pytest.FixtureRequest) -> Iterator[Callable[[Any], None]]:
     with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
-        yield runner.run
+
+        async def closing(main: Awaitable[None]) -> None:
+            try:
+                await main
+            finally:  # else a test that fails would wait for ever: these end for no cancellation
+                for task in Neighbours.made:
+                    task.close()
+                Neighbours.made.clear()
+
+        yield lambda main: runner.run(closing(main))
 
 
 def loop() -> asyncio.AbstractEventLoop:
