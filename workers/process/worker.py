@@ -9,6 +9,7 @@ dies, to be reaped. Where the lease is lost its agents are cancelled, and nothin
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import aclosing
 from functools import partial
 from typing import Any, Final
 
@@ -187,8 +188,8 @@ class Worker:
         await self._setup.stop(CLOSE_SECONDS / 2)
         await self._lease.stop()
         await self._cancel_tasks()
-        await self._database.close()
-        await self._log.client.aclose()
+        async with aclosing(self._log.client):
+            await self._database.close()
 
     def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

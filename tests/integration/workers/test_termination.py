@@ -37,6 +37,7 @@ class Winding(Noted):
     seconds = 0.02
 
     async def run(self, context: Context) -> None:
+        self.calls.append("run")
         await context.stopping.wait()
         try:
             await asyncio.sleep(self.seconds)  # the call that is under way
@@ -54,18 +55,20 @@ async def test_a_run_that_looks_at_stopping_may_return(pool: WorkerPool, calls: 
     """What comes behind `await context.stopping.wait()` is not cut off."""
     await pool.worker(Winding, config=_patient(pool))
     [agent_id] = await pool.running()
+    await until(lambda: "run" in calls)
     await pool.terminate(agent_id)
     await pool.reached(agent_id, "terminated")
-    assert calls == ["start", "run returned", "stop"]
+    assert calls == ["start", "run", "run returned", "stop"]
 
 
 async def test_a_run_that_does_not_return_in_time_is_cancelled(pool: WorkerPool, calls: list[str]):
     """Half of the grace period is its own; `stop` gets what is left."""
     await pool.worker(Slow)
     [agent_id] = await pool.running()
+    await until(lambda: "run" in calls)
     await pool.terminate(agent_id)
     await pool.reached(agent_id, "terminated")
-    assert calls == ["start", "run cancelled", "stop"]
+    assert calls == ["start", "run", "run cancelled", "stop"]
     assert "error" not in await pool.data(agent_id, "agent.terminated")
 
 
@@ -73,10 +76,11 @@ async def test_without_grace_nothing_may_return(pool: WorkerPool, calls: list[st
     """At once: cancelled, and no `stop`; also where it was asked gracefully before."""
     await pool.worker(Slow, config=_patient(pool))
     [agent_id] = await pool.running()
+    await until(lambda: "run" in calls)
     await pool.terminate(agent_id)
     await pool.terminate(agent_id, graceful=False)
     await pool.reached(agent_id, "terminated")
-    assert calls == ["start", "run cancelled"]
+    assert calls == ["start", "run", "run cancelled"]
 
 
 async def test_an_agent_whose_hash_was_deleted_is_parked_when_it_ends(pool: WorkerPool):
