@@ -9,12 +9,15 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
+from eventstore.language import workers
 from eventstore.language.agent_commands import Terminate
 from eventstore.retention import Retention
 from gateway.options import GatewayOptions, Limits
@@ -29,9 +32,9 @@ from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.traces import AgentTrace
 from tests.forked import Forked
 from tests.integration.projector.stage import POOL, Stage, open_stage
-from tests.pools import TestPool, raw_events
+from tests.pools import ORIGIN, TestPool, raw_events
 from tests.waiting import until
-from workers.launch import zygote
+from workers.launch import zygote_messages
 from workers.supervisor.options import SupervisorOptions
 from workers.supervisor.supervisor import Supervisor
 
@@ -127,8 +130,16 @@ class Scene:
 
     async def worker_pid(self) -> int:
         """The pid of the only live worker."""
+        return (await self._worker()).pid
+
+    async def order_drain(self) -> None:
+        """Order the drain of the only live worker: one that is only signalled counts as lost."""
+        name = (await self._worker()).worker_id
+        await self.stage.log.act_on_worker(POOL, name, workers.Drain(reason="t"), ORIGIN)
+
+    async def _worker(self) -> workers.Worker:
         [observed] = [o for o in (await self.stage.log.survey(POOL)).workers if o.worker.alive]
-        return observed.worker.pid
+        return observed.worker
 
     # ---- parts that work ---------------------------------------------------------------------
 
@@ -199,7 +210,7 @@ class Scene:
         """Let one worker of the next zygote die at a place."""
         self.token.touch()
         code = DEADLY_ZYGOTE.format(root=str(ROOT), place=place, token=str(self.token))
-        monkeypatch.setattr(zygote, "COMMAND", code)
+        monkeypatch.setattr(zygote_messages, "COMMAND", code)
 
     async def died(self, process: Forked | None = None) -> None:
         """Wait until a process has removed the token and is dead."""
@@ -238,7 +249,7 @@ class Scene:
         offences = await asyncio.to_thread(
             judge, self.stage.redis_url, views=self.stage.database_url, acknowledged=self.commands
         )
-        assert offences == []
+        assert [str(offence) for offence in offences] == [], offences
 
     def events(self) -> list[str]:
         return [event["type"] for event in raw_events(self.stage.redis_url)]
@@ -256,7 +267,10 @@ async def open_scene(
 ) -> AsyncIterator[Scene]:
     database = f"sqlite+aiosqlite:///{folder / 'views.db'}"
     async with open_stage(redis_url, database) as stage:
-        scene = Scene(stage, await stage.pool(**QUICK), folder)
+        # An agent of `play` spends a limit that the pool once had; all others restart.
+        scene = Scene(stage, await stage.pool(**QUICK, restart_limit=0), folder)
+        unlimited = partial(replace, restart_limit=None)
+        await stage.catalogue.change_pool(POOL, unlimited, ORIGIN)
         projector = stage.projector()
         if projecting:
             await projector.start()

@@ -166,7 +166,10 @@ async def test_an_interrupted_drain_leaves_no_agent_behind(
     await scene.supervise()
     await scene.spawn(3)
     await scene.running(3)
-    os.kill(await scene.worker_pid(), signal.SIGTERM)
+    pid = await scene.worker_pid()
+    if place == "worker-after-released":
+        await scene.order_drain()
+    os.kill(pid, signal.SIGTERM)
     await scene.died()
     await scene.recorded("worker.lost")
     await scene.running(3)
