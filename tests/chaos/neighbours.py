@@ -22,7 +22,7 @@ FAULTS: Final = re.compile(
     r"|exited with code 75|exited with code 79"
 )
 """How workers end by the faults of the harness: it stops and kills them, and takes Redis away."""
-ORDERS: Final = frozenset({"empty", "pool-deleted", "shut-down", "owner-gone", "not-ordered"})
+ORDERS: Final = frozenset({"empty", "pool-deleted", "host-shutdown", "owner-gone"})
 """Why workers drain in good order."""
 FAILED: Final = ("agent.crashed", "agent.unhealthy", "agent.start_failed", "agent.failed")
 EXTRA_THREADS: Final = 4
