@@ -27,7 +27,8 @@ async def find_damage(source: Source, database: Database, projection: Projection
     heads, intact = await source.heads(positions), await source.intact(positions)
     for pool in sorted(positions):
         position, head = positions[pool], heads[pool]
-        exists = head.generation or pool in created or head.halted or pool == CATALOGUE
+        exists = head.generation or pool in created or head.halted
+        exists = exists or (pool == CATALOGUE and position.generation)
         if not (exists or CATALOGUE in found):
             continue  # its log is yet to be created, or to be continued after it was removed
         reason = describe_damage(position, head, intact=intact[pool])
