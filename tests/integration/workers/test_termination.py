@@ -38,8 +38,8 @@ class Winding(Noted):
 
     async def run(self, context: Context) -> None:
         self.calls.append("run")
-        await context.stopping.wait()
         try:
+            await context.stopping.wait()
             await asyncio.sleep(self.seconds)  # the call that is under way
             self.calls.append("run returned")
         except asyncio.CancelledError:
