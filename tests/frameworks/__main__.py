@@ -30,6 +30,8 @@ SLOW_SECONDS = 15.0
 QUIET = frozenset({"debug", "info"})
 EXPECTED = frozenset({"agent.failing", "worker.signalled", "worker.lost", "worker.reaped"})
 """Warnings that the trial asks for: agents without a model, workers that it kills."""
+STALLS = frozenset({"worker.loop_stalled", "worker.process_stalled"})
+"""Where a hundred agents share a few cores, frameworks that build a client hold a loop for long."""
 
 
 class Trial:
@@ -125,7 +127,10 @@ class Trial:
         print("    events:", dict(sorted(kinds.items())))
         assert not kinds["agent.failed"], "agents failed for good"
         await self.system.verify()
-        wrong = [line for line in self._lines() if not _right(line)]
+        lines = self._lines()
+        stalls = [line["seconds"] for line in lines if line.get("event") in STALLS]
+        print(f"    stalls of 1 s or more: {len(stalls)}, of {max(stalls, default=0)} s at most")
+        wrong = [line for line in lines if not _right(line)]
         for line in wrong[:20]:
             print("   ", json.dumps(line)[:1000])
         assert not wrong, f"{len(wrong)} lines are wrong"
@@ -179,7 +184,7 @@ class Trial:
             assert status == 200, answer
 
     def _events(self) -> list[dict[str, Any]]:
-        said = self.system.muster("tail", "-o", "jsonl").stdout
+        said = self.system.muster("tail", "--from", "0", "-o", "jsonl").stdout
         return [json.loads(line) for line in said.splitlines()]
 
     def _lines(self) -> list[dict[str, Any]]:
@@ -190,7 +195,9 @@ class Trial:
 def _right(line: dict[str, Any]) -> bool:
     if "never retrieved" in json.dumps(line):
         return False
-    return line.get("level", "info") in QUIET or line.get("event") in EXPECTED
+    if line.get("event") == "worker.loop_stalled":  # our own code never does that
+        return bool(line.get("agent_id")) and any("/bots/" in at for at in line["frames"])
+    return line.get("level", "info") in QUIET or line.get("event") in EXPECTED | STALLS
 
 
 async def run(seconds: float, folder: Path) -> int:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Awaitable, Callable
 
 import openai
+import openai.resources.chat  # otherwise at the first use, while all agents of the worker wait
 
 from muster import Context, Unavailable
 
