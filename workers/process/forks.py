@@ -37,8 +37,8 @@ RETURNED: Final = (
     "a process that an agent forked returned to what had called the agent, and was ended;"
     " end it with os._exit(), or use multiprocessing or subprocess\n"
 )
-EXITS_ITSELF: Final = "multiprocessing/popen_fork.py"
-"""A child that is forked there never returns."""
+EXITS_ITSELF: Final = "multiprocessing/process.py", "_bootstrap"
+"""From the call of this function on a child never returns."""
 
 _loops: list[tuple[asyncio.AbstractEventLoop, Output | None]] = []
 """Of each worker in this process, with its output."""
@@ -117,12 +117,14 @@ def _neutralise_descriptors(wakeup: int) -> None:
 def _end_on_return() -> None:
     """End the child when the code that forked it has returned, or awaits something."""
     frames = [frame for frame, _ in walk_stack(sys._getframe())]
-    if any(frame.f_code.co_filename.endswith(EXITS_ITSELF) for frame in frames):
-        return
     called = [frame for frame in frames if frame.f_back and frame.f_back.f_code in _callers]
+    file, function = EXITS_ITSELF
 
     def on_event(frame: FrameType, event: str, _: object) -> None:
-        if event == "return" and frame in called:
+        code = frame.f_code
+        if event == "call" and code.co_name == function and code.co_filename.endswith(file):
+            sys.setprofile(None)
+        elif event == "return" and frame in called:
             os.write(2, RETURNED.encode())
             os._exit(EXIT_RETURNED)
 

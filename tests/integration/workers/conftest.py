@@ -9,6 +9,7 @@ import structlog
 
 from tests.integration.workers.hosts import Site
 from tests.integration.workers.roles import Noted
+from tests.integration.workers.worker_processes import Processes, Template
 from tests.worker_pool import WorkerPool, worker_pool
 
 
@@ -23,6 +24,23 @@ async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
 async def pool(redis_url: str, tmp_path: Path) -> AsyncIterator[WorkerPool]:
     async with worker_pool(redis_url, tmp_path) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def template() -> Iterator[Template]:
+    made = Template()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def processes(
+    request: pytest.FixtureRequest, pool: WorkerPool, tmp_path: Path, template: Template
+) -> Iterator[Processes]:
+    """Workers in processes of their own, with the test module's `AGENTS`."""
+    made = Processes(pool, tmp_path / "app", request.module.AGENTS, template)
+    yield made
+    made.end()
 
 
 @pytest.fixture

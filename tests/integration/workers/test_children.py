@@ -4,19 +4,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
-import pytest
-
 from tests.integration.workers.hosts import Site, abandon
-from tests.integration.workers.worker_processes import Processes, ended, running
+from tests.integration.workers.worker_processes import Processes
 from tests.waiting import until
-from tests.worker_pool import POOL, WorkerPool, worker_pool
+from tests.worker_pool import WorkerPool
 from workers.host.process_tree import all_processes
 
-STARTERS = """
+AGENTS = """
 import asyncio, concurrent.futures, json, multiprocessing, os, subprocess, sys, time
 from pathlib import Path
 from muster import Agent
@@ -72,24 +68,11 @@ class Waiter(Agent):
         pid = os.fork()
         if not pid:
             os._exit(5)
-        await asyncio.sleep(1.5)  # renewals, each of which collects what others left
+        await asyncio.sleep(0.8)  # renewals, each of which collects what others left
         codes = [child.wait(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])]
         (FOLDER / "codes.json").write_text(json.dumps(codes))
         await context.stopping.wait()
 """
-
-
-@pytest.fixture
-async def pool(redis_url: str, tmp_path: Path) -> AsyncIterator[WorkerPool]:
-    async with worker_pool(redis_url, tmp_path / "logs") as made:
-        yield made
-
-
-@pytest.fixture
-async def processes(pool: WorkerPool, tmp_path: Path) -> AsyncIterator[Processes]:
-    made = Processes(pool, tmp_path, STARTERS)
-    yield made
-    made.end()
 
 
 def below(pid: int) -> set[int]:
@@ -113,9 +96,9 @@ async def test_what_an_incarnation_started_ends_with_it_and_nothing_else_does(
     worker = await processes.start("Starter", "Neighbour")
     neighbour = await pool.spawn(role_type="Neighbour", heartbeat_interval=0.3)
     await pool.reached(neighbour, "running")
-    others = msgspec.json.decode((processes.app / "neighbour.json").read_bytes(), type=list[int])
+    others = await processes.written("neighbour.json")
     before = below(worker.pid)
-    starter = await running(pool, "Starter")
+    starter = await processes.running("Starter")
     started = below(worker.pid) - before
     assert len(started) >= 16
     commands = {Path(f"/proc/{pid}/cmdline").read_bytes() for pid in started}
@@ -127,27 +110,21 @@ async def test_what_an_incarnation_started_ends_with_it_and_nothing_else_does(
     assert len(left) <= len(before) + 1, "and the resource tracker of multiprocessing"
     (processes.app / "checked").unlink(missing_ok=True)
     await until((processes.app / "checked").exists, what="the neighbour's processes serve it")
-    log = (pool.log_dir / POOL / "w1.jsonl").read_bytes().splitlines()
-    lines = [msgspec.json.decode(line) for line in log if b"agent.children_ended" in line]
-    [warning] = lines
+    [warning] = processes.lines("agent.children_ended")
     assert (warning["agent_id"], warning["level"]) == (starter, "warning")
     assert "sleep" in warning["commands"]
     await processes.drain(worker)
-    assert ended(worker) == 0
     assert [pid for pid in left if exists(pid)] == []
 
 
-async def test_an_agent_gets_the_exit_codes_of_its_children(pool: WorkerPool, processes: Processes):
+async def test_an_agent_gets_the_exit_codes_of_its_children(processes: Processes):
     """Those of orphans are collected: they would stay as zombies for as long as the worker."""
     worker = await processes.start("Waiter")
-    await running(pool, "Waiter")
-    path = processes.app / "codes.json"
-    await until(path.exists, what="it has waited")
-    assert msgspec.json.decode(path.read_bytes()) == [3, 5]
+    await processes.running("Waiter")
+    assert await processes.written("codes.json") == [3, 5]
     own = lambda: [p for p in all_processes().values() if p.parent == worker.pid]  # noqa: E731
     await until(lambda: not own(), what="no zombie is left")
     await processes.drain(worker)
-    assert ended(worker) == 0
 
 
 CHILDREN = """
@@ -169,28 +146,31 @@ class Parent(Agent):
 """
 
 
-@pytest.mark.parametrize("victims", ["worker", "zygote, worker", "supervisor, worker"])
-async def test_nothing_survives_a_worker_that_is_killed(site: Site, victims: str) -> None:
-    """Its zygote ends what it left; without one its supervisor does, or the next one."""
+async def test_nothing_survives_workers_that_are_killed(site: Site) -> None:
+    """Their zygote ends what they left; without one their supervisor does, or the next one."""
     (site.folder / "parent.py").write_text(CHILDREN)
-    pool = await site.pool(lease_seconds=2.0)
+    pool = await site.pool(agents_per_worker=1)
     supervisor = await site.host(agent="parent:Parent")
-    await site.run(pool)
-    [worker] = (await site.workers()).values()
-    zygote = all_processes()[worker].parent
-    children = below(worker)
-    assert len(children) == 5
-    if victims == "worker":
-        os.kill(worker, signal.SIGKILL)
-    else:
-        os.kill(zygote, signal.SIGKILL)
-        if victims.startswith("supervisor"):
-            await abandon(supervisor)
-            site.supervisors.remove(supervisor)
-        os.kill(worker, signal.SIGKILL)
-        if victims.startswith("supervisor"):
-            await site.host(agent="parent:Parent")
-    await until(lambda: not any(map(exists, children)), what="its children have ended")
+    await site.run(pool, 3)
+    workers = (await site.workers()).values()
+    children = {worker: below(worker) for worker in workers}
+    assert [len(below_one) for below_one in children.values()] == [5] * 3
+    zygote = all_processes()[next(iter(children))].parent
+
+    async def all_ended(worker: int) -> None:
+        await until(lambda: not any(map(exists, children[worker])), what="its children have ended")
+
+    by_zygote, by_supervisor, by_next_one = children
+    os.kill(by_zygote, signal.SIGKILL)
+    await all_ended(by_zygote)
+    os.kill(zygote, signal.SIGKILL)
+    os.kill(by_supervisor, signal.SIGKILL)
+    await all_ended(by_supervisor)
+    await abandon(supervisor)
+    site.supervisors.remove(supervisor)
+    os.kill(by_next_one, signal.SIGKILL)
+    await site.host(agent="parent:Parent")
+    await all_ended(by_next_one)
 
 
 def test_a_forked_child_dies_with_a_worker_that_is_killed() -> None:

@@ -1,21 +1,18 @@
 """What all agents of a worker share: an agent's changes are put back, and it is named."""
 
 import signal
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
 from tests.integration.workers.roles import Quiet
-from tests.integration.workers.worker_processes import Processes, ended, running
+from tests.integration.workers.worker_processes import Processes
 from tests.waiting import until
-from tests.worker_pool import POOL, WorkerPool, eventually, worker_pool
+from tests.worker_pool import POOL, WorkerPool, eventually
 from workers.process.registration import ShutdownResult
 from workers.runtime.process_state import KINDS, Kind
 
-CHANGERS = """
+AGENTS = """
 import asyncio, json, locale, os, resource, signal, subprocess
 from pathlib import Path
 from muster import Agent
@@ -111,25 +108,6 @@ EXPECTED = {
 }
 
 
-@pytest.fixture
-async def pool(redis_url: str, tmp_path: Path) -> AsyncIterator[WorkerPool]:
-    async with worker_pool(redis_url, tmp_path / "logs") as made:
-        yield made
-
-
-@pytest.fixture
-async def processes(pool: WorkerPool, tmp_path: Path) -> AsyncIterator[Processes]:
-    made = Processes(pool, tmp_path, CHANGERS)
-    yield made
-    made.end()
-
-
-def lines(pool: WorkerPool, name: str) -> list[dict[str, Any]]:
-    log = (pool.log_dir / POOL / "w1.jsonl").read_bytes().splitlines()
-    found = [msgspec.json.decode(line, type=dict[str, Any]) for line in log]
-    return [line for line in found if line.get("event") == name]
-
-
 async def change(pool: WorkerPool, processes: Processes, *changes: str) -> str:
     done = processes.app / "done"
     done.unlink(missing_ok=True)
@@ -145,11 +123,11 @@ async def test_what_an_agent_changes_is_put_back_and_it_is_named(
     worker = await processes.start("Changer")
     changers = {name: await change(pool, processes, name) for name in EXPECTED}
     said = {
-        (line["agent_id"], line["kind"]) for line in lines(pool, "agent.process_state_restored")
+        (line["agent_id"], line["kind"]) for line in processes.lines("agent.process_state_restored")
     }
     assert said == {(changers[name], kind) for name, kind in EXPECTED.items()}
     worker.send_signal(signal.SIGTERM)
-    assert ended(worker) == ShutdownResult.NOT_ORDERED, "its handler is in place"
+    assert worker.wait() == ShutdownResult.NOT_ORDERED, "its handler is in place"
     assert (await pool.types("w1"))[-1] == "worker.draining"
 
 
@@ -168,34 +146,31 @@ async def test_handlers_of_other_signals_are_put_back_when_their_agent_has_ended
 
     await eventually(put_back)
     await processes.drain(worker)
-    assert ended(worker) == 0
 
 
 async def test_variables_that_an_agent_sets_are_reported_without_their_values(
-    pool: WorkerPool, processes: Processes
+    processes: Processes,
 ):
     worker = await processes.start("Exporting")
-    agent_id = await running(pool, "Exporting")
-    await until(lambda: lines(pool, "agent.environment_changed"), what="it is reported")
-    [line] = lines(pool, "agent.environment_changed")
+    agent_id = await processes.running("Exporting")
+    await until(lambda: processes.lines("agent.environment_changed"), what="it is reported")
+    [line] = processes.lines("agent.environment_changed")
     assert (line["agent_id"], line["added"]) == (agent_id, ["ACME_TOKEN"])
-    assert "secret" not in (pool.log_dir / POOL / "w1.jsonl").read_text()
+    assert "secret" not in str(processes.lines())
     await processes.drain(worker)
-    assert ended(worker) == 0
 
 
 async def test_a_handler_that_is_replaced_unseen_is_put_back_with_a_renewal(
-    pool: WorkerPool, processes: Processes
+    processes: Processes,
 ):
     """By a library in C, or by a function that was imported before it was wrapped."""
     worker = await processes.start("Bypassing")
-    await running(pool, "Bypassing")
-    await until(lambda: lines(pool, "agent.process_state_restored"), what="it is put back")
-    [line] = lines(pool, "agent.process_state_restored")
+    await processes.running("Bypassing")
+    await until(lambda: processes.lines("agent.process_state_restored"), what="it is put back")
+    [line] = processes.lines("agent.process_state_restored")
     assert line["kind"] == "signal handlers"
     assert "agent_id" not in line
     await processes.drain(worker)
-    assert ended(worker) == 0
 
 
 async def test_of_the_workers_of_a_pool_one_is_replaced_for_what_cannot_be_put_back(

@@ -3,17 +3,14 @@
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 from msgspec.structs import replace
 
-from tests.integration.workers.worker_processes import Processes, ended, running
+from tests.integration.workers.worker_processes import Processes
 from tests.waiting import until
-from tests.worker_pool import POOL, QUICK, WorkerPool, worker_pool
+from tests.worker_pool import QUICK, WorkerPool
 from workers.host.processes import start_time
 from workers.process.lease import EXIT_LEASE_LOST
 from workers.process.registration import ShutdownResult
@@ -81,30 +78,11 @@ class Callback(Agent):
 """
 
 
-@pytest.fixture
-async def pool(redis_url: str, tmp_path: Path) -> AsyncIterator[WorkerPool]:
-    async with worker_pool(redis_url, tmp_path / "logs") as made:
-        yield made
-
-
-@pytest.fixture
-async def processes(pool: WorkerPool, tmp_path: Path) -> AsyncIterator[Processes]:
-    made = Processes(pool, tmp_path, AGENTS)
-    yield made
-    made.end()
-
-
-def lines(pool: WorkerPool) -> list[dict[str, Any]]:
-    """What the first worker has logged."""
-    text = (pool.log_dir / POOL / "w1.jsonl").read_bytes()
-    return [msgspec.json.decode(line) for line in text.splitlines()]
-
-
-async def at_work(pool: WorkerPool, role: str) -> str:
+async def at_work(processes: Processes, role: str) -> str:
     """Its code runs: an agent that is terminated before that is never called."""
-    agent_id = await running(pool, role)
-    path = pool.log_dir / POOL / "w1.jsonl"
-    await until(lambda: b'"at work"' in path.read_bytes(), what=f"{role} is at work")
+    agent_id = await processes.running(role)
+    said = lambda: any(line.get("message") == "at work" for line in processes.lines())  # noqa: E731
+    await until(said, what=f"{role} is at work")
     return agent_id
 
 
@@ -113,31 +91,22 @@ async def test_a_signal_that_nothing_ordered_is_a_loss(
     pool: WorkerPool, processes: Processes, number: signal.Signals
 ):
     process = await processes.start("Quiet")
-    agent_id = await running(pool, "Quiet")
+    agent_id = await processes.running("Quiet")
     process.send_signal(signal.SIGINT)  # Ctrl-C at the terminal reaches it too, and must be ignored
     process.send_signal(number)
-    assert ended(process) == NOT_ORDERED
+    assert process.wait() == NOT_ORDERED
     assert (await pool.data("w1", "worker.draining"))["reason"] == "signal"
-    path = pool.log_dir / POOL / "w1.jsonl"
-    assert b"stopped in good order" in path.read_bytes()
+    assert "stopped in good order" in [line.get("message") for line in processes.lines()]
     assert (await pool.state(agent_id)).status == "running", "its reaper decides what follows"
 
 
 async def test_a_signal_after_an_order_releases(pool: WorkerPool, processes: Processes):
     """As of a supervisor whose host shuts down, or of a system that ends all processes at once."""
     process = await processes.start("Quiet")
-    agent_id = await running(pool, "Quiet")
+    agent_id = await processes.running("Quiet")
     await processes.drain(process)
-    assert ended(process) == 0
     assert (await pool.state(agent_id)).status == "pending"
     assert (await pool.types("w1"))[-2:] == ["worker.draining", "worker.stopped"]
-
-
-async def test_a_signal_ends_an_empty_worker(pool: WorkerPool, processes: Processes):
-    process = await processes.start("Quiet")
-    process.terminate()
-    assert ended(process) == 0
-    assert (await pool.types("w1"))[-1] == "worker.stopped"
 
 
 async def test_the_output_of_agents_is_in_the_log_file(pool: WorkerPool, processes: Processes):
@@ -146,7 +115,7 @@ async def test_the_output_of_agents_is_in_the_log_file(pool: WorkerPool, process
     await pool.reached(agent_id, "terminated")
     logged = [
         (line.get("message") or line.get("event"), line["stream"], line["level"])
-        for line in lines(pool)
+        for line in processes.lines()
         if line.get("project_id") == "p" and line["agent_id"] == agent_id
     ]
     assert logged == [
@@ -155,8 +124,9 @@ async def test_the_output_of_agents_is_in_the_log_file(pool: WorkerPool, process
         ("asked", "log", "info"),
         ("no newline", "stdout", "info"),
     ]
-    process.terminate()
-    assert ended(process) == 0
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0, "it is empty"
+    assert (await pool.types("w1"))[-1] == "worker.stopped"
 
 
 async def test_an_exit_in_a_callback_does_not_end_the_worker(
@@ -164,10 +134,9 @@ async def test_an_exit_in_a_callback_does_not_end_the_worker(
 ):
     """It is unknown whose callback it was, and the other agents did not cause it."""
     process = await processes.start("Quiet", "Callback")
-    await running(pool, "Callback")
-    await running(pool, "Quiet")
+    await processes.running("Callback")
+    await processes.running("Quiet")
     await processes.drain(process)
-    assert ended(process) == 0
 
 
 async def test_a_generator_that_does_not_close_prevents_no_exit(
@@ -175,9 +144,8 @@ async def test_a_generator_that_does_not_close_prevents_no_exit(
 ):
     """The worker has no lease any more, and only an agent's code still runs."""
     process = await processes.start("Ticking")
-    await at_work(pool, "Ticking")
+    await at_work(processes, "Ticking")
     await processes.drain(process)
-    assert ended(process) == 0
 
 
 async def test_a_loop_that_never_turns_again_is_killed(pool: WorkerPool, processes: Processes):
@@ -185,20 +153,21 @@ async def test_a_loop_that_never_turns_again_is_killed(pool: WorkerPool, process
     pool.config = replace(QUICK, lease_seconds=1.0)
     process = await processes.start("Blocking")
     await pool.spawn(role_type="Blocking")
-    assert ended(process) == EXIT_LEASE_LOST
+    assert process.wait() == EXIT_LEASE_LOST
 
 
 @pytest.mark.parametrize("role", ["Deaf", "Parked"])
 async def test_a_stuck_agent_ends_the_process(pool: WorkerPool, processes: Processes, role: str):
     """A task that swallows its cancellation, or a call in a thread; the log says where it is."""
     process = await processes.start("Quiet", role)
-    other = await running(pool, "Quiet")
-    stuck = await at_work(pool, role)
+    other = await processes.running("Quiet")
+    stuck = await at_work(processes, role)
     await pool.terminate(stuck)
-    assert ended(process, 20) == 77
+    assert process.wait() == 77
     assert (await pool.state(other)).status == "pending"
     assert (await pool.state(stuck)).status == "stopping"
-    [line] = [line for line in lines(pool) if line.get("event") == "agent.stuck"]
+    assert "worker.stopped" not in await pool.types("w1")
+    [line] = processes.lines("agent.stuck")
     assert line["agent_id"] == stuck
     assert "agents_of_test.py" in line["stacks"][0]
 
@@ -206,17 +175,16 @@ async def test_a_stuck_agent_ends_the_process(pool: WorkerPool, processes: Proce
 async def test_an_agent_cannot_end_the_loop_of_its_worker(pool: WorkerPool, processes: Processes):
     """Nor cancel the tasks of others; it is named."""
     process = await processes.start("Quiet", "Ending")
-    other = await running(pool, "Quiet")
+    other = await processes.running("Quiet")
     ending = await pool.spawn(role_type="Ending")
     await pool.reached(ending, "restarting")
     error = (await pool.data(ending, "agent.crashed"))["error"]
     assert "is shared" in error["message"]
     assert (await pool.state(other)).status == "running"
-    refused = [line for line in lines(pool) if line.get("event") == "agent.refused"]
+    refused = processes.lines("agent.refused")
     assert {line["agent_id"] for line in refused} == {ending}
     assert {line["what"].split()[0] for line in refused} == {"cancel", "stop"}
     await processes.drain(process)
-    assert ended(process) == 0
 
 
 async def test_a_process_stopped_for_longer_than_its_lease_writes_nothing(
@@ -224,13 +192,13 @@ async def test_a_process_stopped_for_longer_than_its_lease_writes_nothing(
 ):
     """SIGSTOP, fenced meanwhile, SIGCONT: it ends by itself, with no event."""
     process = await processes.start("Quiet")
-    agent_id = await running(pool, "Quiet")
+    agent_id = await processes.running("Quiet")
     process.send_signal(signal.SIGSTOP)
     await pool.fence("w1")
     await pool.terminate(agent_id)
     before = len(await pool.events())
     process.send_signal(signal.SIGCONT)
-    assert ended(process) == EXIT_LEASE_LOST
+    assert process.wait() == EXIT_LEASE_LOST
     assert len(await pool.events()) == before
 
 
@@ -239,25 +207,24 @@ async def test_a_worker_does_not_outlive_its_owner(pool: WorkerPool, processes: 
     owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     changes = {"owner_pid": owner.pid, "owner_start_time": start_time(owner.pid)}
     process = await processes.start("Quiet", **changes)
-    agent_id = await running(pool, "Quiet")
+    agent_id = await processes.running("Quiet")
     owner.kill()
     owner.communicate()
-    assert ended(process) == 0
+    assert process.wait() == 0
     assert (await pool.data(agent_id, "agent.released"))["reason"] == "owner-gone"
 
 
 async def test_without_its_order_a_process_ends_at_once(pool: WorkerPool, processes: Processes):
     process = processes.run(pool.options("unknown", exits=True))
-    assert ended(process) == 78
+    assert process.wait() == 78
     assert await pool.types() == []
 
 
 async def test_an_idle_worker_loads_nothing_heavy(pool: WorkerPool, processes: Processes):
     """SQLAlchemy is loaded by the first `engine()`, the HTTP library never: they need megabytes."""
     process = await processes.start("Quiet")
-    await running(pool, "Quiet")
+    await processes.running("Quiet")
     loaded = Path(f"/proc/{process.pid}/maps").read_text()
     assert "msgspec" in loaded
     assert [name for name in ("sqlalchemy", "aiohttp", "psycopg") if name in loaded] == []
     await processes.drain(process)
-    assert ended(process) == 0
