@@ -121,7 +121,7 @@ class ProcessState:
         self._environment = dict(os.environ)
         self._culprits: dict[str, Owner] = {}
         self._borrowed: dict[int, tuple[weakref.ref[Owner], Any]] = {}
-        """Of signals that agents handle: who, and the handler before."""
+        """Of signals that agents handle: who did last, and the worker's handler."""
         self._warned: dict[tuple[str, object], float] = {}
         self._check_scheduled = False
 
@@ -176,7 +176,8 @@ class ProcessState:
 
     def borrow(self, number: int, owner: Owner, handler: Any) -> None:
         """An agent handles a signal that the worker does not use."""
-        self._borrowed.setdefault(number, (weakref.ref(owner), handler))
+        _, before = self._borrowed.get(number, (None, handler))
+        self._borrowed[number] = weakref.ref(owner), before
 
     def _put_back(self, name: str, kind: Kind, found: Any) -> None:
         self._warn(name, self._culprits.get(name))
