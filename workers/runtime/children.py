@@ -44,7 +44,7 @@ async def end_children(owner: Owner, *, grace: bool) -> bool:
 
     With a grace, each is asked first (SIGTERM).
     """
-    if _child(os.P_ALL, 0) is False:
+    if _child() is False:
         return True
     if any(started.owner is owner and started.pool for started in STARTED.values()):
         gc.collect()  # a pool that only the agent referred to
@@ -94,7 +94,7 @@ def collect_adopted() -> None:
     Only of those that were there at the last call too: uvloop collects its own a moment later.
     """
     ended: set[int] = set()
-    if _child(os.P_ALL, 0):
+    if _child():
         for pid, found in _look().items():
             if found.ended and found.parent == os.getpid() and pid not in STARTED:
                 ended.add(pid)
@@ -108,10 +108,9 @@ def collect_adopted() -> None:
 def _of(owner: Owner) -> list[Found]:
     """The running processes of an incarnation."""
     processes = _look()
-    if not processes:  # not Linux: only what was started here, by those that wait for it
+    if not processes:  # not Linux: only what was started here
         mine = [pid for pid, started in STARTED.items() if started.belongs_to(owner)]
-        running = [pid for pid in mine if _child(os.P_PID, pid) is None]
-        return [Found(os.getpid(), Process(pid, 0), "", ended=False) for pid in running]
+        return [Found(os.getpid(), Process(pid, 0), "", ended=False) for pid in mine if _runs(pid)]
     name, found = name_of(owner), dict[int, Found]()
     for pid in descendants(os.getpid(), processes):
         started = STARTED.get(pid)
@@ -134,12 +133,21 @@ def _look() -> dict[int, Found]:
     return processes
 
 
-def _child(kind: int, pid: int) -> object:
-    """An ended child; None if none has ended, or a false value if there is none at all."""
+def _child() -> object:
+    """An ended child; None if none has ended, or that is not known; False if there is no child."""
+    if not hasattr(os, "waitid"):  # macOS, before Python 3.13
+        return None
     try:
-        return os.waitid(kind, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return False
+
+
+def _runs(pid: int) -> bool:
+    """Whether a child runs. Of one that has ended the exit code is collected."""
+    with contextlib.suppress(ChildProcessError):
+        return os.waitpid(pid, os.WNOHANG)[0] == 0
+    return False
 
 
 def _signal(processes: Collection[Process], number: signal.Signals) -> set[Process]:
