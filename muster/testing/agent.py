@@ -72,6 +72,11 @@ class TestedAgent:
         return "agent.started" in self.events
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self._task.done()
+
+    @property
     def idle(self) -> bool:
         """Whether it is running and idle."""
         return self.started and not self.context.busy
@@ -108,7 +113,7 @@ class TestedAgent:
         seconds = self._timeout if timeout is None else timeout
         deadline = time.monotonic() + seconds
         while not condition():
-            if self._task.done():
+            if self.ended:
                 raise AgentFailed(self._describe(f"ended ({self.outcome}) before that"))
             if time.monotonic() >= deadline:
                 raise DidNotEnd(self._where(seconds, "what was waited for did not come"))
@@ -135,7 +140,7 @@ class TestedAgent:
 
     def require_success(self) -> None:
         """Raises `AgentFailed`, with the traceback, if its code failed."""
-        if self._task.done() and (self.outcome not in ENDED or self.error is not None):
+        if self.ended and (self.outcome not in ENDED or self.error is not None):
             raise AgentFailed(self._describe(self.outcome))
 
     async def cancel(self) -> None:

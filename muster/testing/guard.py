@@ -13,6 +13,8 @@ INTERRUPT: Final = signal.SIGURG
 """Nothing else uses it; not that of a timer, which plugins of pytest use."""
 MAIN_THREAD: Final = threading.main_thread().ident or 0
 POLL_SECONDS: Final = 0.05
+BLOCKED_SECONDS = 1.0
+"""The shortest time that counts: a process on a busy machine may not run for almost as long."""
 
 
 class Blocked(Exception):
@@ -21,7 +23,7 @@ class Blocked(Exception):
 
 @contextmanager
 def guarded(seconds: float) -> Iterator[None]:
-    """Raises `Blocked` where code blocks the running event loop for so long.
+    """Raises `Blocked` where code blocks the running event loop for so long, or `BLOCKED_SECONDS`.
 
     Only in the main thread: others cannot be interrupted.
     """
@@ -35,7 +37,7 @@ def guarded(seconds: float) -> Iterator[None]:
             turned = threading.Event()
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(turned.set)
-            if not turned.wait(seconds) and not ended.is_set():
+            if not turned.wait(max(seconds, BLOCKED_SECONDS)) and not ended.is_set():
                 signal.pthread_kill(MAIN_THREAD, INTERRUPT)
 
     def interrupt(_: int, frame: FrameType | None) -> None:

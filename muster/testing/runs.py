@@ -49,7 +49,7 @@ async def running(
     with _guarded(role, timeout):
         agent = TestedAgent(role, _options(request), timeout)
         try:
-            await agent.wait_until(lambda: agent.started or agent.outcome)
+            await agent.wait_until(lambda: agent.started or agent.ended)
             agent.require_success()
             yield agent
             await agent.stop()

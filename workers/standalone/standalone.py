@@ -132,12 +132,10 @@ class Standalone:
         grace = self._worker.config.stop_grace_seconds
         try:
             await self._setup.start(self._worker.config.start_timeout_seconds)
-        except SetupFailed as error:
-            self._setup_error = describe(error.__cause__ or error)
-            return
-        try:
             self._worker.shared = self._setup.shared or self._worker.shared
             await self._run.run()
+        except SetupFailed as error:
+            self._setup_error = describe(error.__cause__ or error)
         finally:
             await self._setup.stop(grace)
             await self._database.close()

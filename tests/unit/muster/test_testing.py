@@ -142,18 +142,20 @@ def test_where_an_agent_waits_is_said_when_it_does_not_end() -> None:
             await asyncio.sleep(60)
 
     with pytest.raises(DidNotEnd, match=r"`until=`(?s:.*)test_testing.py.*in wait"):
-        run(Waiting, timeout=0.05)
+        run(Waiting, timeout=0.3)
     with pytest.raises(DidNotEnd, match="what was waited for did not come within"):
         run(Waiting, timeout=0.05, until=lambda _: False)
 
 
-def test_where_the_event_loop_is_blocked_is_said() -> None:
+def test_where_the_event_loop_is_blocked_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("muster.testing.guard.BLOCKED_SECONDS", 0.2)
+
     class Blocking(Agent):
         async def run(self, context: Context) -> None:
             time.sleep(30)
 
     with pytest.raises(DidNotEnd, match=r"blocked the event loop(?s:.*)time.sleep\(30\)"):
-        run(Blocking, timeout=0.5)
+        run(Blocking, timeout=0.2)
 
 
 async def test_an_agent_can_be_looked_at_while_it_runs() -> None:
@@ -212,6 +214,26 @@ def test_a_set_up_that_fails_is_an_outcome() -> None:
     agent = run(Broken)
     assert agent.error is not None
     assert (agent.outcome, agent.error.type) == ("setup_failed", "ConnectionError")
+
+
+async def test_a_set_up_that_hangs_has_ended_with_the_test() -> None:
+    ended: list[str] = []
+
+    class Hanging(Agent):
+        @classmethod
+        @asynccontextmanager
+        async def worker_lifespan(cls, worker: WorkerInfo) -> AsyncIterator[None]:
+            try:
+                await asyncio.Event().wait()
+                yield
+            finally:
+                await asyncio.sleep(0.01)
+                ended.append(worker.role_type)
+
+    with pytest.raises(AgentFailed, match="took more than"):
+        async with running(Hanging, start_timeout=0.05):
+            raise AssertionError("not reached")
+    assert ended == ["agent"]
 
 
 async def test_tasks_that_an_agent_leaves_end_with_it() -> None:
