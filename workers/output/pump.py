@@ -91,9 +91,9 @@ class Pump:
                 self._open_wake()
                 self._thread = threading.Thread(target=self._run, name="muster-output", daemon=True)
                 self._thread.start()
-        if self._wake_write >= 0:
-            with contextlib.suppress(OSError):
-                os.write(self._wake_write, b"x")
+            if self._wake_write >= 0:
+                with contextlib.suppress(OSError):
+                    os.write(self._wake_write, b"x")
 
     def _open_wake(self) -> None:
         self._wake_read, self._wake_write = os.pipe()
@@ -101,7 +101,7 @@ class Pump:
         os.set_blocking(self._wake_write, False)
 
     def _run(self) -> None:
-        tick_at = time.monotonic()
+        tick_at = time.monotonic() + TICK_SECONDS
         while not self._closed:
             self._asleep = not self._watched
             # Looked at again after `_asleep` was set: who adds something later wakes this thread.
@@ -115,7 +115,10 @@ class Pump:
         for _ in range(LAST_READS):
             if not self._poll(0.0):
                 break
-        os.close(self._wake_read)
+        with self._lock, contextlib.suppress(OSError):  # closed by an agent
+            os.close(self._wake_write)
+            self._wake_write = -1
+            os.close(self._wake_read)
 
     def _tick(self) -> None:
         for watched in tuple(self._watched):

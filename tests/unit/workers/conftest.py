@@ -6,6 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.unit.workers.captured import Captured
+from workers.output import pump
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output looks for old parts of lines more often, and tests need not wait for that."""
+    assert pump.TICK_SECONDS * 2 < 1.0, "within a second they appear"
+    monkeypatch.setattr(pump, "TICK_SECONDS", 0.05)
 
 
 @pytest.fixture
