@@ -7,11 +7,14 @@ has `event` and its own fields, all others `message`. A printed line that goes o
 has `partial`. `CURRENT` names the agent.
 """
 
+import asyncio
 import datetime
 import os
+import threading
 import time
 import weakref
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from concurrent.futures import Executor, Future
 from contextvars import Context, ContextVar, copy_context
 from pathlib import Path
 from typing import Any, Final
@@ -24,13 +27,15 @@ from workers.output.limits import Limit, OutputLimits
 from workers.output.log_files import LogFile
 from workers.output.printed import Printed
 from workers.output.pump import Pump, is_pipe
-from workers.output.under_way import UnderWay
 
 
-class Owner(UnderWay):
+class Owner:
     """One incarnation: its ids and output, what it configured, and what it has under way."""
 
-    __slots__ = ("__weakref__", "descriptors", "ids", "limit", "output", "own", "printed")
+    __slots__ = (
+        "__weakref__", "calls", "descriptors", "exception_handler", "executor", "ids", "limit",
+        "output", "own", "printed", "tasks", "threads", "threads_max",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -39,7 +44,6 @@ class Owner(UnderWay):
         *,
         threads_max: int = 8,
     ) -> None:
-        super().__init__(threads_max)
         self.ids = dict(ids)
         self.output = output
         self.own: dict[Any, Any] = dict(output.own) if output else {}
@@ -48,6 +52,20 @@ class Owner(UnderWay):
         self.descriptors: dict[str, tuple[int, int]] = {}
         """Its pipes: what the processes that it starts write to. Descriptor and inode."""
         self.limit = output.new_limit() if output else None
+        self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+        self.calls: dict[Future[Any], Any] = {}
+        """Calls in pools of threads; `workers.runtime` ends them, and the tasks."""
+        self.threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        """Others that it started."""
+        self.executor: Executor | None = None
+        """Its default one, made on first use, with `threads_max` threads."""
+        self.threads_max = threads_max
+        self.exception_handler: Callable[..., object] | None = None
+        """Its own, for what fails in its tasks and callbacks."""
+
+    def running_tasks(self) -> list[asyncio.Task[Any]]:
+        """Its tasks that have not ended."""
+        return [task for task in self.tasks if not task.done()]
 
     def context(self) -> Context:
         """A context for this agent's code."""

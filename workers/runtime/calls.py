@@ -25,6 +25,8 @@ from workers.runtime.stacks import task_stack
 
 STUCK_SECONDS = 5
 """How long cancelled code may go on before its worker is ended."""
+CANCEL_SECONDS = 1.0
+"""After which code is cancelled again that swallowed a cancellation."""
 STACKS_MAX: Final = 10
 
 
@@ -126,12 +128,12 @@ class AgentTask:
     async def end(self) -> None:
         """Cancel whatever still runs of the agent, its own tasks too. Raises `Stuck`."""
         self.close()
-        for _ in range(STUCK_SECONDS):
+        for _ in range(int(STUCK_SECONDS / CANCEL_SECONDS)):
             if not (unfinished := self._owner.running_tasks()):
                 return
             for task in unfinished:
                 task.cancel()
-            await asyncio.wait(unfinished, timeout=1.0)
+            await asyncio.wait(unfinished, timeout=CANCEL_SECONDS)
         if unfinished := self._owner.running_tasks():
             raise Stuck(task_stack(task) for task in unfinished)
 

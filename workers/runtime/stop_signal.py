@@ -10,10 +10,7 @@ from typing import Any
 from eventstore.language.agent_commands import Command, End, Release
 from eventstore.language.agents import Stop
 from eventstore.language.events import Error
-from workers.runtime.calls import Call
-
-CANCEL_SECONDS = 1.0
-"""After which a call is cancelled again whose code swallowed that."""
+from workers.runtime.calls import CANCEL_SECONDS, Call
 
 
 class StopRequest(IntEnum):

@@ -11,10 +11,9 @@ be ended: it is reported when the agent ends, and ends with the worker.
 """
 
 import asyncio
-import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Final
 
@@ -23,7 +22,7 @@ import structlog
 from workers.output.lines import CURRENT, Owner
 from workers.runtime.stacks import thread_stack
 
-POLL_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 0.03
 NAMES_MAX: Final = 20
 
 _SHARED: Final = ("concurrent.futures.", "anyio.", "aiosqlite.", "workers.")
@@ -108,25 +107,12 @@ async def end_thread_calls(owner: Owner, seconds: float) -> bool:
     clock = asyncio.get_running_loop().time
     deadline = clock() + seconds
     owner.executor = None
-    while running := [future for future in tuple(owner.calls) if not future.cancel()]:
+    while [future for future in tuple(owner.calls) if not future.cancel()]:
         remaining = deadline - clock()
         if remaining <= 0:
             return False
-        await _wait_for_any(running, min(remaining, POLL_SECONDS))
+        await asyncio.sleep(min(remaining, POLL_SECONDS))
     return True
-
-
-async def _wait_for_any(futures: Iterable["Future[Any]"], seconds: float) -> None:
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
-
-    def notify(_: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(ended.set)
-
-    for future in futures:
-        future.add_done_callback(notify)
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(ended.wait(), seconds)
 
 
 def call_stacks(owner: Owner) -> list[str]:

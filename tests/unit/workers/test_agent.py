@@ -91,8 +91,11 @@ async def test_the_end_of_an_agent_ends_its_remaining_tasks_and_nothing_else(tas
     ours.cancel()
 
 
-async def test_code_that_swallows_a_cancellation_is_cancelled_again(task: AgentTask):
+async def test_code_that_swallows_a_cancellation_is_cancelled_again(
+    task: AgentTask, monkeypatch: pytest.MonkeyPatch
+):
     """One that is swallowed by mistake is not yet a stuck agent."""
+    monkeypatch.setattr("workers.runtime.calls.CANCEL_SECONDS", 0.05)
     swallowed = 0
 
     async def swallow() -> None:
@@ -112,7 +115,8 @@ async def test_code_that_swallows_a_cancellation_is_cancelled_again(task: AgentT
 
 
 async def test_code_that_cannot_be_ended_is_stuck(task: AgentTask, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("workers.runtime.calls.STUCK_SECONDS", 1)
+    monkeypatch.setattr("workers.runtime.calls.STUCK_SECONDS", 0.1)
+    monkeypatch.setattr("workers.runtime.calls.CANCEL_SECONDS", 0.05)
     free = asyncio.Event()
 
     async def deaf() -> None:
