@@ -1,6 +1,7 @@
 """Pools that scale, seen from outside."""
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 
@@ -8,8 +9,33 @@ from tests.chaos.judge import judge
 from tests.e2e.refused import left_on, one_line
 from tests.e2e.system import POOL, System, only
 from tests.pools import raw_events
+from tests.waiting import until
 
 PATIENTLY = {"Prefer": "wait=30"}
+PARENT = """
+import asyncio, json, subprocess
+from pathlib import Path
+from muster import Agent
+
+class Parent(Agent):
+    async def run(self, context):
+        first = await asyncio.create_subprocess_exec("sh", "-c", "sleep 0 & exit 3")
+        second = subprocess.Popen(["sh", "-c", "exit 4"])
+        left = subprocess.Popen(["sleep", "900"])
+        codes = [await first.wait(), await asyncio.to_thread(second.wait)]
+        Path(__file__).with_name("codes.json").write_text(json.dumps(codes))
+        await context.stopping.wait()
+"""
+TWO_POOLS = """
+[roles.developer]
+agent = "workers.builtin:Placeholder"
+[roles.parent]
+agent = "parent:Parent"
+[pools.developer_pool]
+role = "developer"
+[pools.parents]
+role = "parent"
+"""
 
 
 async def test_a_hundred_at_once_are_ten_workers_and_none_twice(tmp_path: Path) -> None:
@@ -32,7 +58,9 @@ async def test_a_hundred_at_once_are_ten_workers_and_none_twice(tmp_path: Path) 
 
 
 async def test_a_single_process_runs_ten_of_a_pool(tmp_path: Path) -> None:
-    async with System(tmp_path, "--single-process") as system:
+    """Agents get the exit codes of their children; what they leave `System.stop` would find."""
+    (tmp_path / "parent.py").write_text(PARENT)
+    async with System(tmp_path, "--single-process", config=TWO_POOLS) as system:
         agents = [await system.spawn(wait=10 if n < 10 else 0) for n in range(12)]
         assert [a["status"] for a in agents] == ["running"] * 10 + ["pending"] * 2
         assert agents[-1]["reason"]
@@ -43,6 +71,10 @@ async def test_a_single_process_runs_ten_of_a_pool(tmp_path: Path) -> None:
         status, _ = await system.call("DELETE", f"/api/v1/agents/{ended}", headers=PATIENTLY)
         assert status == 200
         await system.is_status(agents[10]["agent_id"], "running")
+        await system.spawn("parents", "parent")
+        codes = tmp_path / "codes.json"
+        text = await until(lambda: codes.read_text() if codes.exists() else "", what="exit codes")
+        assert json.loads(text) == [3, 4]
         await system.verify()
 
 

@@ -64,8 +64,7 @@ async def statuses(site: Site, ids: list[str]) -> set[Status]:
 
 async def test_a_restart_that_fails_delays_no_other(site: Site, server: Any) -> None:
     """A damaged agent is parked; names of no agent are removed from the schedules."""
-    # Long enough that all three wait at once, however far apart they failed.
-    pool = await site.pool(backoff_min_seconds=3.0, backoff_max_seconds=3.0)
+    pool = await site.pool(backoff_min_seconds=60.0, backoff_max_seconds=60.0)
     await site.host(agent="failing:Failing")
     damaged, *others = [(await pool.spawn()).agent_id for _ in range(3)]
     every = [damaged, *others]
@@ -75,7 +74,8 @@ async def test_a_restart_that_fails_delays_no_other(site: Site, server: Any) -> 
 
     await until(restarting)
     server.hset(f"agent:{{{POOL}}}:{damaged}", "incarnation", "x")
-    server.zadd(f"{BASE}due", {f"unknown-{number}": 1 for number in range(150)})
+    due_now = [*every, *(f"unknown-{number}" for number in range(150))]
+    server.zadd(f"{BASE}due", dict.fromkeys(due_now, 1))
     server.zadd(f"{BASE}timeouts", {"unknown": 1, others[0]: 2})
 
     async def running() -> bool:
@@ -124,27 +124,27 @@ def damage(server: Any, worker_id: str, how: str) -> None:
             server.set(key, "no hash")
 
 
-@pytest.mark.parametrize("how", ["field", "version", "gone", "type"])
-async def test_a_worker_that_cannot_be_read_is_lost_and_its_agents_run_again(
-    site: Site, server: Any, how: str
+async def test_workers_that_cannot_be_read_are_lost_and_their_agents_run_again(
+    site: Site, server: Any
 ) -> None:
-    pool = await site.pool()
+    """Each in another way."""
+    pool = await site.pool(agents_per_worker=1)
     await site.host()
-    agent_id = (await pool.spawn()).agent_id
-    await site.until_running(1)
-    [worker_id] = await site.workers()
-    damage(server, worker_id, how)
+    ids = await site.run(pool, 4)
+    damaged = await site.workers()
+    for worker_id, how in zip(damaged, ("field", "version", "gone", "type"), strict=True):
+        damage(server, worker_id, how)
 
     async def moved() -> bool:
-        agent = await site.log.agent(POOL, agent_id)
-        assert agent is not None
-        return agent.status is Status.RUNNING and agent.worker_id != worker_id
+        agents = [await site.log.agent(POOL, name) for name in ids]
+        return all(a and a.status is Status.RUNNING and a.worker_id not in damaged for a in agents)
 
     await until(moved, timeout=20)
-    await until(lambda: not server.sismember(f"{BASE}lost", worker_id))
-    assert not server.exists(f"process:{{{POOL}}}:{worker_id}"), "what is minimal does not stay"
+    for worker_id in damaged:
+        await until(lambda: not server.sismember(f"{BASE}lost", worker_id))  # noqa: B023
+        assert not server.exists(f"process:{{{POOL}}}:{worker_id}"), "what is minimal does not stay"
     assert await parked(site) == {}
-    await site.until_running(1)
+    await site.until_running(4)
     site.check()
 
 

@@ -12,72 +12,79 @@ from tests.worker_pool import WorkerPool
 from workers.api.agent import Agent, Context
 
 
-@pytest.mark.parametrize("how", ["terminate", "at once", "crash", "check"])
-async def test_an_end_is_written_when_calls_in_threads_have_ended(pool: WorkerPool, how: str):
+async def test_an_end_is_written_when_calls_in_threads_have_ended(pool: WorkerPool):
     """Else the next incarnation would work at the same time as this one."""
-    go, parked, statuses = threading.Event(), threading.Event(), list[str]()
+    go, parked = threading.Event(), threading.Semaphore(0)
+    ways = {"terminate": "terminated", "at once": "terminated"}
+    ways |= {"crash": "restarting", "check": "restarting"}
 
     def work() -> None:
-        parked.set()
+        parked.release()
         go.wait()
 
     class Threaded(Agent):
         async def run(self, context: Context) -> None:
             self.work = asyncio.get_running_loop().run_in_executor(None, work)
-            if how != "crash":
-                await asyncio.Event().wait()
-            await asyncio.to_thread(parked.wait)
-            raise RuntimeError("crash")
-
-        async def check(self, context: Context) -> None:
-            if how == "check" and parked.is_set():
-                raise RuntimeError("sick")
-
-    await pool.worker(Threaded)
-    agent_id = await pool.spawn(heartbeat_interval=0.05 if how == "check" else 60.0)
-    await pool.reached(agent_id, "running")
-    await asyncio.to_thread(parked.wait)
-    if how in ("terminate", "at once"):
-        await pool.terminate(agent_id, graceful=how == "terminate")
-    for _ in range(10):
-        statuses.append((await pool.state(agent_id)).status)
-        await asyncio.sleep(0.05)  # time must pass: that nothing is written is tested
-    assert set(statuses) <= {"running", "stopping"}
-    go.set()
-    await pool.reached(agent_id, "restarting" if how in ("crash", "check") else "terminated")
-
-
-@pytest.mark.parametrize("during", ["run", "start", "check", "task"])
-async def test_no_object_that_is_raised_changes_an_outcome(pool: WorkerPool, during: str):
-    """Each is the failure of its agent, and of nobody else."""
-
-    async def fail(context: Context, where: str) -> None:
-        if where == during:
-            error = HOSTILE[context.input["name"]]()
-            raise error
-        if where == "run" and during == "task":
-            await asyncio.create_task(fail(context, "task"))
-
-    class Raising(Agent):
-        async def start(self, context: Context) -> None:
-            await fail(context, "start")
-
-        async def run(self, context: Context) -> None:
-            await fail(context, "run")
+            if context.labels["how"] == "crash":
+                await ending.wait()
+                raise RuntimeError("crash")
             await asyncio.Event().wait()
 
         async def check(self, context: Context) -> None:
-            await fail(context, "check")
+            if context.labels["how"] == "check" and ending.is_set():
+                raise RuntimeError("sick")
 
-    await pool.worker({"quiet": Quiet, "role": Raising}, max_agents=len(HOSTILE) + 1)
+    ending = asyncio.Event()
+    await pool.worker(Threaded)
+    ids = {how: await pool.spawn(heartbeat_interval=0.05, labels={"how": how}) for how in ways}
+    for agent_id in ids.values():
+        await pool.reached(agent_id, "running")
+        await asyncio.to_thread(parked.acquire)
+    ending.set()
+    for how in ("terminate", "at once"):
+        await pool.terminate(ids[how], graceful=how == "terminate")
+    statuses: set[str] = set()
+    for _ in range(10):
+        statuses |= {(await pool.state(agent_id)).status for agent_id in ids.values()}
+        await asyncio.sleep(0.05)  # time must pass: that nothing is written is tested
+    assert statuses <= {"running", "stopping"}
+    go.set()
+    for how, status in ways.items():
+        await pool.reached(ids[how], status)
+
+
+async def test_no_object_that_is_raised_changes_an_outcome(pool: WorkerPool):
+    """Each is the failure of its agent, and of nobody else."""
+
+    class Raising(Agent):
+        async def fail(self, context: Context, where: str) -> None:
+            if where == context.labels["during"]:
+                error = HOSTILE[context.labels["name"]]()
+                raise error
+
+        async def start(self, context: Context) -> None:
+            await self.fail(context, "start")
+
+        async def run(self, context: Context) -> None:
+            await self.fail(context, "run")
+            await asyncio.create_task(self.fail(context, "task"))
+            await asyncio.Event().wait()
+
+        async def check(self, context: Context) -> None:
+            await self.fail(context, "check")
+
+    events = {"start": "agent.start_failed", "check": "agent.unhealthy"}
+    events |= {"run": "agent.crashed", "task": "agent.crashed"}
+    labels = [{"name": name, "during": during} for name in HOSTILE for during in events]
+    await pool.worker({"quiet": Quiet, "role": Raising}, max_agents=len(labels) + 1)
     [other] = await pool.running(role_type="quiet")
-    raw = [msgspec.Raw(msgspec.json.encode({"name": name})) for name in HOSTILE]
-    ids = [await pool.spawn(input=one, heartbeat_interval=0.05) for one in raw]
+    ids = [await pool.spawn(labels=one, heartbeat_interval=0.05) for one in labels]
     for agent_id in ids:
         await pool.reached(agent_id, "restarting")
-    kind = {"start": "agent.start_failed", "check": "agent.unhealthy"}.get(during, "agent.crashed")
-    for agent_id in ids:
-        assert (await pool.data(agent_id, kind))["error"]["type"]
+    failed = {event["subject"]: event for event in await pool.events() if "error" in event["data"]}
+    for agent_id, one in zip(ids, labels, strict=True):
+        assert failed[agent_id]["type"] == events[one["during"]], one
+        assert msgspec.json.decode(failed[agent_id]["data"])["error"]["type"], one
     assert (await pool.state(other)).status == "running"
 
 

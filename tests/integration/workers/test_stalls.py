@@ -17,15 +17,13 @@ from workers.api.agent import Agent
 
 class Blocking(Agent):
     async def run(self, context):
+        if context.labels.get("hold"):
+            ctypes.PyDLL(None).sleep(60)  # holds the interpreter's lock
         release = pathlib.Path(__file__).with_name("release")
         if context.labels.get("block") and not release.exists():
             while not release.exists():
                 time.sleep(0.05)
         await asyncio.Event().wait()
-
-class Holding(Agent):
-    async def run(self, context):
-        ctypes.PyDLL(None).sleep(60)  # holds the interpreter's lock
 """
 
 
@@ -73,24 +71,20 @@ async def test_a_stalled_worker_is_passed_over_and_replaced_once(site: Site, fol
     site.check()
 
 
-@pytest.mark.parametrize(
-    ("role", "reason"),
-    [
-        ("Blocking", "; stalled in {folder}/stalling_agents.py:{line} run (agent {agent_id})"),
-        ("Holding", "code does not release the interpreter's lock"),
-    ],
-)
-async def test_the_reason_of_a_loss_says_where_the_worker_was_stalled(
-    site: Site, folder: Path, role: str, reason: str
-):
-    pool = await site.pool(lease_seconds=2.0, loop_stall_seconds=1.5, renew_seconds=0.3)
-    await site.host(agent=f"stalling_agents:{role}")
-    spawned = await pool.spawn(labels={"block": "yes"})
+async def test_the_reason_of_a_loss_says_where_the_worker_was_stalled(site: Site, folder: Path):
+    pool = await site.pool(
+        agents_per_worker=1, lease_seconds=2.0, loop_stall_seconds=1.5, renew_seconds=0.3
+    )
+    await site.host(agent="stalling_agents:Blocking")
+    blocking, holding = [await pool.spawn(labels={how: "yes"}) for how in ("block", "hold")]
 
-    async def lost() -> list[str]:
-        events = raw_events(site.url)
-        return [data(event)["reason"] for event in events if event["type"] == "agent.lost"]
+    def reasons() -> dict[str, str]:
+        lost = [event for event in raw_events(site.url) if event["type"] == "agent.lost"]
+        return {event["subject"]: data(event)["reason"] for event in reversed(lost)}
 
-    [found] = (await until(lost, what="the loss", timeout=15))[:1]
+    await until(lambda: len(reasons()) == 2, what="both losses", timeout=15)
     line = 1 + AGENTS.splitlines().index("                time.sleep(0.05)")
-    assert found.endswith(reason.format(folder=folder, line=line, agent_id=spawned.agent_id))
+    place = f"; stalled in {folder}/stalling_agents.py:{line} run (agent {blocking.agent_id})"
+    assert reasons()[blocking.agent_id].endswith(place)
+    held = "code does not release the interpreter's lock"
+    assert reasons()[holding.agent_id].endswith(held)

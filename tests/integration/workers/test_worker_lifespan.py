@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from tests.worker_pool import QUICK, WorkerPool
 from workers.api.agent import Agent, Context, WorkerInfo
 from workers.api.role_loader import load
+from workers.process import registration
 from workers.process.registration import ShutdownResult
 
 EXAMPLE = Path(__file__).parents[3] / "docs/examples/shared"
@@ -119,8 +120,11 @@ async def test_if_it_fails_the_worker_ends_and_no_agent_was_claimed(
     assert await pool.types(agent_id) == ["agent.requested"]
 
 
-async def test_if_it_ends_by_itself_the_worker_is_drained(pool: WorkerPool):
+async def test_if_it_ends_by_itself_the_worker_is_drained(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+):
     """What the agents share is gone. Nothing ordered that, so it is the loss of the worker."""
+    monkeypatch.setattr(registration, "ORDER_SECONDS", 0.2)
 
     class Breaking(Sharing):
         @classmethod

@@ -52,7 +52,7 @@ async def test_a_worker_far_above_its_memory_is_killed_by_its_supervisor(site: S
     await pool.spawn()
     await until(lambda: "worker.lost" in types(site.url), what="it is killed")
     [lost] = [e for e in raw_events(site.url) if e["type"] == "worker.lost"]
-    assert msgspec.json.decode(lost["data"])["reason"].endswith("above 1.5 times memory_max_mb")
+    assert "above 1.5 times memory_max_mb" in msgspec.json.decode(lost["data"])["reason"]
 
     async def requeued() -> bool:  # until then it still counts as running
         return await site.incarnations() == {2: 1}
