@@ -41,8 +41,11 @@ class Limits(Struct, frozen=True, kw_only=True):
     durability_seconds: float = 2.0
     """How long a command waits for the level of durability that it asked for."""
     query_seconds: float = 5.0
+    probe_seconds: float = 0.5
+    """How long `/readyz` waits for the database, and for Redis: whoever probes waits for more than
+    a second, and takes a gateway that does not answer out of service."""
     ready_lag_seconds: float = 10.0
-    """Views further behind than this make the gateway not ready."""
+    """`/readyz` warns of views that are further behind than this."""
     streams_max: int = 200
     """Clients of the event stream; each may fall `stream_queue` events behind."""
     stream_queue: int = 2_000
@@ -71,7 +74,6 @@ class GatewayOptions(Struct, frozen=True, kw_only=True):
     """The level of commands that request none."""
     durability_replicas: int = 1
     """So many replicas must have what is `replicated`."""
-    pool_defaults: PoolConfig = PoolConfig()
     role_defaults: Mapping[str, Mapping[str, Any]] = {}
     """Settings of pools, by the role of their agents."""
     limits: Limits = Limits()
@@ -79,7 +81,7 @@ class GatewayOptions(Struct, frozen=True, kw_only=True):
 
     def defaults_of(self, role: str) -> PoolConfig:
         """What a new pool of this role has, where nothing else is said."""
-        usual = msgspec.to_builtins(self.pool_defaults)
+        usual = msgspec.to_builtins(PoolConfig())
         return msgspec.convert(override(usual, self.role_defaults.get(role, {})), PoolConfig)
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ report came, they are named here, in the log and in an alert.
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -78,37 +78,38 @@ class AcknowledgedCommands:
         """Forget what is archived, and report what may be lost, until cancelled."""
         while True:
             await asyncio.sleep(CHECK_INTERVAL_SECONDS)
-            for pool in [pool for pool, noted in self._commands.items() if noted]:
-                try:
+            for pool in list(self._commands):
+                # It is checked again soon; others report what is unreachable.
+                with suppress(MusterError, DatabaseError, OSError):
                     await self._check(pool)
-                except (MusterError, DatabaseError, OSError):
-                    continue  # checked again soon; others report what is unreachable
+                if not self._commands[pool]:
+                    del self._commands[pool]
+                    self._reported_until.pop(pool, None)
 
     async def _check(self, pool: str) -> None:
         commands = self._commands[pool]
         last = max(map(_position, commands))  # more may come before the reply
         log_head = await self._log.head(pool)
-        self._log_lost(pool, log_head)
+        self._log_lost(pool, commands, log_head)
         if not commands:
             return
         if log_head.halted or (log_head.generation, log_head.seq) < last:
-            await self._report(pool)
+            await self._report(pool, commands)
         elif archived := (await self._positions()).get(pool):
             while commands and _position(commands[0]) <= (archived.generation, archived.seq):
                 commands.popleft()
 
-    async def _report(self, pool: str) -> None:
+    async def _report(self, pool: str, commands: Sequence[LossReport]) -> None:
         """Once for each command, next to the log that lost it."""
         reported_until = self._reported_until.get(pool, (0, 0))
-        new = [one for one in self._commands[pool] if _position(one) > reported_until]
+        new = [one for one in commands if _position(one) > reported_until]
         if new:
             log.error("log.lost", pool=pool, acknowledged=len(new))
             await write_reports(self._log, pool, new)
             self._reported_until[pool] = max(map(_position, new))
 
-    def _log_lost(self, pool: str, log_head: LogHead) -> None:
+    def _log_lost(self, pool: str, commands: deque[LossReport], log_head: LogHead) -> None:
         """Of a log that was recovered since: what was acknowledged above its recovered position."""
-        commands = self._commands[pool]
         while commands and commands[0].generation < log_head.generation and not log_head.halted:
             command = commands.popleft()
             if command.seq > log_head.recovered_seq:

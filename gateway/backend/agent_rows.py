@@ -1,6 +1,6 @@
 """One agent as it is answered: from the views, or from the log where that is newer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -10,7 +10,9 @@ from msgspec.structs import replace
 from eventstore.errors import LogError
 from eventstore.language.agents import Agent, Status
 from eventstore.language.workers import is_role_problem
-from gateway.backend.backend import READ_STATE, Backend
+from gateway.backend.backend import BACKEND, Backend
+from gateway.backend.read_state import READ_STATE
+from gateway.following.waiters import Watch
 from gateway.wire.problems import Kind, Problem
 from projector.queries.views import WAITS_FOR_CLAIM, WAITS_FOR_ISOLATION, AgentRow
 
@@ -39,23 +41,24 @@ async def from_views(
 
 async def with_blocked(backend: Backend, rows: Sequence[AgentRow]) -> list[AgentRow]:
     """Rows of the present; those that wait for a worker that cannot be started say why."""
-    waiting = [row for row in rows if row.status == Status.PENDING and _waits_for_claim(row)]
-    if not waiting or backend.disconnected:
+    pools = {row.pool_name for row in rows if _waits_for_claim(row)}
+    if not pools or backend.disconnected:
         return list(rows)
     try:
-        blocked = await backend.log.blocked({row.pool_name for row in waiting})
+        blocked = await backend.log.blocked(pools)
     except LogError:
         return list(rows)
     return [
         replace(row, reason=_blocked_reason(row.reason, blocked[row.pool_name]))
-        if row in waiting and row.pool_name in blocked
+        if row.pool_name in blocked and _waits_for_claim(row)
         else row
         for row in rows
     ]
 
 
 def _waits_for_claim(row: AgentRow) -> bool:
-    return row.reason.startswith((WAITS_FOR_CLAIM, WAITS_FOR_ISOLATION))
+    waits = row.reason.startswith((WAITS_FOR_CLAIM, WAITS_FOR_ISOLATION))
+    return waits and row.status == Status.PENDING
 
 
 async def from_log(backend: Backend, request: web.Request, agent: Agent) -> AgentRow:
@@ -75,6 +78,25 @@ async def from_log(backend: Backend, request: web.Request, agent: Agent) -> Agen
             stale = True
     request[READ_STATE].stale |= stale
     return row
+
+
+async def follow(
+    request: web.Request,
+    watch: Watch,
+    agent: Agent,
+    deadline: float,
+    *,
+    until: Callable[[Agent], bool],
+) -> Agent:
+    """An agent once a command that was written has had its effect, or at the `deadline`."""
+    backend = request.app[BACKEND]
+    while not until(agent) and (event := await watch.next(deadline)):
+        backend.mark_observed(request, agent.pool_name, event.seq)
+        try:
+            agent = await backend.log.agent(agent.pool_name, agent.agent_id) or agent
+        except LogError:  # only the outcome cannot be read
+            break
+    return agent
 
 
 def _blocked_reason(reason: str, blocked: str) -> str:

@@ -8,12 +8,15 @@ reached it (and what the request's `Muster-Position` names); if they do not, the
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from itertools import accumulate, takewhile
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    suppress,
+)
 from typing import Final, TypeVar, cast
 
 from aiohttp import web
-from msgspec import Struct
 from redis.exceptions import RedisError
 
 from eventstore.connection.calls import UNREACHABLE, drop_connections, execute, translated_errors
@@ -28,6 +31,7 @@ from eventstore.names import unknown_name
 from eventstore.steps.step import Origin
 from gateway.backend.acknowledgements import AcknowledgedCommands
 from gateway.backend.durability_levels import Capabilities
+from gateway.backend.read_state import READ_STATE, ReadState
 from gateway.backend.redis_health import FailFastRedis, RedisHealth
 from gateway.following.counters import Observations
 from gateway.following.subscriptions import Subscriptions
@@ -39,36 +43,9 @@ from gateway.wire.request_key import RequestKey
 from projector.queries import views as queries
 
 T = TypeVar("T")
-
-
-POSITION_LENGTH_MAX: Final = 1_000
-"""Of `Muster-Position`: what was used least recently is left out."""
-
-
-class ReadState(Struct):
-    """What a request has read so far; the answer's headers are made from it."""
-
-    requested: dict[str, int]
-    """The request's position; its client used the first of these logs last."""
-    position: dict[str, int]
-    stale: bool = False
-    age_ms: int | None = None
-    """Of a stale answer: its maximum age, if that is known."""
-    as_of: str = ""
-    """The point in time that the answer is about."""
-
-    @property
-    def position_header(self) -> str:
-        """What this request used, then what its client used before."""
-        before = {pool: seq for pool, seq in self.requested.items() if pool not in self.position}
-        items = [f"{pool}:{seq}" for pool, seq in {**self.position, **before}.items()]
-        lengths = accumulate(len(item) + 1 for item in items)
-        fitting = takewhile(lambda length: length <= POSITION_LENGTH_MAX, lengths)
-        return ",".join(items[: len(list(fitting))])
-
-
-READ_STATE: Final = RequestKey("muster.reading", ReadState)
 ORIGIN: Final = RequestKey("muster.origin", Origin)
+VIEWS_ERRORS: Final = (queries.DatabaseError, queries.DatabaseUnreachable, OSError)
+"""What reading the views raises where the database cannot answer; a time-out is an `OSError`."""
 
 
 class Backend:
@@ -101,15 +78,18 @@ class Backend:
             self.event_range,
             open_catalogue=lambda: self.with_catalogue(CatalogueLog.start),
             on_stopped=self.waiters.release,
+            on_removed=self.observations.forget,
         )
 
     async def close(self) -> None:
-        await self.redis_health.close()
-        await self.tail.stop()
-        await self.capabilities.confirmations.close()
-        await self._catalogue.close()
-        await self.log.client.aclose()
-        await self.views.stop()
+        """Close all connections, also where one cannot be closed."""
+        async with AsyncExitStack() as parts:
+            parts.push_async_callback(self.views.stop)
+            parts.push_async_callback(self.log.client.aclose)
+            parts.push_async_callback(self._catalogue.close)
+            parts.push_async_callback(self.capabilities.confirmations.close)
+            parts.push_async_callback(self.tail.stop)
+            parts.push_async_callback(self.redis_health.close)
 
     @property
     def disconnected(self) -> bool:
@@ -198,7 +178,7 @@ class Backend:
         try:
             async with asyncio.timeout(timeout_seconds or self.limits.query_seconds):
                 yield self.views
-        except (queries.DatabaseError, queries.DatabaseUnreachable, OSError, TimeoutError) as error:
+        except VIEWS_ERRORS as error:
             raise self._views_problem(queries.reason(error)) from error
 
     def _views_problem(self, reason: str) -> Problem:
@@ -225,8 +205,10 @@ class Backend:
         What the request's position says of other pools matters to no answer about these.
         """
         read_state: ReadState = request[READ_STATE]
-        every = (*read_state.requested, CATALOGUE, *self.known_pools())
-        names = list(dict.fromkeys(every if pools is None else pools))
+        if pools is None:
+            await self._drop_removed(read_state.requested)
+            pools = (*read_state.requested, CATALOGUE, *self.known_pools())
+        names = list(dict.fromkeys(pools))
         deadline = time.monotonic() + (0.0 if self.disconnected else self.limits.catch_up_seconds)
         positions = await self.positions()
         lost = False
@@ -247,6 +229,13 @@ class Backend:
             # Nothing more comes of a log that is lost, and since when is not known.
             ages = [self.tail.age_ms(positions[name]) for name in names if name in positions]
             read_state.age_ms = None if lost else max(ages, default=None)
+
+    async def _drop_removed(self, requested: dict[str, int]) -> None:
+        """The position in a log that was removed is void: its views are gone, too."""
+        if unknown := requested.keys() - {CATALOGUE, *self.known_pools()}:
+            with suppress(LogError):
+                for pool in unknown - await self.refresh_known_pools():
+                    del requested[pool]
 
     async def is_in_log(self, pool: str, seq: int) -> bool:
         """Whether a log has come so far; True where that cannot be known."""
@@ -291,6 +280,15 @@ class Backend:
         """Raises `Problem` unless there is, or was, such a pool."""
         if name not in self.known_pools():
             await self.pool(name)
+
+    async def explain_empty(self, pool: str | None) -> None:
+        """Raises `Problem` if a list is empty because there is, and was, no such pool.
+
+        While the catalogue cannot be read, none is known to be absent.
+        """
+        if pool is not None:
+            with suppress(LogError):
+                await self.require_known_pool(pool)
 
 
 BACKEND: Final = web.AppKey("muster.backend", Backend)

@@ -83,6 +83,14 @@ class Observations:
             histogram = self.schedule_to_start.setdefault(pool, Histogram(START_BUCKETS))
             histogram.observe((ts - requested_ms) / 1000)
 
+    def forget(self, pool: str) -> None:
+        """A pool that was removed has no series any more."""
+        self.decisions.pop(pool, None)
+        self.schedule_to_start.pop(pool, None)
+        self._faults.pop(f"views:{pool}", None)
+        for key in [key for key in self.restarts if key[0] == pool]:
+            del self.restarts[key]
+
     def since(self, subject: str, fault: str) -> int:
         """When this fault of a subject was first observed, in ms; 0 for none (empty)."""
         if not fault:

@@ -52,6 +52,7 @@ class Tail:
         *,
         open_catalogue: Callable[[], Awaitable[Catalogue]],
         on_stopped: Callable[[], None],
+        on_removed: Callable[[str], None],
     ) -> None:
         self.positions: dict[str, str] = {}
         self.stopped: dict[str, str] = {}
@@ -64,6 +65,7 @@ class Tail:
         self._event_range = event_range
         self._open_catalogue = open_catalogue
         self._on_stopped = on_stopped
+        self._on_removed = on_removed
         self.error = ""
         """Why no log is followed now; empty if Redis is unreachable."""
         self._task: asyncio.Task[None] | None = None
@@ -184,6 +186,7 @@ class Tail:
         for pool in self.positions.keys() - self._catalogue.state.pools.keys() - {CATALOGUE}:
             del self.positions[pool], self.heads[pool]
             self.stopped.pop(pool, None)
+            self._on_removed(pool)
 
     async def _fill_gap(self, pool: str, next_entry: Entry, generation: int) -> None:
         """Read what left the stream before this tail read it."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 from redis.exceptions import RedisError
 
@@ -108,9 +109,9 @@ async def stored_events(backend: Backend, pool: str) -> StoredEvents:
     return StoredEvents(entries=int(entries), first_seq=first_seq, oldest_ms=milliseconds)
 
 
-async def view_facts(backend: Backend) -> list[ViewFacts]:
+async def view_facts(backend: Backend, timeout_seconds: float | None = None) -> list[ViewFacts]:
     """Every log that this gateway follows, against what the database says. Raises `Problem`."""
-    async with backend.read_views():
+    async with backend.read_views(timeout_seconds):
         positions = await backend.positions()
     facts = []
     for pool, head in backend.tail.heads.items():
@@ -143,12 +144,14 @@ async def parked_counts(backend: Backend, redis: RedisFacts) -> dict[str, int]:
     return dict(zip(pools, counts, strict=True))
 
 
-async def projector_notices(backend: Backend) -> Sequence[Notice]:
-    """What the projector says of its database; empty if Redis does not answer."""
+async def projector_notices(
+    backend: Backend, timeout_seconds: float | None = None
+) -> Sequence[Notice]:
+    """What the projector says of its database; empty if that cannot be read in time."""
     try:
-        async with asyncio.timeout(REDIS_TIMEOUT_SECONDS):
+        async with asyncio.timeout(timeout_seconds or REDIS_TIMEOUT_SECONDS):
             return await notices.read(backend.log.client, backend.log.keys)
-    except (LogError, TimeoutError):
+    except (LogError, TimeoutError, msgspec.MsgspecError):
         return []
 
 

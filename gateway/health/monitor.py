@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from eventstore.language.agents import shared_fields
 from eventstore.language.events import EVENT_TYPES
+from eventstore.language.pool_config import PoolConfig
 from gateway.backend.backend import BACKEND, Backend
 from gateway.backend.durability_levels import DurabilityFacts
 from gateway.health import facts
@@ -207,6 +208,8 @@ async def health(request: web.Request, query: HealthQuery) -> web.Response:
         found = await views.agents(
             agent_filter, after=after_id, limit=query.limit + 1, with_input=False
         )
+    if not found:
+        await backend.explain_empty(query.pool_name)
     encoded, more = page(found, query.limit)
     rows = found[: len(encoded)]
     pools: dict[str, list[AgentHealth]] = {}
@@ -228,7 +231,7 @@ async def health(request: web.Request, query: HealthQuery) -> web.Response:
 
 def _agent_health(row: AgentRow, backend: Backend) -> AgentHealth:
     pool = backend.pools().get(row.pool_name)
-    lease_ms = (pool.config if pool else backend.options.pool_defaults).lease_seconds * 1000
+    lease_ms = (pool.config if pool else PoolConfig()).lease_seconds * 1000
     last_observed_ms = max(row.last_heartbeat or 0, row.started_at or 0)
     silent = backend.log.now_ms(row.pool_name) - last_observed_ms > SILENT_LEASES_MAX * lease_ms
     running = "unknown" if silent else "healthy"

@@ -45,15 +45,17 @@ async def alive(_request: web.Request) -> web.Response:
 async def ready(request: web.Request) -> web.Response:
     """It can take commands."""
     backend = request.app[BACKEND]
+    probe_seconds = backend.limits.probe_seconds
     warnings = list(backend.tail.stopped.values())
     lost: list[str] = []
     try:
-        facts = await view_facts(backend)
+        facts = await view_facts(backend, probe_seconds)
         lost = _lost_logs(facts)
         warnings += [text for fact in facts if (text := _view_warning(backend, fact))]
     except Problem as problem:
         warnings.append(f"reads are refused: {problem}")
-    warnings += [notice.text for notice in await projector_notices(backend)]
+    notices = await projector_notices(backend, probe_seconds)
+    warnings += [notice.text for notice in notices]
     reasons = [*_no_commands(backend), *lost]
     fallback = backend.options.fallback
     readiness = Readiness(

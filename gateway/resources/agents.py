@@ -5,7 +5,7 @@ from typing import Any
 
 from aiohttp import web
 
-from eventstore.errors import LogError, Unreadable
+from eventstore.errors import Unreadable
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.agents import TERMINAL, shared_fields
 from eventstore.log.replies import Outcome, Proof
@@ -18,7 +18,7 @@ from gateway.resources.parked import park_unreadable
 from gateway.wire import requests, responses
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.responses import json_response, page_response
-from projector.queries.views import AgentFilter, AgentRow, WorkerRow
+from projector.queries.views import AgentFilter, AgentRow
 
 
 async def list_agents(request: web.Request, query: requests.AgentQuery) -> web.Response:
@@ -52,12 +52,10 @@ async def _list_agents(
         rows = await find(wanted, after=after, limit=query.limit + 1, with_input=with_input)
     if point is None:
         rows = await agent_rows.with_blocked(request.app[BACKEND], rows)
-    point_again = as_of.same_point(request)
-    return page_response(request, "agents", rows, query.limit, _agent_id, **point_again)
-
-
-def _agent_id(row: AgentRow) -> str:
-    return row.agent_id
+        if not rows:
+            await request.app[BACKEND].explain_empty(wanted.pool_name)
+    again = as_of.same_point(request)
+    return page_response(request, "agents", rows, query.limit, "agent_id", **again)
 
 
 async def list_workers(request: web.Request, query: requests.WorkerQuery) -> web.Response:
@@ -68,12 +66,10 @@ async def list_workers(request: web.Request, query: requests.WorkerQuery) -> web
     async with as_of.reading(request, query.as_of, pools) as (views, point):
         find = partial(views.history.workers, point) if point else views.workers
         rows = await find(pool, ended=ended, after=after, limit=query.limit + 1)
-    point_again = as_of.same_point(request)
-    return page_response(request, "workers", rows, query.limit, _worker_id, **point_again)
-
-
-def _worker_id(row: WorkerRow) -> str:
-    return row.worker_id
+    if point is None and not rows:
+        await request.app[BACKEND].explain_empty(pool)
+    again = as_of.same_point(request)
+    return page_response(request, "workers", rows, query.limit, "worker_id", **again)
 
 
 async def get_worker(request: web.Request, worker_id: requests.WorkerId) -> web.Response:
@@ -149,12 +145,9 @@ async def _terminate(
             head = await backend.acknowledged_commands.head(pool)
             backend.acknowledged_commands.record_once(head, "terminate", agent_id)
         durability.start(result.proof or Proof(pool, "ending", agent_id))
-        while not agent.ended and (event := await watch.next(durability.deadline)):
-            backend.mark_observed(request, pool, event.seq)
-            try:
-                agent = await backend.log.agent(pool, agent_id) or agent
-            except LogError:  # what was requested is written; only its outcome cannot be read
-                break
+        agent = await agent_rows.follow(
+            request, watch, agent, durability.deadline, until=lambda known: known.ended
+        )
     row = await agent_rows.from_log(backend, request, agent)
     status = 200 if row.status in TERMINAL else 202
     headers = {**durability.preference.headers, "Location": f"{responses.AGENTS}/{agent_id}"}

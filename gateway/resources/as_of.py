@@ -20,7 +20,8 @@ from redis.exceptions import RedisError
 from eventstore.connection.calls import shielded
 from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE
-from gateway.backend.backend import BACKEND, READ_STATE, Backend
+from gateway.backend.backend import BACKEND, Backend
+from gateway.backend.read_state import READ_STATE
 from gateway.wire.problems import Kind, Problem
 from projector.queries.views import AsOf, NotYetArchived, PointInTime, Position, Views
 
@@ -189,7 +190,6 @@ async def _heads(backend: Backend, names: list[str]) -> tuple[int, Mapping[str, 
             replies: list[tuple[Any, ...]] = await pipeline.execute()
             return replies
 
-    backend.redis_health.require_reachable()  # a pipeline does not check that itself
     async with timeout(CLOCK_TIMEOUT_SECONDS):
         (seconds, micros), *heads = await shielded(read_heads)
     seqs = {n: int(seq or 0) for n, (seq, _) in zip(names, heads, strict=True)}

@@ -14,7 +14,8 @@ from msgspec.structs import asdict
 from eventstore.errors import Unreadable
 from eventstore.log import parked
 from eventstore.log.parked import ParkedEntry
-from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE, Backend
+from gateway.backend.backend import BACKEND, ORIGIN, Backend
+from gateway.backend.read_state import READ_STATE
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import ParkedId, ParkedQuery, PlaceOfParked, RetryRequest
 from gateway.wire.responses import decode_cursor, json_response, page_response
@@ -52,7 +53,7 @@ async def list_parked(request: web.Request, query: ParkedQuery) -> web.Response:
         if missing:
             entries = await parked.read(backend.log, pool, after=after, limit=missing)
             found += map(_row, entries)
-    return page_response(request, "parked", found, query.limit, lambda entry: entry.place)
+    return page_response(request, "parked", found, query.limit, "place")
 
 
 async def retry(

@@ -18,7 +18,8 @@ from eventstore.log.catalogue import ChangeResult
 from eventstore.log.commit_retry import reraise_unknown
 from eventstore.log.replies import Outcome, Proof
 from eventstore.recovery.loss_reports import CREATE_POOL
-from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE, Backend
+from gateway.backend.backend import BACKEND, ORIGIN, Backend
+from gateway.backend.read_state import READ_STATE
 from gateway.resources import as_of
 from gateway.resources.durability import durability_request
 from gateway.resources.parked import park_unreadable
@@ -81,12 +82,8 @@ async def list_pools(request: web.Request, query: PoolQuery) -> web.Response:
             rows = [row for row in await views.history.pools(point) if row.pool_name > after]
         else:
             rows = await views.pools(after=after, limit=query.limit + 1)
-    point_again = as_of.same_point(request)
-    return page_response(request, "pools", rows, query.limit, _pool_name, **point_again)
-
-
-def _pool_name(row: PoolRow) -> str:
-    return row.pool_name
+    again = as_of.same_point(request)
+    return page_response(request, "pools", rows, query.limit, "pool_name", **again)
 
 
 async def get_pool(request: web.Request, pool_name: PoolName, query: AsOfQuery) -> web.Response:

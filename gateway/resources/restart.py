@@ -3,18 +3,17 @@
 from aiohttp import web
 from msgspec import Struct
 
-from eventstore.errors import LogError, OutcomeUnknown, Unreadable
+from eventstore.errors import OutcomeUnknown, Unreadable
 from eventstore.language.agents import Agent, Status
 from eventstore.log.replies import Outcome
 from eventstore.log.restarting import Operation, RestartResult, request_restart
 from gateway.backend import agent_rows
 from gateway.backend.backend import BACKEND, ORIGIN
-from gateway.following.waiters import Watch
 from gateway.resources.durability import durability_request
 from gateway.resources.parked import catch_up_with_log, park_unreadable
 from gateway.wire.idempotency import digest_of, idempotency_key, operation_id
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.requests import Identifier, RestartAgentQuery, RestartRequest
+from gateway.wire.requests import Identifier, OneAgentQuery, RestartRequest
 from gateway.wire.responses import AGENTS
 
 SETTLED = frozenset({Status.RUNNING, Status.TERMINATED, Status.FAILED, Status.RESTARTING})
@@ -30,7 +29,7 @@ class Target(Struct, frozen=True):
 
 
 async def restart(
-    request: web.Request, agent_id: Identifier, query: RestartAgentQuery, body: RestartRequest
+    request: web.Request, agent_id: Identifier, query: OneAgentQuery, body: RestartRequest
 ) -> web.Response:
     """Start an agent again: at once if it failed or waits for that, else in good order."""
     backend, key = request.app[BACKEND], idempotency_key(request)
@@ -44,7 +43,9 @@ async def restart(
             backend.acknowledged_commands.record(result.proof, "restart", agent_id)
         durability.start(result.proof)
         if result.outcome is not Outcome.KNOWN:
-            agent = await _wait(request, watch, agent, durability.deadline)
+            agent = await agent_rows.follow(
+                request, watch, agent, durability.deadline, until=_is_settled
+            )
     row = await agent_rows.from_log(backend, request, agent)
     status = 202 if row.status in {Status.PENDING, Status.STARTING} or agent.restart else 200
     headers = {**durability.preference.headers, "Location": f"{AGENTS}/{agent_id}"}
@@ -105,16 +106,6 @@ def _require_accepted(target: Target, result: RestartResult) -> None:
         raise Problem(Kind.NOT_RESTARTABLE, detail, agent_id=agent.agent_id)
 
 
-async def _wait(request: web.Request, watch: Watch, before: Agent, deadline: float) -> Agent:
-    """The agent once its new incarnation runs, or does not, or the time is over."""
-    backend, agent = request.app[BACKEND], before
-    while agent.restart or agent.status not in SETTLED:
-        event = await watch.next(deadline)
-        if event is None:
-            break
-        backend.mark_observed(request, before.pool_name, event.seq)
-        try:
-            agent = await backend.log.agent(before.pool_name, before.agent_id) or agent
-        except LogError:  # what was requested is written; only its outcome cannot be read
-            break
-    return agent
+def _is_settled(agent: Agent) -> bool:
+    """Whether its new incarnation runs, or does not."""
+    return not agent.restart and agent.status in SETTLED

@@ -21,7 +21,8 @@ from eventstore.log.replies import Outcome
 from eventstore.log.submission import SubmitResult, submit
 from eventstore.names import unknown_name
 from gateway.backend import agent_rows
-from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE, Backend
+from gateway.backend.backend import BACKEND, ORIGIN, Backend
+from gateway.backend.read_state import READ_STATE
 from gateway.following.waiters import Watch, wait_until_started
 from gateway.resources.durability import DurabilityRequest, durability_request
 from gateway.wire.decoding import check_spawn, with_pool_defaults

@@ -16,13 +16,13 @@ from aiohttp import web
 
 from eventstore.connection.backoff import Backoff
 from eventstore.errors import ConfigurationError
-from gateway.backend.backend import Backend
+from gateway.backend.backend import VIEWS_ERRORS, Backend
 from gateway.options import GatewayOptions
 from gateway.server.middleware import default_headers
 from gateway.server.routes import application
 from gateway.wire.connections import connection_factory
 from gateway.wire.limiter import ConnectionLimiter, connection_capacity, stop_accepting
-from projector.queries.views import DatabaseError, reason
+from projector.queries.views import reason
 
 log = structlog.get_logger("muster.gateway")
 
@@ -144,7 +144,7 @@ async def _open_views(backend: Backend) -> None:
             await backend.views.start()
             await backend.positions()
             backend.views_error = ""
-        except (DatabaseError, OSError) as error:
+        except VIEWS_ERRORS as error:
             backend.views_error = reason(error)
             if not backoff.active:
                 log.warning("gateway.views_unreachable", error=backend.views_error)

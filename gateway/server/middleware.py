@@ -18,7 +18,8 @@ from aiohttp import hdrs, web
 
 from eventstore.ids import new_id
 from eventstore.steps.step import Origin
-from gateway.backend.backend import BACKEND, ORIGIN, READ_STATE, ReadState
+from gateway.backend.backend import BACKEND, ORIGIN
+from gateway.backend.read_state import READ_STATE, ReadState, requested_position
 from gateway.fallback import FALLBACK_HEADER
 from gateway.options import GatewayOptions
 from gateway.wire.problems import Kind, Problem, translate
@@ -59,7 +60,6 @@ STARTED: Final = RequestKey("muster.started", web.StreamResponse)
 """The answer whose head was sent."""
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_POSITION: Final = re.compile(r"(?:([a-z0-9_-]{0,63}):)?([0-9]{1,15})")
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -67,11 +67,11 @@ _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Admit a request, answer it, and turn every error into a problem."""
     started_at = time.perf_counter()
-    request[READ_STATE] = ReadState({}, {})
+    request[READ_STATE] = ReadState()
     try:
         request[ORIGIN] = origin(request)
         admit(request, request.app[BACKEND].options)
-        request[READ_STATE].requested.update(requested_position(request))
+        request[READ_STATE].requested = requested_position(request)
         response = await handler(request)
     except Exception as error:  # the last place where a bug can become an answer
         problem = translate(error)
@@ -185,20 +185,6 @@ def token_matches(request: web.Request, token: str) -> bool:
     return matches and scheme.lower() == "bearer"
 
 
-def requested_position(request: web.Request) -> dict[str, int]:
-    """The `Muster-Position` of a request: `pool:seq`, several with commas. Raises `Problem`."""
-    positions: dict[str, int] = {}
-    header = ",".join(request.headers.getall("Muster-Position", ()))
-    for item in filter(None, header.split(",")):
-        position = _POSITION.fullmatch(item.strip())
-        if position is None:
-            detail = f"Muster-Position: pool:seq was expected, not {item.strip()[:100]!r}"
-            raise Problem(Kind.INVALID_REQUEST, detail, field="Muster-Position")
-        pool, seq = position[1] or "", int(position[2])
-        positions[pool] = max(seq, positions.get(pool, 0))
-    return positions
-
-
 async def set_headers(request: web.Request, response: web.StreamResponse) -> None:
     """The headers of every answer; a signal of aiohttp, so that streams have them too."""
     request[STARTED] = response
@@ -206,15 +192,7 @@ async def set_headers(request: web.Request, response: web.StreamResponse) -> Non
     if ORIGIN in request:
         response.headers["X-Request-Id"] = request[ORIGIN].correlation_id
     if READ_STATE in request:
-        read_state: ReadState = request[READ_STATE]
-        if read_state.position:
-            response.headers["Muster-Position"] = read_state.position_header
-        if read_state.as_of:
-            response.headers["Muster-As-Of"] = read_state.as_of
-        if read_state.stale:
-            response.headers["Muster-Stale"] = "true"
-            if read_state.age_ms is not None:
-                response.headers["Muster-Age-Ms"] = str(read_state.age_ms)
+        response.headers.update(request[READ_STATE].headers)
 
 
 def default_headers(options: GatewayOptions) -> Mapping[str, str]:

@@ -3,6 +3,7 @@
 import asyncio
 import resource
 from collections.abc import Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -85,14 +86,17 @@ def raw_response(problem: Problem, headers: Mapping[str, str]) -> bytes:
 def connection_capacity(limits: Limits) -> tuple[int, int]:
     """How many connections there may be, and how many may wait to be accepted.
 
-    It depends on how many descriptors the process may have, once its own limit is raised. Some are
-    reserved: connections that are one too many need one each until they are answered.
+    It depends on how many descriptors the process may have, once its own limit is raised (a system
+    may refuse that, as macOS does above its own maximum). Some are reserved: connections that are
+    one too many need one each until they are answered.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = limits.connections_max + RESERVED_FILES + BACKLOG
     if soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
     backlog = min(BACKLOG, soft // 4)
     return max(min(limits.connections_max, soft - RESERVED_FILES - backlog), 1), backlog
 

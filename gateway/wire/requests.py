@@ -94,6 +94,7 @@ Settings = Annotated[
 ]
 """Some of a pool's settings. They are read by `pool_config`, over others or the defaults."""
 PageSize = Annotated[int, Meta(ge=1, le=1000)]
+Cursor = Annotated[str, Meta(max_length=200)]
 
 
 class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,13 +140,43 @@ class PoolPatch(Request, frozen=True):
     config: Settings
 
 
+class AsOfQuery(Request, frozen=True):
+    """Now, or as of a point in time."""
+
+    as_of: AsOfParameter | None = None
+
+
+class PoolQuery(AsOfQuery, frozen=True):
+    """Which pools."""
+
+    limit: PageSize = 1000
+    cursor: Cursor | None = None
+
+
+class WorkerQuery(PoolQuery, frozen=True):
+    """Which workers. `include_ended`: stopped and lost ones too."""
+
+    pool_name: PoolName | None = None
+    include_ended: bool = False
+
+
 class Part(StrEnum):
     """What a list has only if it is asked for."""
 
     INPUT = "input"
 
 
-class AgentQuery(Request, frozen=True):
+class ProjectQuery(AsOfQuery, frozen=True):
+    """Which of a project's agents. `include=input`: with what each was given."""
+
+    status: list[Status] = []
+    include: list[Part] = []
+    include_ended: bool = False
+    limit: PageSize = 100
+    cursor: Cursor | None = None
+
+
+class AgentQuery(ProjectQuery, frozen=True):
     """Which agents. `status` may be repeated; `label` is `name:value`.
 
     `include=input`: with what each was given.
@@ -154,55 +185,19 @@ class AgentQuery(Request, frozen=True):
     pool_name: PoolName | None = None
     role_type: RoleName | None = None
     project_id: ProjectId | None = None
-    status: list[Status] = []
     process_id: Identifier | None = None
     label: Label | None = None
-    include: list[Part] = []
-    include_ended: bool = False
-    limit: PageSize = 100
-    cursor: Annotated[str, Meta(max_length=200)] | None = None
-    as_of: AsOfParameter | None = None
 
 
-class ProjectQuery(Request, frozen=True):
-    """Which of a project's agents. `include=input`: with what each was given."""
-
-    status: list[Status] = []
-    include: list[Part] = []
-    include_ended: bool = False
-    limit: PageSize = 100
-    cursor: Annotated[str, Meta(max_length=200)] | None = None
-    as_of: AsOfParameter | None = None
-
-
-class PoolQuery(Request, frozen=True):
-    """Which pools."""
-
-    limit: PageSize = 1000
-    cursor: Annotated[str, Meta(max_length=200)] | None = None
-    as_of: AsOfParameter | None = None
-
-
-class AsOfQuery(Request, frozen=True):
-    """Now, or as of a point in time."""
-
-    as_of: AsOfParameter | None = None
-
-
-class WorkerQuery(Request, frozen=True):
-    """Which workers. `include_ended`: stopped and lost ones too."""
-
-    pool_name: PoolName | None = None
-    include_ended: bool = False
-    limit: PageSize = 1000
-    cursor: Annotated[str, Meta(max_length=200)] | None = None
-    as_of: AsOfParameter | None = None
-
-
-class DeleteAgentQuery(Request, frozen=True):
+class OneAgentQuery(Request, frozen=True):
     """With `pool_name` the agent need not be searched for."""
 
     pool_name: PoolName | None = None
+
+
+class DeleteAgentQuery(OneAgentQuery, frozen=True):
+    """`graceful=false`: without waiting for its `stop`."""
+
     graceful: bool = True
 
 
@@ -231,16 +226,10 @@ class RestartRequest(Request, frozen=True):
     reason: Annotated[str, Meta(min_length=1, max_length=200)] = "requested"
 
 
-class RestartAgentQuery(Request, frozen=True):
-    """With `pool_name` the agent need not be searched for."""
-
-    pool_name: PoolName | None = None
-
-
 class HealthQuery(Request, frozen=True):
     pool_name: PoolName | None = None
     limit: PageSize = 1000
-    cursor: Annotated[str, Meta(max_length=200)] | None = None
+    cursor: Cursor | None = None
 
 
 class EventQuery(Request, frozen=True):

@@ -2,8 +2,8 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
@@ -15,8 +15,6 @@ from projector.queries.views import AgentRow, PoolRow, WorkerRow, page
 
 API: Final = "/api/v1"
 AGENTS: Final = f"{API}/agents"
-
-R = TypeVar("R", bound=Struct)
 
 
 class AgentPage(Struct, frozen=True):
@@ -62,16 +60,19 @@ def json_response(
 def page_response(
     request: web.Request,
     name: str,
-    found: Sequence[R],
+    found: Sequence[Struct],
     limit: int,
-    id_of: Callable[[R], str],
+    key: str,
     **parameters: str,
 ) -> web.Response:
-    """A page of a list. If more follow, it points at the next page, with these parameters, too."""
+    """A page of a list in the order of `key`.
+
+    If more follow, it points at the next page, with these parameters, too.
+    """
     rows, more = page(found, limit)
     url, headers = None, {}
     if more:
-        cursor = encode_cursor(id_of(found[len(rows) - 1]))
+        cursor = encode_cursor(getattr(found[len(rows) - 1], key))
         url = str(request.rel_url.update_query(cursor=cursor, **parameters))
         headers["Link"] = f'<{url}>; rel="next"'
     content = b'{"%b":[%b],"next":%b}' % (name.encode(), b",".join(rows), msgspec.json.encode(url))

@@ -28,6 +28,7 @@ QUICK = Limits(
     catch_up_seconds=10.0,
     wait_default=10.0,
     durability_seconds=10.0,
+    probe_seconds=10.0,
     stream_heartbeat_seconds=0.2,
 )
 """Waits are long, since what tests wait for happens; a test that waits in vain has shorter ones."""
@@ -179,7 +180,7 @@ async def gateway_stage(
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool()
         gateway = Gateway(options(redis_url, database_url, **changes))
-        projector = stage.projector()
+        projector = stage.projector(backoff_max_seconds=0.5)
         await gateway.start()
         if projecting:
             await projector.start()

@@ -6,6 +6,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
+from eventstore.keys import CATALOGUE
 from tests.integration.gateway.log_time import last_event, passed
 from tests.integration.gateway.stage import AGENTS, GatewayStage, gateway_stage
 from tests.integration.projector.stage import POOL
@@ -126,6 +127,9 @@ async def test_workers_are_paged_and_filtered(stage):
         second = (await stage.get(first["next"])).json
         listed = [worker["worker_id"] for worker in first["workers"] + second["workers"]]
         assert (listed, second["next"]) == (["w1", "w2", "w3"], None)
+    await stage.stage.pool("other")
+    await stage.stage.settle(CATALOGUE)
+    for suffix in ("", f"&as_of={POOL}:{last_event(stage)[0]}"):
         other = await stage.get(f"{AGENTS}/workers?pool_name=other{suffix}")
         assert other.json == {"workers": [], "next": None}
 

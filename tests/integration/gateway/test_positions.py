@@ -78,10 +78,20 @@ async def test_with_many_pools_the_position_is_short_and_has_those_used_last(sta
 
 async def test_what_no_log_has_is_not_waited_for(stage):
     await stage.pending()
-    for position in (f"{POOL}:1000", "nowhere:5", f"{POOL}:1,{POOL}:1000"):
+    for position in (f"{POOL}:1000", f"{POOL}:1,{POOL}:1000"):
         seconds, answer = await timed(stage.get(AGENTS, headers={"Muster-Position": position}))
         assert (answer.status, answer.headers["Muster-Stale"]) == (200, "true")
         assert seconds < SOON
     seconds, answer = await timed(stage.get(f"{AGENTS}?as_of={POOL}:1000"))
     assert (answer.status, answer.kind) == (422, "as-of-not-reached")
     assert seconds < SOON
+
+
+async def test_a_position_in_a_log_that_was_removed_is_void(stage):
+    """Clients repeat the position that they got last: else every list would be stale for them."""
+    await stage.pending()
+    stage.backend.log.raise_high_water_mark("removed", 1, 5)
+    answer = await stage.get(AGENTS, headers={"Muster-Position": f"removed:5,{POOL}:1"})
+    assert (answer.status, "Muster-Stale" in answer.headers) == (200, False)
+    assert answer.headers["Muster-Position"].startswith(f"{POOL}:1,")
+    assert "removed" not in answer.headers["Muster-Position"]

@@ -2,6 +2,7 @@
 
 from msgspec.structs import replace
 
+from eventstore.errors import LogUnreachable
 from tests.integration.gateway.stage import AGENTS, QUICK, gateway_stage
 from tests.integration.projector.stage import POOL
 
@@ -48,7 +49,6 @@ FILTERS = {
     "include_ended=true": "running pending gemini ended",
     "role_type=developer": "running pending gemini",
     "role_type=tester": "",
-    "pool_name=nowhere": "",
 }
 
 
@@ -67,6 +67,25 @@ async def test_lists_are_filtered(redis_url, database_url, subtests):
                 answer = await stage.get(f"{AGENTS}?{query.format(worker=worker)}")
                 listed = {row["agent_id"] for row in answer.json["agents"]}
                 assert listed == {ids[name] for name in found.split()}
+
+
+async def test_a_list_of_a_pool_that_there_never_was_says_so(stage, monkeypatch):
+    """A pool of which this gateway and its views have not read yet is no such pool."""
+    for path in ("", "/workers", "/health"):
+        answer = await stage.get(f"{AGENTS}{path}?pool_name=develper_pool")
+        assert (answer.status, answer.kind) == (404, "pool-not-found")
+        assert answer.fields == ["pool_name"]
+        assert answer.json["detail"].endswith(f"did you mean `{POOL}`?")
+    await stage.projector.stop()
+    await stage.backend.tail.stop()
+    await stage.stage.pool("elsewhere")
+    assert (await stage.get(f"{AGENTS}?pool_name=elsewhere")).json["agents"] == []
+
+    async def unreachable(*_: object) -> None:
+        raise LogUnreachable("as in an outage")
+
+    monkeypatch.setattr(stage.backend, "with_catalogue", unreachable)
+    assert (await stage.get(f"{AGENTS}?pool_name=unknown")).json["agents"] == []
 
 
 async def test_a_project_has_its_agents(stage):

@@ -14,6 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy, MultiDict, MultiDictProxy
 
 from eventstore.ids import new_id
 from eventstore.language.pool_config import PoolConfig
+from gateway.backend.read_state import requested_position
 from gateway.options import GatewayOptions, Limits
 from gateway.resources import as_of
 from gateway.resources.event_stream import Cursor
@@ -193,7 +194,7 @@ def test_headers(headers: dict[str, str]) -> None:
     for read in (
         middleware.origin,
         lambda r: middleware.admit(r, OPTIONS),
-        middleware.requested_position,
+        requested_position,
         idempotency_key,
     ):
         try:

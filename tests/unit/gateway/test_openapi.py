@@ -41,6 +41,17 @@ def test_a_token_is_declared_whether_it_is_needed_or_not() -> None:
         assert "security" not in paths["/healthz"]["get"]
 
 
+def test_what_ends_an_agent_may_be_refused_for_its_damaged_state() -> None:
+    for name in ("terminate_agent", "delete_agent"):
+        assert "409" in CALLS[name]["responses"]
+
+
+def test_a_list_of_one_pool_may_be_refused() -> None:
+    for name, call in CALLS.items():
+        if any(parameter["name"] == "pool_name" for parameter in call["parameters"]):
+            assert "404" in call["responses"], name
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_the_examples_of_a_call_are_of_its_shapes(name: str) -> None:
     operation = SHAPES[name]
