@@ -33,7 +33,8 @@ def database(server_directory, tmp_path_factory):
     server.stop()
 
 
-async def test_a_database_that_stops_or_hangs_and_comes_back(redis_url, database):
+async def test_a_database_that_stops_or_hangs_and_comes_back(redis_url, database, monkeypatch):
+    monkeypatch.setattr("projector.store.cancellable.CANCEL_SECONDS", 0.2)
     url = database.url(database.create_database())
     async with logged() as lines, gateway_stage(redis_url, url, limits=LIMITS) as stage:
         agent_id = await stage.pending()
@@ -104,6 +105,7 @@ async def test_the_kernel_soon_closes_connections_to_a_silent_host(postgres_url,
 async def test_a_connection_that_never_answers_is_cut(postgres_url, monkeypatch, given_up):
     """Something in between keeps it open: the kernel sees nothing, and no process could end."""
     monkeypatch.setattr("projector.store.database.CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr("projector.store.cancellable.CANCEL_SECONDS", 0.2)
     monkeypatch.setattr(
         "projector.store.database.ABANDONED_QUERY_SECONDS", 0.1 if given_up else 60.0
     )

@@ -18,6 +18,7 @@ from tests.integration.projector.stage import POOL
 from tests.pools import ORIGIN
 from tests.replication import Replication
 from tests.servers import RedisServer, ValkeyServer
+from tests.waiting import until
 
 LEVEL, PENDING = "Muster-Durability", "Muster-Durability-Pending"
 
@@ -33,18 +34,17 @@ async def spawn(stage, level: str = "", *, key: str = "", prefer: str = "respond
     return await stage.ask("POST", f"{AGENTS}/spawn", json=asked(), headers=headers)
 
 
-async def test_a_command_without_a_level_is_answered_as_accepted(redis_url, tmp_path):
-    async with gateway_stage(redis_url, views(tmp_path)) as stage:
-        answer = await spawn(stage)
-        assert (answer.status, answer.headers[LEVEL]) == (202, "accepted")
-        assert PENDING not in answer.headers
-
-
-async def test_a_value_that_is_no_level_is_refused(redis_url, tmp_path):
+async def test_a_level_is_reached_or_refused_before_anything_is_written(redis_url, tmp_path):
     async with gateway_stage(redis_url, views(tmp_path)) as stage:
         answer = await spawn(stage, "eternal")
         assert (answer.status, answer.kind, answer.fields) == (400, "invalid-request", [LEVEL])
+        answer = await spawn(stage, "replicated")
+        assert (answer.status, answer.kind) == (422, "durability-unavailable")
+        assert "0 of 1 replicas follow it" in answer.json["detail"]
         assert await stage.events() == []
+        answer = await spawn(stage)
+        assert (answer.status, answer.headers[LEVEL]) == (202, "accepted")
+        assert PENDING not in answer.headers
 
 
 @pytest.mark.parametrize("kind", [ValkeyServer, RedisServer], ids=["valkey", "redis7.0"])
@@ -106,63 +106,45 @@ async def test_agents_of_a_pool_created_again_are_not_part_of_an_earlier_deletio
         assert len(await stage.log.live(POOL)) == 1
 
 
-@pytest.mark.parametrize(
-    ("appendfsync", "why"),
-    [
-        ("everysec", "appendfsync is everysec; set appendfsync always"),
-        ("no", "appendfsync is no; set appendfsync always"),
-        (None, "it has no append-only file"),
-    ],
-)
+NO_FSYNC = (
+    ({"appendfsync": "everysec"}, "appendfsync is everysec; set appendfsync always"),
+    ({"appendfsync": "no"}, "appendfsync is no; set appendfsync always"),
+    ({"appendfsync": "always", "no-appendfsync-on-rewrite": "yes"},
+     "set no-appendfsync-on-rewrite no"),
+    ({"appendonly": "no"}, "it has no append-only file"),
+)  # fmt: skip
+
+
 async def test_a_server_that_does_not_fsync_at_once_cannot_reach_fsynced(
-    redis_server, appendfsync, why, tmp_path
+    redis_server, tmp_path, monkeypatch, subtests
 ):
     """Refused before anything is written, with what would be right; known beforehand too."""
-    server = redis_server(appendfsync=appendfsync)
-    async with gateway_stage(server.url, views(tmp_path)) as stage:
-        answer = await spawn(stage, "fsynced")
-        assert (answer.status, answer.kind) == (422, "durability-unavailable")
-        assert why in answer.json["detail"]
-        assert answer.fields == [LEVEL]
-        assert await stage.events() == []
-        levels = (await stage.get(f"{AGENTS}/monitor/system")).json["durability"]["levels"]
-        assert why in levels["fsynced"]
-        assert (levels["accepted"], levels["archived"]) == ("", "")
-
-
-async def test_a_server_that_does_not_report_what_it_can_do_is_named(redis_server, tmp_path):
+    monkeypatch.setattr("gateway.backend.durability_levels.REFRESH_SECONDS", 3600.0)
     server = redis_server(appendfsync="always")
     async with gateway_stage(server.url, views(tmp_path)) as stage:
+        capabilities = stage.backend.capabilities
+        await until(lambda: capabilities.capability)
         with server.client() as client:
+            for configuration, why in NO_FSYNC:
+                with subtests.test(why):
+                    for name, value in configuration.items():
+                        client.config_set(name, value)
+                    capabilities.capability = None  # as before it is asked for the first time
+                    answer = await spawn(stage, "fsynced")
+                    assert (answer.status, answer.kind) == (422, "durability-unavailable")
+                    assert why in answer.json["detail"]
+                    assert answer.fields == [LEVEL]
+                    figures = (await stage.get(f"{AGENTS}/monitor/system")).json
+                    levels = figures["durability"]["levels"]
+                    assert why in levels["fsynced"]
+                    assert (levels["accepted"], levels["archived"]) == ("", "")
+            assert await stage.events() == []
             client.acl_setuser("default", enabled=True, commands=["-info"])
-        stage.backend.capabilities.capability = None
+        capabilities.capability = None
         answer = await spawn(stage, "fsynced")
         assert (answer.status, answer.kind) == (503, "redis-refuses")
         assert "info" in answer.json["detail"]
         assert (await spawn(stage)).status == 202
-
-
-async def test_fsync_that_rests_during_a_rewrite_is_not_fsynced(redis_server, tmp_path):
-    server = redis_server(appendfsync="always", options={"no-appendfsync-on-rewrite": "yes"})
-    async with gateway_stage(server.url, views(tmp_path)) as stage:
-        answer = await spawn(stage, "fsynced")
-        assert answer.kind == "durability-unavailable"
-        assert "set no-appendfsync-on-rewrite no" in answer.json["detail"]
-
-
-async def test_a_fsync_policy_that_was_changed_meanwhile_is_noticed(redis_server, tmp_path):
-    """What was found out at the start is not what the answer rests on."""
-    server = redis_server(appendfsync="always")
-    async with gateway_stage(server.url, views(tmp_path)) as stage:
-        assert (await spawn(stage, "fsynced")).headers[LEVEL] == "fsynced"
-        known = stage.backend.capabilities.capability
-        assert known is not None
-        assert known.no_fsync_reason == ""
-        with server.client() as client:
-            client.config_set("appendfsync", "everysec")
-        answer = await spawn(stage, "fsynced")
-        assert (answer.status, answer.headers[LEVEL]) == (202, "accepted")
-        assert answer.headers[PENDING] == 'fsynced; reason="appendfsync was changed"'
 
 
 async def test_a_command_is_archived_once_the_projector_has_it(redis_url, tmp_path):
@@ -188,15 +170,24 @@ async def test_a_command_is_archived_once_the_projector_has_it(redis_url, tmp_pa
         assert new.headers[LEVEL] == "archived"
 
 
-async def test_many_commands_share_the_waits(redis_server, tmp_path):
-    """A few connections confirm what hundreds of requests ask for at once."""
+async def test_many_commands_share_the_waits_and_notice_a_policy_that_was_changed(
+    redis_server, tmp_path
+):
+    """A few connections confirm what many requests ask for at once, each by what holds then."""
     server = redis_server(appendfsync="always")
     async with gateway_stage(server.url, views(tmp_path)) as stage:
-        answers = await asyncio.gather(*(spawn(stage, "fsynced") for _ in range(200)))
+        answers = await asyncio.gather(*(spawn(stage, "fsynced") for _ in range(80)))
         assert {answer.headers[LEVEL] for answer in answers} == {"fsynced"}
+        known = stage.backend.capabilities.capability
+        assert known is not None
+        assert known.no_fsync_reason == ""
         with server.client() as client:
             confirmed = client.info("commandstats")["cmdstat_config|get"]["calls"]
-        assert confirmed < 200
+            client.config_set("appendfsync", "everysec")
+        assert confirmed < 80
+        answer = await spawn(stage, "fsynced")
+        assert (answer.status, answer.headers[LEVEL]) == (202, "accepted")
+        assert answer.headers[PENDING] == 'fsynced; reason="appendfsync was changed"'
 
 
 @pytest.mark.parametrize(("recovered_seq", "saved"), [(1, True), (0, False)])
@@ -226,14 +217,6 @@ async def test_a_command_whose_log_was_recovered_meanwhile_was_saved_or_is_lost(
 
 
 # ---- replicas --------------------------------------------------------------------------------
-
-
-async def test_without_a_replica_replicated_is_refused(redis_url, tmp_path):
-    async with gateway_stage(redis_url, views(tmp_path)) as stage:
-        answer = await spawn(stage, "replicated")
-        assert (answer.status, answer.kind) == (422, "durability-unavailable")
-        assert "0 of 1 replicas follow it" in answer.json["detail"]
-        assert await stage.events() == []
 
 
 async def test_a_default_level_out_of_reach_makes_the_gateway_not_ready(redis_url, tmp_path):

@@ -1,43 +1,37 @@
 """Ending agents over HTTP, and waiting until they have ended."""
 
-import pytest
-
 from eventstore.ids import new_id
 from tests.integration.gateway.stage import AGENTS, GatewayStage, playing
 from tests.integration.projector.stage import POOL
 from tests.waiting import until
 
 
-async def _running(stage: GatewayStage):
+async def test_ending_answers_once_the_agent_has_ended(stage):
     fence = await stage.worker()
-    await stage.pending()
-    [agent_id] = await stage.run(fence)
-    return fence, agent_id
+    for count, by in enumerate(("terminate", "delete"), 1):
+        await stage.pending()
+        [agent_id] = await stage.run(fence)
+
+        async def obey(agent_id: str = agent_id, count: int = count):
+            await until(lambda: _asked_to_end(stage, count))
+            await stage.end(agent_id, fence)
+
+        async with playing(obey):
+            if by == "delete":
+                answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
+            else:
+                answer = await stage.terminate(agent_id)
+        assert (answer.status, answer.json["status"]) == (200, "terminated")
+        assert (await stage.log.live(POOL)) == []
 
 
-@pytest.mark.parametrize("by", ["terminate", "delete"])
-async def test_ending_answers_once_the_agent_has_ended(stage, by):
-    fence, agent_id = await _running(stage)
-
-    async def obey():
-        await until(lambda: _asked_to_end(stage))
-        await stage.end(agent_id, fence)
-
-    async with playing(obey):
-        if by == "delete":
-            answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
-        else:
-            answer = await stage.terminate(agent_id)
-    assert (answer.status, answer.json["status"]) == (200, "terminated")
-    assert (await stage.log.live(POOL)) == []
-
-
-async def _asked_to_end(stage: GatewayStage) -> bool:
-    return "agent.termination_requested" in await stage.events()
+async def _asked_to_end(stage: GatewayStage, count: int) -> bool:
+    return (await stage.events()).count("agent.termination_requested") == count
 
 
 async def test_an_agent_that_ends_slowly_is_answered_with_202(stage):
-    _, agent_id = await _running(stage)
+    await stage.pending()
+    [agent_id] = await stage.run(await stage.worker())
     answer = await stage.terminate(agent_id, prefer="wait=0", graceful=False)
     assert (answer.status, answer.json["status"]) == (202, "stopping")
     assert answer.json["stop"] == "now"

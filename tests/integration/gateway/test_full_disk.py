@@ -2,6 +2,7 @@
 
 import resource
 
+import psutil
 import pytest
 
 from eventstore.connection.calls import AsyncClient
@@ -81,15 +82,19 @@ async def refused(redis_server):
 async def test_a_rewrite_that_started_before_the_last_failure_is_not_enough(refused):
     watched, server, client = refused
     limit(server, resource.RLIM_INFINITY)
-    client.config_set("rdb-key-save-delay", "300000")
+    client.config_set("rdb-key-save-delay", "30000")  # time to find the process that rewrites
     client.bgrewriteaof()
+    [rewriting] = await until(psutil.Process(server.pid).children)
+    rewriting.suspend()
     assert client.info("persistence")["aof_rewrites"] == 1
     limit(server, 1)
     await until(lambda: not accepts(client))
     assert await watched.needs_rewrite()
     await write_again(server, client)
     assert await watched.needs_rewrite()
+    assert client.info("persistence")["aof_rewrite_in_progress"]
     client.config_set("rdb-key-save-delay", "0")
+    rewriting.resume()
     await until(lambda: not client.info("persistence")["aof_rewrite_in_progress"])
     assert await watched.needs_rewrite()
     client.bgrewriteaof()

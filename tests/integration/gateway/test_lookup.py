@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pytest
-
 from tests.integration.gateway.stage import GatewayStage
 from tests.integration.projector.stage import POOL
 
@@ -42,26 +40,26 @@ async def test_pools_roles_and_projects_are_found_by_name(stage):
     assert await found(stage, "apollo") == [("project", "apollo")]
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "message"),
-    [
-        ("pool", "develper_pool", "no pool `develper_pool`; did you mean `developer_pool`?"),
-        ("role", "Devloper", "no role `Devloper`; did you mean `developer`?"),
-        ("project", "appolo", "no project `appolo`; did you mean `apollo`?"),
-        ("project", "x", "no project `x`; there are: apollo, gemini"),
-        ("agent", "123456", "no agent `123456`"),
-        ("agent,pool", "developer_pol", "no agent or pool `developer_pol`; did you mean"),
-        ("", "123456", "no agent, worker, pool, project or role `123456`"),
-    ],
-)  # fmt: skip
-async def test_a_name_that_nothing_bears_is_explained(stage, kind, name, message):
+EXPLAINED = (
+    ("pool", "develper_pool", "no pool `develper_pool`; did you mean `developer_pool`?"),
+    ("role", "Devloper", "no role `Devloper`; did you mean `developer`?"),
+    ("project", "appolo", "no project `appolo`; did you mean `apollo`?"),
+    ("project", "x", "no project `x`; there are: apollo, gemini"),
+    ("agent", "123456", "no agent `123456`"),
+    ("agent,pool", "developer_pol", "no agent or pool `developer_pol`; did you mean"),
+    ("", "123456", "no agent, worker, pool, project or role `123456`"),
+)
+
+
+async def test_a_name_that_nothing_bears_is_explained(stage, subtests):
     for project in ("apollo", "apollo", "gemini"):
         await stage.pending(project_id=project)
-    answer = await stage.get(
-        "/api/v1/lookup", params={"name": name, "kind": kind} if kind else {"name": name}
-    )
-    assert answer.json["matches"] == []
-    assert answer.json["message"].startswith(message)
+    for kind, name, message in EXPLAINED:
+        with subtests.test(name, kind=kind):
+            asked = {"name": name, "kind": kind} if kind else {"name": name}
+            answer = await stage.get("/api/v1/lookup", params=asked)
+            assert answer.json["matches"] == []
+            assert answer.json["message"].startswith(message)
 
 
 async def test_commands_name_the_pool_or_role_that_was_probably_meant(stage):

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import msgspec
+import pytest
 import redis
 
 from eventstore.keys import CATALOGUE
 from eventstore.recovery.loss_reports import read_reports
+from projector.recovery.recovery import Recovery
 from tests.chaos.judging.commands import Command, named_lost, read_lost_commands
 from tests.integration.gateway.loss_reports import reported
 from tests.integration.gateway.stage import AGENTS, GatewayStage
@@ -54,9 +56,14 @@ async def test_commands_on_pools_are_reported_and_named(
 
 
 async def test_recovery_of_the_catalogue_only_waits_for_what_gateways_report(
-    hasty: GatewayStage, redis_url: str
+    hasty: GatewayStage, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No lease has to expire, so nothing else gives gateways the time."""
+
+    async def until_reported(_: Recovery) -> None:
+        await reported(hasty, set(NAMED), CATALOGUE)
+
+    monkeypatch.setattr(Recovery, "_wait_for_reports", until_reported)
     await hasty.stage.pool("third")
     await hasty.stage.settle(CATALOGUE)
     await hasty.projector.stop()

@@ -7,12 +7,10 @@ import socket
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-import pytest
-
 from gateway.fallback import FALLBACK_HEADER, Fallback
 from gateway.server.middleware import SECURITY_HEADERS
 from tests.integration.gateway.raw_connections import GET, connection, connections, impatient
-from tests.integration.gateway.stage import QUICK, gateway_stage
+from tests.integration.gateway.stage import QUICK, another_gateway, gateway_stage
 from tests.waiting import timed, until
 
 
@@ -107,14 +105,16 @@ async def test_answers_without_a_handler_say_that_a_fallback_serves(redis_url, t
         assert answer.headers.items() >= wanted.items(), answer.status
 
 
-@pytest.mark.parametrize("turns", range(5))
-async def test_a_client_that_connects_while_the_gateway_stops_is_disconnected(stage, turns):
+async def test_a_client_that_connects_while_the_gateway_stops_is_disconnected(stage, subtests):
     """However far its connection is accepted: it is closed (a warning fails the test)."""
-    with socket.create_connection(("127.0.0.1", urlsplit(stage.gateway.url).port), 5) as client:
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        seconds, _ = await timed(stage.gateway.stop())
-        assert seconds < 3
-        with contextlib.suppress(ConnectionResetError):
-            assert await asyncio.to_thread(client.recv, 1) == b""
-    gc.collect()
+    for turns in range(5):
+        async with another_gateway(stage) as other:
+            where = ("127.0.0.1", urlsplit(other.gateway.url).port)
+            with subtests.test(turns=turns), socket.create_connection(where, 5) as client:
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                seconds, _ = await timed(other.gateway.stop())
+                assert seconds < 3
+                with contextlib.suppress(ConnectionResetError):
+                    assert await asyncio.to_thread(client.recv, 1) == b""
+        gc.collect()

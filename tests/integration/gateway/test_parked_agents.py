@@ -15,25 +15,28 @@ from tests.pools import ORIGIN
 DAMAGES = ("field", "status", "gone", "type")
 
 
-@pytest.mark.parametrize("how", DAMAGES)
-async def test_a_damaged_agent_is_parked_and_rebuilt_from_its_events(stage, plain_redis, how):
-    damaged = await stage.pending(labels={"team": "core"}, input={"task": 1}, pending_timeout=600)
-    sound = await stage.pending()
-    damage(plain_redis, damaged, how)
+async def test_a_damaged_agent_is_parked_and_rebuilt_from_its_events(stage, plain_redis, subtests):
     fence = await stage.worker()
-    assert [claimed.agent.agent_id for claimed in await stage.claim(fence, 10)] == [sound]
-    [one] = await parked(stage)
-    assert (one["source"], one["subject"]) == ("agent", damaged)
-    expected = {"field": "x", "status": "1"}.get(how)
-    assert one["content"].get("incarnation") == expected, "what is in its hash now"
-    assert (await decide(stage, "POST", one)).status == 200
-    [claimed] = await stage.claim(fence, 10)
-    assert claimed.agent.agent_id == damaged
-    assert b'"task":1' in claimed.spec
-    await stage.act(damaged, Started(now_ms=stage.log.now_ms(POOL)), fence)
-    await stage.act(sound, Started(now_ms=stage.log.now_ms(POOL)), fence)
-    assert await parked(stage) == []
-    await assert_consistent(stage)
+    for how in DAMAGES:
+        with subtests.test(how):
+            damaged = await stage.pending(
+                labels={"team": "core"}, input={"task": 1}, pending_timeout=600
+            )
+            sound = await stage.pending()
+            damage(plain_redis, damaged, how)
+            assert [one.agent.agent_id for one in await stage.claim(fence, 10)] == [sound]
+            [one] = await parked(stage)
+            assert (one["source"], one["subject"]) == ("agent", damaged)
+            expected = {"field": "x", "status": "1"}.get(how)
+            assert one["content"].get("incarnation") == expected, "what is in its hash now"
+            assert (await decide(stage, "POST", one)).status == 200
+            [claimed] = await stage.claim(fence, 10)
+            assert claimed.agent.agent_id == damaged
+            assert b'"task":1' in claimed.spec
+            await stage.act(damaged, Started(now_ms=stage.log.now_ms(POOL)), fence)
+            await stage.act(sound, Started(now_ms=stage.log.now_ms(POOL)), fence)
+            assert await parked(stage) == []
+            await assert_consistent(stage)
 
 
 async def test_of_two_concurrent_decisions_one_is_written(stage, plain_redis):
@@ -49,40 +52,44 @@ async def test_of_two_concurrent_decisions_one_is_written(stage, plain_redis):
     assert sorted(decided) == [False, True]
 
 
-@pytest.mark.parametrize("how", ["field", "gone"])
-async def test_a_dropped_agent_ends_with_its_reason(stage, plain_redis, how):
-    agent_id = await stage.pending()
-    damage(plain_redis, agent_id, how)
+async def test_a_dropped_agent_ends_with_its_reason(stage, plain_redis, subtests):
     fence = await stage.worker()
-    assert await stage.pool.claim(fence) == []
-    [one] = await parked(stage)
-    assert (await decide(stage, "DELETE", one)).status == 200
-    row = (await stage.get(f"{AGENTS}/{agent_id}")).json
-    assert (row["status"], row["reason"]) == ("terminated", "dropped")
-    assert await stage.log.live(POOL) == []
-    await assert_consistent(stage)
+    for how in ("field", "gone"):
+        with subtests.test(how):
+            agent_id = await stage.pending()
+            damage(plain_redis, agent_id, how)
+            assert await stage.pool.claim(fence) == []
+            [one] = await parked(stage)
+            assert (await decide(stage, "DELETE", one)).status == 200
+            row = (await stage.get(f"{AGENTS}/{agent_id}")).json
+            assert (row["status"], row["reason"]) == ("terminated", "dropped")
+            assert await stage.log.live(POOL) == []
+            await assert_consistent(stage)
 
 
-@pytest.mark.parametrize("how", DAMAGES)
-async def test_a_running_agent_that_cannot_be_ended_is_parked_and_dropped(stage, plain_redis, how):
+async def test_a_running_agent_that_cannot_be_ended_is_parked_and_dropped(
+    stage, plain_redis, subtests
+):
     """Its code runs: it is asked to end at once, and only then has ended."""
-    agent_id = await stage.pending()
     fence = await stage.worker()
-    await stage.run(fence)
-    damage(plain_redis, agent_id, how)
-    answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
-    assert (answer.status, answer.kind) == (409, "cannot-be-read")
-    [one] = await parked(stage)
-    assert f"`muster parked retry {one['id']}`" in answer.json["detail"]
-    assert f"agent {agent_id} is damaged" in answer.json["detail"]
-    assert (await decide(stage, "DELETE", one)).status == 200
-    state = await stage.log.agent(POOL, agent_id)
-    assert (state.status, state.stop) == ("stopping", "now")
-    await stage.end(agent_id, fence)
-    await stage.stage.settle(POOL)
-    row = (await stage.get(f"{AGENTS}/{agent_id}")).json
-    assert (row["status"], row["reason"]) == ("terminated", "dropped")
-    await assert_consistent(stage)
+    for how in DAMAGES:
+        with subtests.test(how):
+            agent_id = await stage.pending()
+            await stage.run(fence)
+            damage(plain_redis, agent_id, how)
+            answer = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
+            assert (answer.status, answer.kind) == (409, "cannot-be-read")
+            [one] = await parked(stage)
+            assert f"`muster parked retry {one['id']}`" in answer.json["detail"]
+            assert f"agent {agent_id} is damaged" in answer.json["detail"]
+            assert (await decide(stage, "DELETE", one)).status == 200
+            state = await stage.log.agent(POOL, agent_id)
+            assert (state.status, state.stop) == ("stopping", "now")
+            await stage.end(agent_id, fence)
+            await stage.stage.settle(POOL)
+            row = (await stage.get(f"{AGENTS}/{agent_id}")).json
+            assert (row["status"], row["reason"]) == ("terminated", "dropped")
+            await assert_consistent(stage)
 
 
 @pytest.mark.parametrize("stale", [False, True])

@@ -4,8 +4,6 @@ import asyncio
 import json
 from urllib.parse import quote
 
-import pytest
-
 from muster.__main__ import main
 from tests.integration.gateway.parked_agents import BASE, PARKED, damage, decide, parked
 from tests.integration.gateway.stage import AGENTS, logged
@@ -36,22 +34,22 @@ OLD = {
 }
 
 
-@pytest.mark.parametrize("method", ["POST", "DELETE"])
-async def test_what_the_previous_version_parked_is_listed_and_forgotten(stage, plain_redis, method):
-    for key, record in OLD.items():
-        plain_redis.hset(f"{BASE}parked", key, json.dumps(record))
-    found = await parked(stage)
-    assert [one["id"] for one in found] == [f"{POOL}:{key}" for key in OLD]
-    assert [one["content"] for one in found] == [
-        {"nonsense": "\u00ff"},
-        {"data": "not json"},
-        {"status": "active"},
-    ]
-    for one in found:
-        assert (await decide(stage, method, one)).status == 200
-    assert await parked(stage) == []
-    assert plain_redis.xlen(f"{BASE}commands") == 0, "none is put back"
-    assert (await decide(stage, method, found[0])).kind == "parked-not-found"
+async def test_what_the_previous_version_parked_is_listed_and_forgotten(stage, plain_redis):
+    for method in ("POST", "DELETE"):
+        for key, record in OLD.items():
+            plain_redis.hset(f"{BASE}parked", key, json.dumps(record))
+        found = await parked(stage)
+        assert [one["id"] for one in found] == [f"{POOL}:{key}" for key in OLD]
+        assert [one["content"] for one in found] == [
+            {"nonsense": "\u00ff"},
+            {"data": "not json"},
+            {"status": "active"},
+        ]
+        for one in found:
+            assert (await decide(stage, method, one)).status == 200
+        assert await parked(stage) == []
+        assert plain_redis.xlen(f"{BASE}commands") == 0, "none is put back"
+        assert (await decide(stage, method, found[0])).kind == "parked-not-found"
 
 
 async def test_an_agent_that_the_previous_version_parked_is_put_back(stage, plain_redis):
@@ -79,18 +77,11 @@ async def test_operators_get_an_alert(stage, plain_redis):
     assert (await stage.get(PARKED, params={"pool_name": "no_such"})).status == 404
 
 
-@pytest.mark.parametrize(
-    ("path", "method"), [(f"{AGENTS}/terminate", "post"), (f"{AGENTS}/{{agent_id}}", "delete")]
-)
-async def test_the_document_says_that_an_agent_may_not_be_ended(stage, path, method):
-    document = (await stage.get("/openapi.json")).json
-    assert "409" in document["paths"][path][method]["responses"]
-
-
-@pytest.mark.parametrize("name", ["x", f"{POOL}:agent:", f"{POOL}:what:ever", "a:agent:b"])
-async def test_a_name_of_nothing_parked_is_refused(stage, name):
-    answer = await stage.ask("POST", f"{PARKED}/{quote(name, safe='')}/retry", json={})
-    assert answer.status in (400, 404)
+async def test_a_name_of_nothing_parked_is_refused(stage, subtests):
+    for name in ("x", f"{POOL}:agent:", f"{POOL}:what:ever", "a:agent:b"):
+        with subtests.test(name):
+            answer = await stage.ask("POST", f"{PARKED}/{quote(name, safe='')}/retry", json={})
+            assert answer.status in (400, 404)
 
 
 async def test_the_command_line_lists_retries_and_drops(stage, plain_redis, capsys):

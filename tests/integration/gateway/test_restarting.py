@@ -3,7 +3,6 @@
 import asyncio
 from typing import Any
 
-import pytest
 from redis import Redis
 
 from eventstore.connection.calls import execute
@@ -43,31 +42,26 @@ async def intact(stage: GatewayStage) -> None:
     assert judge(stage.stage.redis_url, views=stage.stage.database_url) == []
 
 
-@pytest.mark.parametrize("expired", [False, True], ids=["in Redis", "only in the views"])
-async def test_a_failed_agent_comes_back_under_its_id(stage: GatewayStage, expired: bool) -> None:
+async def test_a_failed_agent_comes_back_under_its_id(stage: GatewayStage) -> None:
     """With its input, which Redis does not have any more, as its next incarnation."""
-    agent_id = await failed(stage)
-    key = stage.log.keys.agent(POOL, agent_id)
     with Redis.from_url(stage.stage.redis_url) as server:
-        if expired:
-            server.delete(key)
-        answer = await restart(stage, agent_id)
-        assert (answer.status, answer.json["agent_id"]) == (202, agent_id)
-        assert server.ttl(key) == -1, "its hash does not expire"
-    fence = await stage.worker("later")
-    [claimed] = await stage.claim(fence)
-    agent = claimed.agent
-    assert (agent.agent_id, agent.incarnation, agent.failures_in_row) == (agent_id, 2, 0)
-    assert claimed.spec == b'{"input":{"task":"dig"},"labels":{"team":"core"}}'
-    await intact(stage)
-
-
-async def test_the_event_says_who_and_why(stage: GatewayStage) -> None:
-    agent_id = await failed(stage)
-    await restart(stage, agent_id, json={"reason": "the model is back"})
-    [event] = [e for e in raw_events(stage.stage.redis_url) if "restart_requested" in e["type"]]
-    assert (event["subject"], event["actor"]) == (agent_id, "http")
-    assert event["data"] == '{"reason":"the model is back","next_incarnation":2}'
+        for where in ("redis", "views"):
+            agent_id = await failed(stage)
+            key = stage.log.keys.agent(POOL, agent_id)
+            if where == "views":
+                server.delete(key)
+            answer = await restart(stage, agent_id, json={"reason": "the model is back"})
+            assert (answer.status, answer.json["agent_id"]) == (202, agent_id)
+            assert server.ttl(key) == -1, "its hash does not expire"
+            event = raw_events(stage.stage.redis_url)[-1]
+            assert event["type"] == "agent.restart_requested"
+            assert (event["subject"], event["actor"]) == (agent_id, "http")
+            assert event["data"] == '{"reason":"the model is back","next_incarnation":2}'
+            [claimed] = await stage.claim(await stage.worker(where))
+            agent = claimed.agent
+            assert (agent.agent_id, agent.incarnation, agent.failures_in_row) == (agent_id, 2, 0)
+            assert claimed.spec == b'{"input":{"task":"dig"},"labels":{"team":"core"}}'
+            await intact(stage)
 
 
 async def test_it_waits_for_the_start(stage: GatewayStage) -> None:
@@ -117,11 +111,6 @@ async def test_what_was_terminated_stays_so(stage: GatewayStage) -> None:
     assert "agent.restart_requested" not in await stage.events()
 
 
-async def test_an_unknown_agent_is_not_found(stage: GatewayStage) -> None:
-    answer = await restart(stage, "01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e")
-    assert (answer.status, answer.kind) == (404, "agent-not-found")
-
-
 async def test_a_repeated_request_with_its_key_restarts_once(stage: GatewayStage) -> None:
     agent_id = await failed(stage)
     key = {"Idempotency-Key": "once"}
@@ -145,28 +134,31 @@ async def test_of_requests_at_the_same_time_one_restarts(stage: GatewayStage) ->
     await intact(stage)
 
 
-async def test_a_full_pool_takes_none_back(stage: GatewayStage) -> None:
+async def test_what_is_refused_restarts_nothing(stage: GatewayStage) -> None:
+    """A request without a body needs no content type; a browser says from which site it is."""
+    answer = await restart(stage, "01936b3e-7c1f-7e60-9f52-8b0f9a1c2d3e")
+    assert (answer.status, answer.kind) == (404, "agent-not-found")
     agent_id = await failed(stage)
+    answer = await restart(stage, agent_id, headers={"Origin": "http://evil.example"})
+    assert (answer.status, answer.kind) == (415, "unsupported-media-type")
     await stage.ask("PATCH", f"{AGENTS}/pools/{POOL}", json={"config": {"backlog_limit": 1}})
     await stage.pending()
     answer = await restart(stage, agent_id)
     assert (answer.status, answer.kind) == (429, "backlog-full")
-
-
-async def test_a_page_of_another_site_restarts_nothing(stage: GatewayStage) -> None:
-    """A request without a body needs no content type; a browser says from which site it is."""
-    agent_id = await failed(stage)
-    answer = await restart(stage, agent_id, headers={"Origin": "http://evil.example"})
-    assert (answer.status, answer.kind) == (415, "unsupported-media-type")
+    assert "agent.restart_requested" not in await stage.events()
 
 
 async def test_the_alert_of_a_failed_agent_ends_with_its_restart(stage: GatewayStage) -> None:
+    """And is one again where it fails again."""
     agent_id = await failed(stage)
     [alert] = await stage.alerts("agent-failed")
     assert f"muster restart {agent_id}" in alert["action"]
     await restart(stage, agent_id)
     await stage.stage.settle(POOL)
     assert await stage.alerts("agent-failed") == []
+    await stage.fail(await stage.worker("later"))
+    await stage.stage.settle(POOL)
+    assert [alert["subject"] for alert in await stage.alerts("agent-failed")] == [agent_id]
 
 
 async def test_the_past_knows_when_it_had_failed(stage: GatewayStage) -> None:
@@ -185,41 +177,27 @@ async def test_the_past_knows_when_it_had_failed(stage: GatewayStage) -> None:
 
 
 async def test_a_pool_whose_role_is_not_available_is_an_alert(stage: GatewayStage) -> None:
-    """Its agents show the reason; nothing of them has changed."""
+    """Its agents show the reason, also one that waits for a worker of its own; none has changed."""
     agent_id = await stage.pending()
-    reason = "import-failed: role 'developer' (acme:Developer): ImportError: no acme"
-    for blocked in (reason, ""):
+
+    async def shown(blocked: str) -> str:
         step = stage.log.step(POOL, ORIGIN)
         step.write(clauses.SetMeta("blocked", blocked))
         await stage.log.commit(step)
-        alerts = await stage.alerts("role-unavailable")
-        shown = (await stage.get(f"{AGENTS}/{agent_id}")).json
-        messages = [f"agents of pool {POOL} wait: {reason}"] if blocked else []
-        assert [alert["message"] for alert in alerts] == messages
-        assert shown["reason"] == (blocked or "waiting to be claimed")
+        return str((await stage.get(f"{AGENTS}/{agent_id}")).json["reason"])
 
-
-async def test_an_isolated_agent_waits_for_its_role_too(stage: GatewayStage) -> None:
-    agent_id = await stage.pending()
+    missing = "import-failed: role 'developer' (acme:Developer): ImportError: no acme"
+    for reason in (missing, ""):
+        assert await shown(reason) == (reason or "waiting to be claimed")
+        messages = [f"agents of pool {POOL} wait: {reason}"] if reason else []
+        assert [one["message"] for one in await stage.alerts("role-unavailable")] == messages
     for name in "xy":
         await stage.pool.claim(await stage.pool.worker(name, slots=3), 2)
         await stage.pool.lose([agent_id], name)
     await stage.stage.settle(POOL)
-    for blocked in ("role-not-declared: this host's configuration has no role", "no host has room"):
-        step = stage.log.step(POOL, ORIGIN)
-        step.write(clauses.SetMeta("blocked", blocked))
-        await stage.log.commit(step)
-        waits = blocked if blocked.startswith("role") else "needs a worker of its own"
-        shown = (await stage.get(f"{AGENTS}/{agent_id}")).json
-        assert shown["reason"] == f"{waits} (lost)"
-
-
-async def test_an_agent_that_failed_again_is_one_alert(stage: GatewayStage) -> None:
-    agent_id = await failed(stage)
-    await restart(stage, agent_id)
-    await stage.fail(await stage.worker("later"))
-    await stage.stage.settle(POOL)
-    assert [alert["subject"] for alert in await stage.alerts("agent-failed")] == [agent_id]
+    undeclared = "role-not-declared: this host's configuration has no role"
+    assert await shown(undeclared) == f"{undeclared} (lost)"
+    assert await shown("no host has room") == "needs a worker of its own (lost)"
 
 
 async def test_what_cannot_be_put_back_in_a_worker_is_an_alert(stage: GatewayStage) -> None:
