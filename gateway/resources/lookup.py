@@ -60,21 +60,19 @@ async def look_up(request: web.Request, query: LookupQuery) -> web.Response:
 async def _matches(
     backend: Backend, views: Views, name: str, kinds: Collection[NameKind]
 ) -> list[Match]:
-    found = [
-        Match(kind, name)
-        for kind, known in (
-            (NameKind.POOL, backend.known_pools()),
-            (NameKind.ROLE, _roles(backend)),
-        )
-        if kind in kinds and name in known
-    ]
+    found: list[Match] = []
     if NameKind.PROJECT in kinds and await views.has_project(name):
         found.append(Match(NameKind.PROJECT, name))
     for kind in (NameKind.AGENT, NameKind.WORKER):
         if kind in kinds:
             rows = await views.find_ids(kind.value, name.lower(), limit=MATCHES_MAX + 1)
             found += [Match(kind, *row) for row in rows]
-    return found
+    # Last, so that nothing is awaited before the message names what is known: it may grow.
+    named = ((NameKind.POOL, backend.known_pools()), (NameKind.ROLE, _roles(backend)))
+    return [
+        *(Match(kind, name) for kind, known in named if kind in kinds and name in known),
+        *found,
+    ]
 
 
 async def _message(backend: Backend, views: Views, name: str, kinds: Collection[NameKind]) -> str:

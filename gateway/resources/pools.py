@@ -6,10 +6,11 @@ leader.
 """
 
 import asyncio
+from contextlib import suppress
 
 from aiohttp import web
 
-from eventstore.errors import OutcomeUnknown, Unreadable
+from eventstore.errors import LogError, OutcomeUnknown, Unreadable
 from eventstore.keys import CATALOGUE
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.catalogue import Pool
@@ -91,9 +92,21 @@ async def get_pool(request: web.Request, pool_name: PoolName, query: AsOfQuery) 
     names = [CATALOGUE, pool_name]
     async with as_of.reading(request, query.as_of, names) as (views, point):
         row = await (views.history.pool(point, pool_name) if point else views.pool(pool_name))
+    if row is None and point is None:
+        row = await _unprojected(request, pool_name)
     if row is None:
         raise request.app[BACKEND].pool_not_found(pool_name)
     return json_response(row)
+
+
+async def _unprojected(request: web.Request, name: str) -> PoolRow | None:
+    """A pool that is newer than the views, as the catalogue has it."""
+    backend = request.app[BACKEND]
+    with suppress(LogError):  # the views answer while Redis is away
+        await backend.refresh_known_pools()
+    pool = backend.pools().get(name)
+    request[READ_STATE].stale |= pool is not None
+    return None if pool is None else row_of_pool(pool)
 
 
 async def change_pool(request: web.Request, pool_name: PoolName, body: PoolPatch) -> web.Response:

@@ -77,3 +77,17 @@ async def test_at_most_ten_agents_are_answered(stage):
     await stage.stage.settle(POOL)
     answer = (await stage.get("/api/v1/lookup", params={"name": agents[0][:6]})).json
     assert (len(answer["matches"]), answer["more"]) == (10, True)
+
+
+async def test_a_pool_that_the_views_do_not_have_yet_is_answered(unprojected):
+    """It is not said not to exist, with its own name as the one that was probably meant."""
+    await unprojected.stage.pool("newer_pool")
+    answer = await unprojected.get("/api/v1/agents/pools/newer_pool")
+    assert (answer.status, answer.json["pool_name"]) == (200, "newer_pool")
+    assert answer.headers["Muster-Stale"] == "true"
+    assert await found(unprojected, "newer_pool", "pool") == [("pool", "newer_pool")]
+
+
+async def test_a_pool_that_did_not_exist_yet_is_not_suggested(stage):
+    answer = await stage.get(f"/api/v1/agents/pools/{POOL}", params={"as_of": ":0"})
+    assert (answer.status, answer.json["detail"]) == (404, f"no pool `{POOL}`")
