@@ -1,8 +1,15 @@
-"""What the documents show is run as written: the README, and the example project."""
+"""What the pages show is done as written: commands are pasted into a shell, agents are run.
+
+Blocks marked `sh`, `bash` or `console` are meant to be pasted; what needs other hosts is `text`.
+"""
 
 import json
+import os
 import re
+import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +22,12 @@ from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+BUILT_IN, _, OWN = README.partition("## An agent of your own")
+"""The README's commands for the built-in agent, and for one's own."""
 SCRIBE = ROOT / "docs/examples/scribe"
+COMMANDS = runpy.run_path(str(ROOT / ".ci/readme.py"))["commands"]
+STARTS = ("python3 -m venv", ". .venv", ". ../", "muster up", "pip install")
+"""Commands that set up or start what the test has set up and started."""
 
 
 def block(language: str) -> str:
@@ -24,24 +36,38 @@ def block(language: str) -> str:
     return str(text)
 
 
+def paste(system: System, text: str) -> int:
+    """Run every command of a text, in one shell, and stop at the first that fails; their number."""
+    commands = [one for one in COMMANDS(text) if not one.startswith(STARTS)]
+    script = "\n".join(["set -e", *commands]).replace("http://127.0.0.1:8000", system.url)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**system.env, "PATH": path, "MUSTER_DATA_DIR": str(system.data)}
+    done = subprocess.run(
+        ["bash", "-xc", script], check=False, cwd=system.folder, env=environment,
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    for heading in re.findall(r"^\$ muster \w+\n([A-Z]+ .*)$", text, re.MULTILINE):
+        assert heading.split() in [line.split() for line in done.stdout.splitlines()]
+    return len(commands)
+
+
 async def test_the_fifteen_agents_of_the_readme_run_again_after_a_stop(tmp_path: Path) -> None:
     """As a user sees it who has just cloned the repository: no configuration at all.
 
-    Its request, fifteen times, gives its answer. The views are lost meanwhile, and come back.
+    The views are lost meanwhile, and come back.
     """
-    [loop] = re.findall(r"^for .*/spawn .*$", block("bash"), re.MULTILINE)
-    [body] = re.findall(r"-d '(\{.*?\})'", loop)
     async with System(tmp_path) as system:
-        spawned = [await answered(system, json.loads(body)) for _ in range(15)]
-        assert {agent["status"] for agent in spawned} == {"running"}
+        assert paste(system, BUILT_IN) >= 4
         expected = json.loads(block("json"))
         found = await system.pool()
         assert {name: found[name] for name in expected} == expected
         workers = await system.workers()
         assert len(workers) == expected["active_worker_processes"]
         assert all(worker.is_running() for worker in workers)
+        before = {agent["agent_id"] for agent in await system.agents()}
         await metrics_are_documented(system)
-        assert system.muster("verify").stdout.startswith("equal: ")
+        await system.verify()
         redis_cli(system)
         assert judge(system.redis_url, views=system.views()) == []
         assert await system.stop() == 0
@@ -51,17 +77,9 @@ async def test_the_fifteen_agents_of_the_readme_run_again_after_a_stop(tmp_path:
         await system.start()
         await system.running(15)
         after = await system.agents()
-        assert {agent["agent_id"] for agent in after} == {a["agent_id"] for a in spawned}
+        assert {agent["agent_id"] for agent in after} == before
         assert {agent["incarnation"] for agent in after} == {2}
         await system.verify()
-
-
-async def answered(system: System, body: Any) -> Any:
-    """What a request for an agent returns: exactly this body is sent."""
-    headers = {"Prefer": "wait=30"}
-    status, agent = await system.call("POST", "/api/v1/agents/spawn", body, headers=headers)
-    assert status == 200
-    return agent
 
 
 def redis_cli(system: System) -> None:
@@ -82,44 +100,48 @@ async def metrics_are_documented(system: System) -> None:
     assert served == listed
 
 
-async def test_the_agent_of_the_readme(tmp_path: Path) -> None:
-    """Its class and its file, in a folder of one's own."""
-    code = block("python")
+async def test_the_agents_of_the_readme_and_of_the_example_do_what_the_pages_say(
+    tmp_path: Path,
+) -> None:
+    """The README's agent is saved under the name in its first line, next to the scribes.
+
+    A scribe writes each line once: it runs, crashes, goes on where it was, fails, ends.
+    """
+    code, ignored = block("python"), shutil.ignore_patterns("__pycache__", ".muster")
     path = tmp_path / code.splitlines()[0].removeprefix("# ")
     path.parent.mkdir()
     path.write_text(code)
-    async with System(tmp_path, config=block("toml")) as system:
-        agent = await system.spawn(input={"task": 1})
-        assert agent["status"] == "running"
-        said = system.muster("logs", agent["agent_id"]).stdout
-        assert "hello demo {'task': 1}" in said
+    shutil.copytree(SCRIBE, tmp_path, ignore=ignored, dirs_exist_ok=True)
+    config = block("toml") + (SCRIBE / "muster.toml").read_text()
+    async with System(tmp_path, config=config) as system:
+        assert paste(system, OWN) >= 3
+        assert "hello demo {'task': 1}" in system.muster("logs").stdout
+        assert paste(system, (SCRIBE / "README.md").read_text()) == 2
+        assert paste(system, (ROOT / "docs/writing-agents.md").read_text()) >= 3
+        await scribes_wrote(system)
+        assert paste(system, (ROOT / "docs/operations.md").read_text()) >= 9
 
 
-async def test_the_scribes_write_each_line_once(tmp_path: Path) -> None:
-    """The example of docs/writing-agents.md: runs, crashes, goes on where it was, fails, ends."""
-    folder = tmp_path / "scribe"
-    shutil.copytree(SCRIBE, folder, ignore=shutil.ignore_patterns("__pycache__", ".muster"))
-    async with System(folder, "--config", str(folder / "muster.toml")) as system:
-        good = await spawn(system, ["one", "two"])
-        name = good["agent_id"]
-        await until(lambda: wrote(system, name) == ["one", "two"], interval=0.5)  # a process each
-        bad = await spawn(system, ["one", "spill", "two"])
-        failed = await system.is_status(bad["agent_id"], "failed")
-        assert (failed["reason"], failed["incarnation"]) == ("restart-budget-spent", 3)
-        assert failed["last_error"]["message"] == "the ink is spilt"
-        assert wrote(system, bad["agent_id"]) == ["one"]
-        system.muster("terminate", good["agent_id"])
-        ended = await system.is_status(good["agent_id"], "terminated")
-        assert (ended["reason"], ended["last_error"]) == ("requested", None)
-        assert "scribe.done" in system.muster("logs", good["agent_id"]).stdout
-
-
-async def spawn(system: System, lines: list[str]) -> Any:
-    return await system.spawn("scribes", "scribe", input={"lines": lines})
+async def scribes_wrote(system: System) -> None:
+    """What the pages' three scribes did; one of them meets a line that it cannot write."""
+    scribes = await system.agents("pool_name=scribes&include_ended=true&include=input")
+    [bad] = [one["agent_id"] for one in scribes if "spill" in one["input"]["lines"]]
+    good, other = (one["agent_id"] for one in scribes if one["agent_id"] != bad)
+    await until(lambda: wrote(system, good) == wrote(system, other) == ["one", "two"])
+    failed = await system.is_status(bad, "failed")
+    assert (failed["reason"], failed["incarnation"]) == ("restart-budget-spent", 3)
+    assert failed["last_error"]["message"] == "the ink is spilt"
+    assert wrote(system, bad) == ["one"]
+    system.muster("terminate", good)
+    ended = await system.is_status(good, "terminated")
+    assert (ended["reason"], ended["last_error"]) == ("requested", None)
+    assert "scribe.done" in system.muster("logs", good).stdout
 
 
 def wrote(system: System, agent_id: str) -> list[str]:
     """The lines that an agent says it wrote, over all its incarnations."""
-    said = system.muster("logs", agent_id, "--json", "-n", "all").stdout
-    texts = [json.loads(line).get("message", "") for line in said.splitlines()]
+    lines: list[dict[str, Any]] = []
+    for path in (system.data / "logs/scribes").glob("*.jsonl"):
+        lines += [json.loads(line) for line in path.read_text().rpartition("\n")[0].splitlines()]
+    texts = [str(one.get("message", "")) for one in lines if one.get("agent_id") == agent_id]
     return [text.removeprefix("wrote ") for text in texts if text.startswith("wrote ")]

@@ -64,7 +64,8 @@ def flags(redis_url, database_url) -> list[str]:
     return ["--redis-url", redis_url, "--database-url", database_url]
 
 
-def test_replay_fills_the_views_from_the_streams(flags, capsys):
+def test_views_are_rebuilt_and_compared_with_the_log(flags, capsys):
+    """Each answer as text and as JSON; then a hash that was edited by hand is named."""
     assert main(["replay", *flags]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("the views are rebuilt: 4 events in ")
@@ -73,23 +74,6 @@ def test_replay_fills_the_views_from_the_streams(flags, capsys):
     assert main(["replay", *flags, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["events"] == 4
 
-
-def test_replay_without_its_servers_says_which_one_is_missing(flags, capsys):
-    server, database = flags[1], flags[3]
-    unreachable = "redis://127.0.0.1:1"
-    assert main(["replay", "--redis-url", unreachable, "--database-url", database]) == 3
-    assert "Redis does not answer" in capsys.readouterr().err
-    unreachable = "postgresql://u:secret@127.0.0.1:1/x"
-    assert main(["replay", "--redis-url", server, "--database-url", unreachable]) == 3
-    said = capsys.readouterr().err
-    assert said.startswith("muster replay: the database postgresql://u:***@127.0.0.1:1/x: ")
-    assert said.count("\n") == 1
-    assert main(["replay", "--redis-url", server, "--database-url", "nonsense"]) == 2
-
-
-def test_verify_says_equal_where_nothing_differs(flags, capsys):
-    main(["replay", *flags])
-    capsys.readouterr()
     assert main(["verify", *flags]) == 0
     assert capsys.readouterr().out.startswith("equal: 4 events of 1 pools folded")
     assert main(["verify", *flags, "--json"]) == 0
@@ -97,14 +81,9 @@ def test_verify_says_equal_where_nothing_differs(flags, capsys):
     assert [checked["pool"] for checked in report["pools"]] == ["", "alpha"]
     assert (report["equal"], report["differences"]) == (True, [])
 
-
-def test_verify_names_what_differs_and_fails(flags, capsys):
-    """A hash that was edited by hand."""
-    main(["replay", *flags])
     with redis.Redis.from_url(flags[1]) as client:
         key = next(client.scan_iter("agent:*"))
         client.hset(key, "project_id", "edited")
-    capsys.readouterr()
     assert main(["verify", *flags]) == 1
     heading, row, summary = capsys.readouterr().out.splitlines()
     agent = key.decode().rpartition(":")[2]
@@ -113,9 +92,19 @@ def test_verify_names_what_differs_and_fails(flags, capsys):
     assert summary.startswith("1 difference: ")
 
 
-def test_verify_without_redis_says_so(flags, capsys):
-    assert main(["verify", "--redis-url", "redis://127.0.0.1:1", *flags[2:]]) == 3
-    assert "Redis does not answer" in capsys.readouterr().err
+def test_an_unreachable_server_is_named(redis_url, tmp_path, capsys):
+    views = f"sqlite:///{tmp_path / 'views.db'}"
+    wait(prepare(views))
+    unreachable = "redis://127.0.0.1:1"
+    for command in ("replay", "verify"):
+        assert main([command, "--redis-url", unreachable, "--database-url", views]) == 3
+        assert "Redis does not answer" in capsys.readouterr().err
+    unreachable = "postgresql://u:secret@127.0.0.1:1/x"
+    assert main(["replay", "--redis-url", redis_url, "--database-url", unreachable]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("muster replay: the database postgresql://u:***@127.0.0.1:1/x: ")
+    assert said.count("\n") == 1
+    assert main(["replay", "--redis-url", redis_url, "--database-url", "nonsense"]) == 2
 
 
 @pytest.mark.parametrize("words", [["recover", "--dry-run"], ["recover"], ["replay"], ["verify"],
@@ -138,19 +127,18 @@ def test_a_missing_database_file_is_refused_and_not_created(
     assert f"sqlite:///{tmp_path}/.muster/views.db" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--dry-run"], []], ids=["looking", "doing"])
-def test_an_empty_database_proves_nothing_about_a_log(words, redis_url, database_url, capsys):
-    """A wiped Redis with the wrong database seems to be a system that was never started."""
+def test_an_empty_database_proves_nothing_about_a_log(redis_url, database_url, capsys):
+    """A wiped Redis with the wrong database seems to be a system that was never started.
+
+    An intact log is not touched.
+    """
     wait(prepare(database_url))
-    asked = ["recover", *words, "--redis-url", redis_url, "--database-url", database_url]
-    assert main(asked) == 1
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "is it the right one?" in printed.err
-
-
-def test_an_intact_log_is_not_touched_even_with_an_empty_database(redis_url, database_url, capsys):
+    recover = ["recover", "--redis-url", redis_url, "--database-url", database_url]
+    for words in (["--dry-run"], []):
+        assert main([*recover, *words]) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert "is it the right one?" in printed.err
     wait(write_log(redis_url))
-    wait(prepare(database_url))
-    assert main(["recover", "--redis-url", redis_url, "--database-url", database_url]) == 0
+    assert main(recover) == 0
     assert "every log is intact" in capsys.readouterr().out

@@ -23,9 +23,15 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("command", ["up", "replay", "ps"])
 @pytest.mark.parametrize(
-    "imported", ["importlib.metadata", "argparse", "msgspec", "muster.terminal.render"]
+    ("imported", "command"),
+    [
+        ("importlib.metadata", "up"),
+        ("argparse", "ps"),
+        ("msgspec", "ps"),
+        ("muster.terminal.render", "ps"),
+        ("muster.up.up", "up"),
+    ],
 )
 def test_a_ctrl_c_during_imports_ends_it_silently(imported, command):
     done = subprocess.run(

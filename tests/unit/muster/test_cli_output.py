@@ -32,9 +32,8 @@ def logs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("redirection", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_closed_standard_streams_are_no_error(logs: Path, redirection: str) -> None:
-    assert muster(logs, redirection, "logs") == (0, "")
+def test_closed_standard_streams_are_no_error(logs: Path) -> None:
+    assert muster(logs, "<&- >&- 2>&-", "logs") == (0, "")
 
 
 def test_errors_are_dropped_where_standard_error_is_closed(tmp_path: Path) -> None:
