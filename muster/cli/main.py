@@ -5,6 +5,7 @@ Roles are declared here; each command that talks to a running Muster is a module
 
 import argparse
 import functools
+import importlib
 import io
 import os
 import sys
@@ -14,12 +15,8 @@ from typing import Any
 
 from eventstore.errors import MusterError
 from muster import __version__
-from muster.cli.arguments.command import Parser, add_parser
-from muster.cli.doctor import doctor
-from muster.cli.events import logs, tail
-from muster.cli.foreground import run as run_agent
-from muster.cli.maintenance import recover, replay, verify
-from muster.cli.resources import describe, parked, pools, ps, restart, spawn, terminate, workers
+from muster.cli.arguments.command import Parser, add_parser, print_unknown_variables
+from muster.settings.environment import UNSET_VARIABLE
 from muster.settings.loading import load
 
 EPILOG = """\
@@ -33,11 +30,14 @@ The settings of up, gateway, projector and supervisor may also be set in the env
 MUSTER_<FLAG>, and in muster.toml.
 """
 
-COMMANDS = (
-    run_agent, spawn, terminate, restart, ps, describe, pools, workers, parked, logs, tail, replay,
-    recover,
-    verify, doctor,
-)  # fmt: skip
+COMMANDS: Mapping[str, Sequence[str]] = {
+    "foreground": ("run",),
+    "resources": ("spawn", "terminate", "restart", "ps", "describe", "pools", "workers", "parked"),
+    "events": ("logs", "tail"),
+    "maintenance": ("replay", "recover", "verify"),
+    "doctor": ("doctor",),
+}
+"""The other commands, by the package that has a module of the same name for each."""
 _SWITCH = {"action": "store_true", "default": None}
 FLAGS: Mapping[str, Mapping[str, Any]] = {
     "config": {"metavar": "FILE", "help": "default: ./muster.toml, if any"},
@@ -127,8 +127,8 @@ Start, watch and stop the workers of this host.
 """The commands that run roles: the text for `add_parser`, and their flags."""
 
 
-def command_line() -> Parser:
-    """All commands and their flags."""
+def command_line(command: str = "") -> Parser:
+    """All commands and their flags; or only the one that is named, which is read sooner."""
     parser = Parser(
         prog="muster",
         description="An auto-scaling pool of long-lived agents, event-sourced over Redis Streams.",
@@ -137,21 +137,27 @@ def command_line() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"muster {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for name, (text, flags) in ROLES.items():
+    modules = {name: package for package, names in COMMANDS.items() for name in names}
+    known = [*ROLES, *modules]
+    for name in [command] if command in known else known:
+        if name in modules:
+            module = importlib.import_module(f"muster.cli.{modules[name]}.{name}")
+            module.add(subparsers)
+            continue
+        text, flags = ROLES[name]
         role = add_parser(subparsers, name, text)
         role.set_defaults(run=functools.partial(_run_role, name), parser=role)
         for flag in (*SHARED_FLAGS, *flags):
             role.add_argument(f"--{flag}", **FLAGS[flag])
-    for module in COMMANDS:
-        module.add(subparsers)
     return parser
 
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run the named command; returns the exit code."""
     _open_streams()
-    parser = command_line()
-    args, unknown = parser.parse_known_args(_usual_words(sys.argv[1:] if argv is None else argv))
+    words = _usual_words(sys.argv[1:] if argv is None else argv)
+    parser = command_line(words[0] if words else "")
+    args, unknown = parser.parse_known_args(words)
     if unknown:
         getattr(args, "parser", parser).refuse_unknown(unknown)
     if args.command is None:
@@ -190,6 +196,8 @@ def _open_streams() -> None:
 
 
 def _run_role(name: str, args: argparse.Namespace) -> int:
+    if UNSET_VARIABLE not in os.environ:  # `muster up` has said it
+        print_unknown_variables(name)
     settings = load(vars(args), os.environ, name)
     if name == "up":
         from muster.up import up

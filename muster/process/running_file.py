@@ -1,22 +1,23 @@
-"""`running.json` in the data directory: where commands find the `muster up` that runs on it."""
+"""`running.json` in the data directory: where commands find the `muster up` that runs on it.
 
-import asyncio
+Every command imports this, so what only `muster up` needs of others is imported when it is needed.
+"""
+
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
-import structlog
 from msgspec import Struct
 
 from muster.process.atomic_file import write_json
-from muster.process.redis_wait import wait_for_stop
+
+if TYPE_CHECKING:
+    import asyncio
 
 NAME: Final = "running.json"
 RETRY_SECONDS = 5.0
 """Pause between attempts to write it."""
-
-log = structlog.get_logger("muster.up")
 
 
 class Running(Struct, frozen=True, kw_only=True):
@@ -55,10 +56,14 @@ def write(folder: Path, running: Running) -> str:
 
 
 async def retry_write(
-    folder: Path, running: Running, why: str, stopping: asyncio.Event, echo: Callable[[str], None]
+    folder: Path, running: Running, why: str, stopping: "asyncio.Event", echo: Callable[[str], None]
 ) -> None:
     """Write it once that succeeds. All else runs, so a full disk is no reason to end."""
-    path = folder / NAME
+    import structlog
+
+    from muster.process.redis_wait import wait_for_stop
+
+    log, path = structlog.get_logger("muster.up"), folder / NAME
     echo(f"  {path} cannot be written ({why}): until it can, commands need --url {running.url}")
     log.warning("up.running_file_unwritable", error=why)
     while why and not await wait_for_stop(stopping, RETRY_SECONDS) and not stopping.is_set():

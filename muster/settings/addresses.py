@@ -75,6 +75,13 @@ def environment_value(name: str, environment: Mapping[str, str]) -> tuple[str, s
     return None
 
 
+def service_hint(value: object) -> str:
+    """Where a number is expected and Kubernetes has set the address of a Service: what to do."""
+    if not str(value).startswith(("tcp://", "udp://", "sctp://")):
+        return ""
+    return " (Kubernetes sets it for a Service of that name: set it, or enableServiceLinks: false)"
+
+
 def _redis_parts(environment: Mapping[str, str]) -> str:
     password = environment.get("REDIS_PASSWORD", "")
     try:
@@ -86,6 +93,7 @@ def _redis_parts(environment: Mapping[str, str]) -> str:
         if not (value.isascii() and value.isdigit()):
             raise ConfigurationError(
                 f"{variable}: expected a whole number, got {value[:VALUE_SHOWN]!r}"
+                f"{service_hint(value)}"
             )
     return f"redis://{login}{environment['REDIS_HOST']}:{port}/{number}"
 

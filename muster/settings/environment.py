@@ -4,17 +4,31 @@ Agents run below the supervisor, as the same user, and may read its environment:
 the API's token nor what opens the views and the archive.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from msgspec.structs import replace
 
+from eventstore.names import similar_name
 from muster.settings import addresses
 from muster.settings.settings import NAMES, Settings
 
 UNSET_VARIABLE: Final = "MUSTER_LEFT_OUT"
 """Names the settings that a child has to run without, whatever else names them."""
+_OF_COMMANDS: Final = ("URL", "LOG_DIR")
+"""Variables that only the commands read."""
+INTERNAL: Final = frozenset(
+    {
+        UNSET_VARIABLE,
+        *(f"MUSTER_{name}" for name in ("READY_FD", "ROLE_LOG", "OWNER_PID", "OWNER_START")),
+        *("MUSTER_OWNER", "MUSTER_SCOPE"),
+    }
+)
+"""Variables that Muster sets: for its processes, and for the programs that agents start."""
+_OF_SERVICE: Final = re.compile(r"\w+_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))(_\w+)?")
+"""What Kubernetes sets for a Service; and `…_PORT`, an address."""
 CREDENTIALS: Final[Mapping[str, frozenset[str]]] = {
     "gateway": frozenset({"api_token", "database_url"}),
     "projector": frozenset({"database_url"}),
@@ -56,3 +70,19 @@ def role_environment(role: str, settings: Settings, outer: Mapping[str, str]) ->
     if "database_url" not in CREDENTIALS[role] and addresses.same_database(theirs, views):
         unset.add("DATABASE_URL")
     return {name: value for name, value in {**outer, **own}.items() if name not in unset}
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Of each `MUSTER_…` that names no setting: that it has no effect, and what was meant."""
+    known = [*(name.upper() for name in NAMES), *_OF_COMMANDS]
+    found = []
+    for variable in sorted(environment.keys() - INTERNAL):
+        name = variable.removeprefix("MUSTER_")
+        if name in (variable, *known) or _OF_SERVICE.fullmatch(variable):
+            continue
+        if addresses.service_hint(environment[variable]):
+            continue
+        similar = similar_name(name, known)
+        meant = f"; did you mean `MUSTER_{similar}`?" if similar else ""
+        found.append(f"`{variable}` is no setting and has no effect{meant}")
+    return found

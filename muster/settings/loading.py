@@ -4,25 +4,22 @@ The file also declares roles and pools; without one there are those built in.
 """
 
 import codecs
-import socket
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct, structs
 
 from eventstore.errors import ConfigurationError
 from eventstore.keys import POOL_NAME
-from eventstore.language.durability import Level
 from eventstore.language.pool_config import SPAWN_DEFAULTS, PoolConfig
 from eventstore.names import suggestion
 from muster.settings import addresses
+from muster.settings.checks import check
 from muster.settings.environment import UNSET_VARIABLE
 from muster.settings.settings import (
-    LOOPBACK,
     NAMES,
     PoolDeclaration,
     Settings,
@@ -42,6 +39,24 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str], role: str 
     path = flags.get("config") or environment.get("MUSTER_CONFIG")
     found = Path(str(path)) if path else Path("muster.toml")
     document = _read_file(found, required=bool(path))
+    values, sources = _values(flags, environment, document, found)
+    if document:
+        values["config"], sources["config"] = found, sources.get("config", str(found))
+    if file := values.get("config"):
+        values.setdefault("app_dir", file.absolute().parent)
+    declared = structs.asdict(declarations(document, found))
+    settings = Settings(**values, sources=sources, **declared)
+    check(settings, listens=role in ("up", "gateway"))
+    return settings
+
+
+def _values(
+    flags: Mapping[str, object],
+    environment: Mapping[str, str],
+    document: Mapping[str, object],
+    file: Path,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings that are named somewhere, and where. Raises `ConfigurationError`."""
     unset = environment.get(UNSET_VARIABLE, "").split(",")
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -59,27 +74,18 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str], role: str 
         elif named := addresses.environment_value(name, environment):
             value, source = named
         elif name in document:
-            value, source = document[name], f"{name} in {found}"
+            value, source = document[name], f"{name} in {file}"
         else:
             continue
         values[name], sources[name] = parse(name, value, source), source
-    if document:
-        values["config"], sources["config"] = found, sources.get("config", str(found))
-    declared = declarations(document, found)
     if "agents_database_url" not in values and "agents_database_url" not in unset:
         named = _agents_database(values, sources, environment)
         values["agents_database_url"], sources["agents_database_url"] = named
     for name in addresses.OF_MUSTER:
         if url := values.get(name):
-            check = addresses.redis_address if name == "redis_url" else addresses.database_address
-            values[name] = check(url, sources[name])
-    settings = Settings(**values, sources=sources, **structs.asdict(declared))
-    if settings.app_dir is None and settings.config is not None:
-        settings = msgspec.structs.replace(settings, app_dir=settings.config.absolute().parent)
-    if role in ("up", "gateway"):
-        _check_host(settings)
-    _check(settings)
-    return settings
+            read = addresses.redis_address if name == "redis_url" else addresses.database_address
+            values[name] = read(url, sources[name])
+    return values, sources
 
 
 def _agents_database(
@@ -114,85 +120,6 @@ def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # TOML's own errors are ValueErrors too
         problem = f"is not TOML: {abbreviate(error, str)}"
     raise ConfigurationError(f"the configuration file {abbreviate(path, str)} {problem}")
-
-
-def _check(settings: Settings) -> None:
-    for name in ("agents_database_url", "pgbouncer_url"):
-        addresses.validate_address(getattr(settings, name), settings.source(name))
-    if "{" in settings.key_prefix or "}" in settings.key_prefix:
-        raise ConfigurationError("key_prefix: braces are not allowed, they mark the Cluster slot")
-    _check_intervals(settings)
-    if settings.reload:
-        _check_reload(settings)
-    if settings.redis_url:
-        return
-    if settings.durability == Level.REPLICATED:
-        raise ConfigurationError(
-            "durability: the embedded server has no replicas; name a Redis that has, or choose"
-            " accepted, fsynced or archived"
-        )
-    if settings.durability == Level.FSYNCED and settings.appendfsync != "always":
-        raise ConfigurationError(
-            f"durability: fsynced needs appendfsync always, not {settings.appendfsync}"
-        )
-
-
-def _check_reload(settings: Settings) -> None:
-    """It is for development: a deployment would drain all workers while files are copied."""
-    place, why = settings.source("reload"), ""
-    for name in ("redis_url", "database_url"):
-        if urlsplit(getattr(settings, name)).hostname not in (None, *LOOPBACK):
-            why = f"it is for development, but {settings.source(name)} is not on this machine"
-    if settings.single_process:
-        why = "there are no worker processes to replace with single_process"
-    elif settings.app_dir is None:
-        why = "there is no code to watch: name a configuration file, or app_dir"
-    if why:
-        raise ConfigurationError(f"{place}: {why}")
-
-
-def _check_intervals(settings: Settings) -> None:
-    bounds = {
-        "heartbeat_interval": settings.min_heartbeat_interval,
-        "max_idle_time": settings.min_idle_time,
-    }
-    for pool, declaration in settings.pools.items():
-        for name in bounds.keys() & declaration.settings.keys():
-            value = getattr(declaration.config(), name)
-            if value and value < bounds[name]:
-                raise ConfigurationError(
-                    f"{settings.config}: [pools.{pool}]: {name} is at least {bounds[name]:g} s"
-                    f" (min_{name.removeprefix('max_')}), not {value:g}"
-                )
-
-
-def _check_host(settings: Settings) -> None:
-    host, source = settings.host, settings.source("host")
-    expected = "an address to listen on, such as 127.0.0.1, or 0.0.0.0 for all"
-    if host.startswith("[") and host.endswith("]"):
-        expected = f"an IPv6 address without brackets: {abbreviate(host[1:-1], str)}"
-    elif host.count(":") == 1:
-        name, _, port = (abbreviate(part, str) for part in host.partition(":"))
-        expected = f"no port here, but --host {name} --port {port}"
-    elif addresses.is_host_name(host) and not any(c.isspace() or c == "/" for c in host):
-        return _check_access(settings)
-    raise ConfigurationError(f"{source}: expected {expected}, got {abbreviate(host)}")
-
-
-def _check_access(settings: Settings) -> None:
-    host = settings.host
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError as error:  # first: to ask for a token for it would mislead
-        raise ConfigurationError(
-            f"{settings.source('host')}: the name {abbreviate(host)} does not resolve:"
-            f" {error.strerror}"
-        ) from None
-    if host not in LOOPBACK and not settings.api_token:
-        raise ConfigurationError(
-            f"host {abbreviate(host, str)} can be reached from outside this machine: set"
-            " MUSTER_API_TOKEN (clients then send it as a bearer token), or use 127.0.0.1"
-        )
 
 
 _OF_ROLE: Final = ("agent", "preload")

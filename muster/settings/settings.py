@@ -18,7 +18,7 @@ from eventstore.errors import ConfigurationError
 from eventstore.language.durability import Level
 from eventstore.language.pool_config import PoolConfig, override
 from eventstore.retention import Retention
-from muster.settings.addresses import redacted, sqlite_address
+from muster.settings.addresses import redacted, service_hint, sqlite_address
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -207,7 +207,9 @@ def _number(
     try:
         number = kind(str(value))
     except ValueError:
-        raise ConfigurationError(f"{source}: expected a number, got {abbreviate(value)}") from None
+        raise ConfigurationError(
+            f"{source}: expected a number, got {abbreviate(value)}{service_hint(value)}"
+        ) from None
     assert bounds.ge is not None
     assert bounds.le is not None
     if not bounds.ge <= number <= bounds.le:

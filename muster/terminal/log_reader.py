@@ -62,7 +62,7 @@ class LogFile:
         self._last_ms = 0.0
 
     def lines(self) -> Iterator[Line]:
-        """All complete lines that were not returned yet, oldest first."""
+        """All complete lines that were not returned yet, oldest first. Raises `OSError`."""
         for file in self._unread():
             if file is not self._open:
                 self.close()
@@ -78,23 +78,28 @@ class LogFile:
         """The current file and those that came after it, oldest first."""
         if self._open is not None:
             yield self._open
-        newer = self._newer()
-        if newer and self._open is not None:  # what was written to ours up to its rotation
-            yield self._open
-        yield from reversed(newer)
+        files: list[BinaryIO] = []
+        try:
+            self._open_newer(files)
+            if files and self._open is not None:  # what was written to ours up to its rotation
+                yield self._open
+            yield from reversed(files)
+        finally:
+            for file in files:
+                if file is not self._open:
+                    file.close()
 
-    def _newer(self) -> list[BinaryIO]:
-        """Files that came after the current one, the newest first."""
+    def _open_newer(self, files: list[BinaryIO]) -> None:
+        """Add the files that came after the current one, the newest first. Raises `OSError`."""
         current = _identity(self._open)
         if current is not None and _identity(self.path) == current:
-            return []
-        files: list[BinaryIO] = []
+            return
         known = {current}
         for number in range(ROTATIONS + 1):
             path = Path(f"{self.path}.{number}") if number else self.path
             try:
                 file = path.open("rb")
-            except OSError:
+            except FileNotFoundError:
                 if number:
                     break
                 continue  # just rotated: its successor comes with the next line
@@ -105,7 +110,6 @@ class LogFile:
             file.close()
             if identity == current:  # else it was rotated meanwhile
                 break
-        return files
 
     def _rest(self, file: BinaryIO) -> Iterator[Line]:
         while piece := file.readline(LINE_BYTES):

@@ -9,12 +9,14 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 from msgspec import Struct
-from rich.console import Console
-from rich.text import Text
+
+if TYPE_CHECKING:  # it takes a while, and is for terminals only
+    from rich.console import Console
+    from rich.text import Text
 
 GAP = "   "
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -59,8 +61,10 @@ def at_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def console(*, stderr: bool = False) -> Console:
+def console(*, stderr: bool = False) -> "Console":
     """A rich console that prints text as it is."""
+    from rich.console import Console
+
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
@@ -68,6 +72,8 @@ def line_printer() -> Callable[[Sequence[Cell]], None]:
     """A function that prints a line of cells: coloured at a terminal, else plain."""
     if not at_terminal():
         return lambda cells: print(join(cells), flush=True)
+    from rich.text import Text
+
     screen = console()
     return lambda cells: screen.print(
         Text.assemble(*((cell.text, cell.style) for cell in cells)), soft_wrap=True
@@ -102,8 +108,10 @@ def plain(table: Table) -> list[str]:
     return [join(line) for line in _lay_out(table)]
 
 
-def styled(table: Table, width: int | None) -> list[Text]:
+def styled(table: Table, width: int | None) -> "list[Text]":
     """Coloured lines no wider than `width`, if one is given: see `_narrowed`."""
+    from rich.text import Text
+
     table = _narrowed(table, width) if width is not None else table
     lines = []
     for line in _lay_out(table):

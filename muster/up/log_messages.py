@@ -197,8 +197,9 @@ async def follow(paths: Iterable[Path], messages: LogMessages, echo: Callable[[s
     files = [_LogFromEnd(path) for path in paths]
     try:
         while True:
-            for line in merged(files, lambda _: True):
-                messages.receive(line.document)
+            with contextlib.suppress(OSError):  # no descriptor is free: the next time
+                for line in merged(files, lambda _: True):
+                    messages.receive(line.document)
             for text in messages.pop_texts():
                 echo(text)
             await asyncio.sleep(POLL_SECONDS)

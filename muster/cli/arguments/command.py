@@ -27,6 +27,7 @@ from typing import Any, NoReturn, TypeAlias
 from eventstore.errors import ConfigurationError, LogUnreachable, MusterError, ServerUnsuitable
 from eventstore.names import unknown_name
 from muster.settings.addresses import redacted
+from muster.settings.environment import unknown_variables
 from muster.settings.settings import locale_advice
 from muster.terminal import render
 
@@ -129,6 +130,12 @@ def run_command(name: str, run: Run, args: argparse.Namespace) -> int:
 def print_error(name: str, error: object) -> None:
     """Print an error of a command to standard error."""
     print(f"muster {name}: {render.clean(str(error))}", file=sys.stderr)
+
+
+def print_unknown_variables(name: str) -> None:
+    """Name the variables `MUSTER_…` that a command finds and that are not settings."""
+    for text in unknown_variables(os.environ):
+        print_error(name, text)
 
 
 def print_note(text: str) -> None:

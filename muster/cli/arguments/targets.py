@@ -17,6 +17,7 @@ from muster.cli.arguments.command import BadInput, Run, Subparsers, declare
 from muster.cli.arguments.output import JSON, add_output_flags
 from muster.process.running_file import NAME, Running, read
 from muster.settings import addresses
+from muster.settings.checks import check_key_prefix
 from muster.settings.settings import abbreviate
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -170,14 +171,12 @@ def optional_database_url(args: argparse.Namespace, name: str = "database_url") 
 
 
 def key_prefix(args: argparse.Namespace) -> str:
-    """The prefix of all keys. Raises `BadInput`."""
+    """The prefix of all keys. Raises `BadInput`, `ConfigurationError`."""
     flag = args.key_prefix
     prefix = os.environ.get("MUSTER_KEY_PREFIX") if flag is None else str(flag)
     if prefix is None or (flag is None and args.data_dir and running(args).url):
         return running(args).key_prefix
-    if "{" in prefix or "}" in prefix:
-        source = "MUSTER_KEY_PREFIX" if flag is None else "--key-prefix"
-        raise BadInput(f"{source}: braces are not allowed, they mark the Cluster slot")
+    check_key_prefix(prefix, "MUSTER_KEY_PREFIX" if flag is None else "--key-prefix")
     return prefix
 
 

@@ -11,7 +11,7 @@ uses here, or would use. Changes nothing. Exit code 1 if anything fails.
 import argparse
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
 from eventstore.embedded.directory import find_binary
@@ -24,6 +24,7 @@ from muster.cli.doctor.database_checks import check_database
 from muster.cli.doctor.host_checks import check_host
 from muster.cli.doctor.log_checks import check_logs
 from muster.cli.doctor.redis_checks import check_redis
+from muster.settings.environment import unknown_variables
 from muster.settings.loading import load
 from muster.settings.settings import Settings
 from muster.terminal import render
@@ -57,10 +58,7 @@ def run(args: argparse.Namespace) -> int:
     )
     parts = urlsplit(redis)
     local = parts.scheme == "unix" or parts.hostname in LOCAL_HOSTS
-    checks += [*check_host(limits, redis_is_local=local), *refused]
-    if fallback := targets.running(args).fallback:
-        change = "once that Redis answers, restart `muster up`: it hands the fallback over"
-        checks.append(Check("muster up", "log", Level.WARN, fallback, change))
+    checks += [*check_host(limits, redis_is_local=local), *refused, *_warnings(args)]
     _print_checks(checks, args)
     return int(any(check.level is Level.FAIL for check in checks))
 
@@ -72,6 +70,15 @@ def _settings(args: argparse.Namespace) -> tuple[Settings, list[Check]]:
     except ConfigurationError as error:
         settings = Settings(data_dir=targets.data_directory(args))
         return settings, [Check("muster up", "settings", Level.FAIL, str(error), "correct it")]
+
+
+def _warnings(args: argparse.Namespace) -> Iterator[Check]:
+    """What is wrong although `muster up` starts."""
+    if fallback := targets.running(args).fallback:
+        change = "once that Redis answers, restart `muster up`: it hands the fallback over"
+        yield Check("muster up", "log", Level.WARN, fallback, change)
+    for text in unknown_variables(os.environ):
+        yield Check("muster up", "environment", Level.WARN, text, "correct it, or remove it")
 
 
 def _addresses(args: argparse.Namespace, settings: Settings, *, named: bool) -> tuple[str, str]:

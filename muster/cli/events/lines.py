@@ -6,13 +6,15 @@ position in the log, type, subject and details.
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from eventstore.log.reader import Entry
 from muster.terminal import render
+
+if TYPE_CHECKING:
+    from eventstore.log.reader import Entry
 
 T = TypeVar("T")
 DATA_MAX = 500
@@ -66,7 +68,7 @@ def number(text: str) -> int:
     return int(text) if text.isdecimal() and len(text) < DIGITS else 0
 
 
-def recorded_event(pool: str, entry: Entry) -> RecordedEvent:
+def recorded_event(pool: str, entry: "Entry") -> RecordedEvent:
     stream_id, flat = entry
     texts = [item.decode(errors="replace") for item in flat]
     return RecordedEvent(pool, stream_id.decode(), dict(zip(texts[::2], texts[1::2], strict=False)))

@@ -30,6 +30,8 @@ from muster.terminal.log_reader import Line, LineFilter, LogFile, merged
 LAST = 100
 KINDS = ("agent", "worker", "pool")
 POLL_SECONDS = 0.25
+FILES_MAX = 10_240
+"""What macOS allows at most, where it says that there is no limit."""
 STANDARD_FIELDS = {
     "ts", "level", "event", "message", "agent_id", "incarnation", "pool", "role", "project_id",
     "worker_id", "stream", "exception",
@@ -60,9 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if not directory.is_dir() and not args.follow:
         raise Refused(f"there are no logs in {directory} (--log-dir, --data-dir)")
     line_filter = LineFilter(since_ms=since_ms, **_wanted(args, directory))
-    # The files of all workers are open at once while they are merged.
-    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+    _raise_file_limit()
     print_line = printer(line_cells, lambda line: line.document, as_json=is_json(args))
     with closing(JoinedLog(directory, line_filter)) as log:
         lines = log.added()
@@ -75,6 +75,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _raise_file_limit() -> None:
+    """The files of all workers are open at once while they are merged."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class JoinedLog:
     """All log files of a folder that may contain matching lines, also those of new workers."""
 
@@ -83,10 +91,13 @@ class JoinedLog:
         self._files: dict[Path, LogFile] = {}
 
     def added(self) -> Iterator[Line]:
-        """The lines that were added since the last call."""
+        """The lines that were added since the last call. Raises `Refused`."""
         for path in self._filter.files(self._directory):
             self._files.setdefault(path, LogFile(path))
-        return merged(list(self._files.values()), self._filter.matches)
+        try:
+            yield from merged(list(self._files.values()), self._filter.matches)
+        except OSError as error:
+            raise Refused(f"{error.filename}: {error.strerror}") from error
 
     def close(self) -> None:
         for file in self._files.values():

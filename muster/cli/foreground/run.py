@@ -22,7 +22,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from eventstore.names import unknown_name
-from muster.cli.arguments.command import INTERRUPTED, Refused, Subparsers, declare, print_note
+from muster.cli.arguments.command import (
+    INTERRUPTED,
+    Refused,
+    Subparsers,
+    declare,
+    print_note,
+    print_unknown_variables,
+)
 from muster.cli.arguments.values import json_object, pairs, seconds
 from muster.settings.loading import load
 from muster.settings.settings import Settings
@@ -55,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from workers.api import role_loader
     from workers.standalone.standalone import StandaloneOptions
 
+    print_unknown_variables("run")
     settings = load({"config": args.config, "app_dir": args.app_dir}, os.environ)
     path = args.role if ":" in args.role else settings.roles.get(args.role)
     if path is None:

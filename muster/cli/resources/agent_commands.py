@@ -22,7 +22,6 @@ WAIT_SECONDS: Final = 5.0
 THREADS_MAX: Final = 32
 NOT_REACHED: Final = 1
 """The exit code where the requested durability was not reached in time."""
-NO_PROGRESS: Final = nullcontext(lambda: None)
 COLUMNS: Mapping[str, Callable[[AgentAnswer], render.Cell | str]] = {
     "AGENT": lambda agent: render.id_cell(agent.agent_id),
     "STATUS": lambda agent: render.status(agent.status),
@@ -66,18 +65,23 @@ def run_all(
     send: Callable[[str], Answer],
     items: Sequence[str],
     columns: Sequence[str],
-    progress: AbstractContextManager[Callable[[], None]] = NO_PROGRESS,
+    progress: AbstractContextManager[Callable[[], None]] | None = None,
 ) -> int:
-    """Send a command for each item, some at the same time; print all; returns the exit code."""
+    """Send a command for each item, some at the same time; print all; returns the exit code.
+
+    Without `progress` the items are agents, which errors name.
+    """
 
     def attempt(item: str) -> tuple[Answer, AgentAnswer] | CommandError:
         try:
             answer = send(item)
             return answer, answer.read(AgentAnswer)
         except CommandError as error:
+            if progress is None:
+                error.args = (f"{item}: {error}",)
             return error
 
-    with progress as advance:
+    with progress or nullcontext(lambda: None) as advance:
         results = run_concurrently(attempt, items, advance)
     accepted = [result for result in results if not isinstance(result, CommandError)]
     _print_agents(args, accepted, columns)

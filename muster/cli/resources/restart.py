@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import quote
 
-from muster.cli.arguments.command import BadInput, CommandError, Subparsers, declare, print_note
+from muster.cli.arguments.command import BadInput, Subparsers, declare, print_note
 from muster.cli.client.api_client import Answer, GatewayClient, Query
 from muster.cli.client.names import agent_id, require_known
 from muster.cli.resources.agent_commands import CommandSender, add_command_flags, run_all
@@ -43,11 +43,7 @@ def run(args: argparse.Namespace) -> int:
     body = {"reason": args.reason} if args.reason else {}
 
     def restart(agent: str) -> Answer:
-        try:
-            return sender.send(f"{quote(agent)}/restart", body)
-        except CommandError as error:
-            error.args = (f"{agent}: {error}",)
-            raise
+        return sender.send(f"{quote(agent)}/restart", body)
 
     return run_all(args, restart, ids, ("AGENT", "STATUS", "REASON"))
 

@@ -10,7 +10,7 @@ Ends agents for good: their `stop` is called first. One that has already ended i
 import argparse
 from urllib.parse import quote
 
-from muster.cli.arguments.command import CommandError, Subparsers, declare
+from muster.cli.arguments.command import Subparsers, declare
 from muster.cli.client.api_client import BASE, Answer
 from muster.cli.client.names import agent_id
 from muster.cli.client.shapes import AgentAnswer
@@ -31,14 +31,10 @@ def run(args: argparse.Namespace) -> int:
     ids = list(dict.fromkeys(agent_id(sender.gateway, text) for text in args.agents))
 
     def terminate(agent: str) -> Answer:
-        try:
-            pool = args.pool
-            if not pool:
-                pool = sender.gateway.get(f"{BASE}/{quote(agent)}").read(AgentAnswer).pool_name
-            body = {"pool_name": pool, "agent_id": agent, "graceful": not args.now}
-            return sender.send("terminate", body)
-        except CommandError as error:
-            error.args = (f"{agent}: {error}",)
-            raise
+        pool = args.pool
+        if not pool:
+            pool = sender.gateway.get(f"{BASE}/{quote(agent)}").read(AgentAnswer).pool_name
+        body = {"pool_name": pool, "agent_id": agent, "graceful": not args.now}
+        return sender.send("terminate", body)
 
     return run_all(args, terminate, ids, ("AGENT", "STATUS", "REASON"))

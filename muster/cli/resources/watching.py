@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from muster.cli.arguments.command import ServiceUnreachable
+from muster.cli.arguments.command import CommandError
 from muster.cli.client.api_client import GatewayClient
 from muster.terminal import render
 
@@ -40,7 +40,7 @@ def show_changes(
 def show_live(
     gateway: GatewayClient, fetch: Callable[[], render.Table], interval: float
 ) -> NoReturn:
-    """Refresh until Ctrl-C. Without an answer, keep the last table and show a warning."""
+    """Refresh until Ctrl-C. Without another table, keep the last one and show a warning."""
     gateway.caller_shows_staleness = True
     screen = render.console()
     shown = render.styled(fetch(), screen.width)
@@ -53,5 +53,5 @@ def show_live(
             time.sleep(interval)
             try:
                 shown, warning = render.styled(fetch(), screen.width), gateway.stale_reason
-            except ServiceUnreachable as error:
+            except CommandError as error:
                 warning = render.one_line(str(error))

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +32,9 @@ def muster(capsys) -> Callable[..., tuple[int, str, str]]:
         return code, printed.out, printed.err
 
     return run
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory without a configuration file."""
+    monkeypatch.chdir(tmp_path)

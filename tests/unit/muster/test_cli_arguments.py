@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from eventstore.errors import ConfigurationError
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import BadInput
 from muster.cli.arguments.values import json_object, pairs, seconds, setting, time_ms
@@ -135,10 +136,10 @@ def test_an_invalid_address_is_refused(here, url):
 
 
 def test_a_key_prefix_with_braces_is_refused(here, monkeypatch):
-    with pytest.raises(BadInput, match="--key-prefix: braces are not allowed"):
+    with pytest.raises(ConfigurationError, match="--key-prefix: braces are not allowed"):
         targets.key_prefix(flags(key_prefix="{x"))
     monkeypatch.setenv("MUSTER_KEY_PREFIX", "x}")
-    with pytest.raises(BadInput, match="MUSTER_KEY_PREFIX: braces are not allowed"):
+    with pytest.raises(ConfigurationError, match="MUSTER_KEY_PREFIX: braces are not allowed"):
         targets.key_prefix(flags())
     assert targets.key_prefix(flags(key_prefix="")) == ""
 

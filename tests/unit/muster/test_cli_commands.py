@@ -3,6 +3,8 @@
 import importlib
 import json
 import pkgutil
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -76,8 +78,23 @@ def test_every_command_has_a_help_with_examples(capsys):
 
 def test_every_module_with_a_command_is_registered():
     found = pkgutil.walk_packages(cli.__path__, "muster.cli.")
-    modules = [importlib.import_module(one.name) for one in found]
-    assert {module for module in modules if hasattr(module, "add")} == set(COMMANDS)
+    commands = {one.name for one in found if hasattr(importlib.import_module(one.name), "add")}
+    registered = [
+        f"muster.cli.{package}.{name}" for package in COMMANDS for name in COMMANDS[package]
+    ]
+    assert commands == set(registered)
+
+
+def test_a_command_imports_no_more_than_it_needs():
+    """It would start slowly otherwise."""
+    check = (
+        "import sys; from muster.__main__ import main; main(['ps', '--url', 'http://127.0.0.1:1']);"
+        "print({'asyncio', 'redis', 'rich', 'sqlalchemy', 'structlog'} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], check=True, timeout=60, stdout=subprocess.PIPE, text=True
+    )
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize(

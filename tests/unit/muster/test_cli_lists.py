@@ -3,13 +3,16 @@
 import json
 import os
 import pty
-import subprocess
-import sys
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from io import BufferedReader
 
 import pytest
 
-from tests.unit.muster.gateway_stub import AGENT, OTHER, POOL, agent
+from muster.__main__ import main
+from muster.cli.arguments.command import INTERRUPTED
+from tests.unit.muster.gateway_stub import AGENT, OTHER, POOL, agent, problem
 
 LONG = "a-project-whose-name-is-as-long-as-names-may-be" * 2
 WORKERS = [
@@ -104,57 +107,85 @@ def test_in_a_pipe_a_watch_prints_what_has_changed(listed, muster, monkeypatch, 
     assert all(name in line for name, line in zip(ids, lines[heading:], strict=True))
 
 
-def run(gateway: Any, *words: str, terminal: bool, **environment: str) -> list[str]:
-    """The lines that the command prints, at a terminal of 80 columns or in a pipe."""
-    command = [sys.executable, "-m", "muster", *words]
-    usual = {**os.environ, "MUSTER_URL": gateway.url, "TERM": "xterm", "COLUMNS": "80"}
-    pipe, end = pty.openpty() if terminal else os.pipe()
-    with os.fdopen(pipe, "rb") as output:
-        process = subprocess.Popen(command, stdout=end, env={**usual, **environment})
-        os.close(end)
-        said = b""
-        try:
-            while piece := output.read1():
-                said += piece
-        except OSError:  # how the end of a terminal is read
-            pass
-        assert process.wait(20) == 0
-    return said.decode().splitlines()
+@pytest.fixture
+def printed(listed, monkeypatch) -> Callable[..., list[str]]:
+    """Runs a command at a terminal of 80 columns, or in a pipe; the lines that it prints."""
+
+    def run(*words: str, terminal: bool, code: int = 0, **environment: str) -> list[str]:
+        pipe, end = pty.openpty() if terminal else os.pipe()
+        with (
+            ThreadPoolExecutor(1) as reading,
+            monkeypatch.context() as patch,
+            os.fdopen(pipe, "rb") as output,
+        ):
+            found = reading.submit(read_all, output)
+            for name, value in {"TERM": "xterm", "COLUMNS": "80", **environment}.items():
+                patch.setenv(name, value)
+            with os.fdopen(end, "w") as stdout:
+                patch.setattr("sys.stdout", stdout)
+                assert main(words) == code
+            return found.result(20).decode().splitlines()
+
+    return run
 
 
-def test_nothing_is_cut_in_a_pipe(listed):
+def read_all(output: BufferedReader) -> bytes:
+    said = b""
+    with suppress(OSError):  # how the end of a terminal is read
+        while piece := output.read1():
+            said += piece
+    return said
+
+
+def test_nothing_is_cut_in_a_pipe(printed):
     """However narrow the terminal is that it was started from."""
     for words in (["ps"], ["ps", "-o", "wide"], ["ps", "--label", "team=red"]):
-        lines = run(listed, *words, terminal=False)
+        lines = printed(*words, terminal=False)
         assert AGENT in lines[1]
         assert LONG in lines[2]
         assert "…" not in "".join(lines)
         assert "\x1b" not in "".join(lines)
 
 
-def test_at_a_terminal_of_80_columns_ids_are_shortened_before_columns_are_dropped(listed):
+def test_at_a_terminal_of_80_columns_ids_are_shortened_before_columns_are_dropped(printed):
     for command in ("ps", "workers", "pools"):
-        lines = run(listed, command, terminal=True, NO_COLOR="1", FORCE_COLOR="")
+        lines = printed(command, terminal=True, NO_COLOR="1", FORCE_COLOR="")
         assert max(map(len, lines)) <= 80 + len("\x1b[1m\x1b[0m") * 12
-    lines = run(listed, "workers", terminal=True, TERM="dumb")
+    lines = printed("workers", terminal=True, TERM="dumb")
     columns = "WORKER POOL PID STATUS AGENTS AGE HEARTBEAT LAG REASON"
     assert lines[0].split() == columns.split()
     assert lines[1].startswith("…")
 
 
-def test_wide_is_complete_at_a_terminal(listed):
-    lines = run(listed, "ps", "-o", "wide", terminal=True, TERM="dumb")
+def test_wide_is_complete_at_a_terminal(printed):
+    lines = printed("ps", "-o", "wide", terminal=True, TERM="dumb")
     assert AGENT in lines[1]
     assert LONG in lines[2]
 
 
-def test_no_color_means_no_colour(listed):
-    assert "\x1b[32m" in "".join(run(listed, "ps", terminal=True))
-    assert "\x1b[32m" not in "".join(run(listed, "ps", terminal=True, NO_COLOR="1"))
+def test_a_watch_at_a_terminal_outlasts_what_fails_meanwhile(listed, printed, monkeypatch):
+    """The last table stays, with why there is no other."""
+    pages = iter([(503, problem(503, "the views are away")), {"workers": WORKERS[:1]}])
+
+    def sleep(_: float) -> None:
+        try:
+            listed.answers["GET /workers"] = next(pages)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr("time.sleep", sleep)
+    said = "".join(printed("workers", "--watch", terminal=True, code=INTERRUPTED))
+    assert said.count("the views are away") == 1
+    assert said.count("pool9") == 2
+
+
+def test_no_color_means_no_colour(printed):
+    assert "\x1b[32m" in "".join(printed("ps", terminal=True))
+    assert "\x1b[32m" not in "".join(printed("ps", terminal=True, NO_COLOR="1"))
 
 
 @pytest.mark.parametrize(
-    ("words", "printed"),
+    ("words", "message"),
     [
         (["pss"], "no command `pss`; did you mean `ps`?"),
         (["ps", "-o", "jsn"], "no choice `jsn`; did you mean `json`?"),
@@ -163,8 +194,8 @@ def test_no_color_means_no_colour(listed):
         (["workers", "developer_pool"], "what is `developer_pool`? It is one word too many"),
     ],
 )
-def test_a_misspelt_command_flag_or_choice_is_named(muster, capsys, words, printed):
+def test_a_misspelt_command_flag_or_choice_is_named(muster, capsys, words, message):
     with pytest.raises(SystemExit) as ended:
         muster(*words)
     assert ended.value.code == 2
-    assert printed in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """`muster logs`: many rotated files as one log, and what comes after."""
 
+import errno
 import json
+import resource
 import subprocess
 import sys
 import threading
@@ -123,6 +125,39 @@ def test_fields_and_tracebacks_are_printed_without_control_characters(folder, ca
     path.write_text(line(4, "", **fields))
     main(["logs", "--log-dir", str(folder), "--pool", "tester_pool"])
     assert capsys.readouterr().out.endswith("  job.done  �[2Jx  took=3\n    Trace\n    Boom\n")
+
+
+def test_a_log_that_cannot_be_read_is_named(folder, capsys, monkeypatch):
+    """It is not left out: what is missing would seem not to have happened."""
+    real = Path.open
+
+    def opened(path: Path, *args: Any, **options: Any) -> Any:
+        if path.name == "w3.jsonl":
+            raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
+    assert main(["logs", "--log-dir", str(folder)]) == 1
+    path = folder / "tester_pool" / "w3.jsonl"
+    assert capsys.readouterr().err == f"muster logs: {path}: Too many open files\n"
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised"),
+    [
+        ((256, resource.RLIM_INFINITY), [(10_240, resource.RLIM_INFINITY)]),
+        ((256, 4096), [(4096, 4096)]),
+        ((20_000, resource.RLIM_INFINITY), []),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), []),
+    ],
+)
+def test_more_files_may_be_open_where_the_system_allows_it(folder, monkeypatch, limits, raised):
+    """macOS says that there is no limit, and refuses to have none."""
+    found: list[tuple[int, int]] = []
+    monkeypatch.setattr("resource.getrlimit", lambda _: limits)
+    monkeypatch.setattr("resource.setrlimit", lambda _, both: found.append(both))
+    assert main(["logs", "--log-dir", str(folder)]) == 0
+    assert found == raised
 
 
 @pytest.mark.parametrize("wrong", [["--since", "soon"], ["-n", "few"]])
