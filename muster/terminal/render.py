@@ -237,6 +237,11 @@ def timestamp(ms: float) -> str:
     return f"{time.strftime(form, local)}.{int(ms % 1000):03}"
 
 
+def count(number: int, noun: str) -> str:
+    """`1 agent`, `2,000 agents`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def size(number: float) -> str:
     """A number of bytes for people."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -22,7 +22,8 @@ DATA_MAX = 500
 NUMBERS = {"version", "seq", "incarnation", "epoch", "ts"}
 HIDDEN_FIELDS = {
     "at_ms", "config", "deadline_ms", "digest", "due_ms", "expires_ms", "heartbeat_interval",
-    "input", "max_idle_time", "operation_id", "pending_timeout", "start_time", "window_ms",
+    "input", "max_idle_time", "operation_id", "operation_ms", "pending_timeout",
+    "start_time", "window_ms",
 }  # fmt: skip
 STYLES = {
     **dict.fromkeys(("crashed", "start_failed", "unhealthy", "failed", "lost"), "red"),

@@ -89,10 +89,11 @@ def _print_result(done: "Sequence[RecoveredLog]", args: argparse.Namespace) -> N
     if not done:
         print("every log is intact: there is nothing to recover")
     for one in done:
+        agents, workers = render.count(one.agents, "agent"), render.count(one.workers, "worker")
         print(
             f"{one.pool or CATALOGUE}: recovered as generation {one.generation} after seq"
-            f" {one.seq} ({one.reason}); {_count(one.agents, 'agent')}, {one.restarted} of them"
-            f" will restart, {_count(one.workers, 'worker')} lost"
+            f" {one.seq} ({one.reason}); {agents}, {one.restarted} of them will restart,"
+            f" {workers} lost"
         )
     if any(one.unsaved for one in done):
         _print_lost(done)
@@ -110,14 +111,10 @@ def _print_lost(done: "Sequence[RecoveredLog]") -> None:
          one.agent_id, str(one.generation), str(one.seq), one.reporter)
         for of in done for one in of.unsaved
     ]  # fmt: skip
-    print(f"{_count(len(rows), 'thing')} could not be saved:")
+    print(f"{render.count(len(rows), 'thing')} could not be saved:")
     render.show(render.Table(tuple(map(render.Column, columns)), rows))
     if any(row[1] == RAN for row in rows):
         print(f"{RAN}: a worker ran this agent, and it is not in the recovered log")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _stage_reporter() -> "Callable[[Stage], None]":

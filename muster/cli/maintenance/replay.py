@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         print_document(args, {**_document(done), **({"aside": str(aside)} if aside else {})})
         return 0
     took = f"{done.seconds:.1f} s, {done.rate:,.0f} a second"
-    print(f"the views are rebuilt: {done.events:,} events in {took}")
+    print(f"the views are rebuilt: {render.count(done.events, 'event')} in {took}")
     if aside is not None:
         print_note(f"the old file is {aside}; remove it once it is not needed")
     for line in comparison_lines(done.comparison):

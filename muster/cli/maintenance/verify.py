@@ -50,8 +50,8 @@ def _print_report(report: "Report", args: argparse.Namespace) -> None:
     ]
     if rows:
         render.show(render.Table(tuple(map(render.Column, names)), rows))
-    count = len(rows) + report.omitted
-    pools = sum(bool(checked.pool) for checked in report.pools)
-    verdict = "equal" if report.equal else f"{count} difference{'s' if count > 1 else ''}"
-    print(f"{verdict}: {report.events:,} events of {pools} pools folded,"
-          f" {report.subjects:,} subjects compared")  # fmt: skip
+    count, found = render.count, len(rows) + report.omitted
+    pools = count(sum(bool(checked.pool) for checked in report.pools), "pool")
+    verdict = "equal" if report.equal else count(found, "difference")
+    print(f"{verdict}: {count(report.events, 'event')} of {pools} folded,"
+          f" {count(report.subjects, 'subject')} compared")  # fmt: skip

@@ -77,7 +77,7 @@ def run_all(
             answer = send(item)
             return answer, answer.read(AgentAnswer)
         except CommandError as error:
-            if progress is None:
+            if progress is None and item not in str(error):
                 error.args = (f"{item}: {error}",)
             return error
 

@@ -75,7 +75,7 @@ def test_views_are_rebuilt_and_compared_with_the_log(flags, capsys):
     assert json.loads(capsys.readouterr().out)["events"] == 4
 
     assert main(["verify", *flags]) == 0
-    assert capsys.readouterr().out.startswith("equal: 4 events of 1 pools folded")
+    assert capsys.readouterr().out.startswith("equal: 4 events of 1 pool folded")
     assert main(["verify", *flags, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert [checked["pool"] for checked in report["pools"]] == ["", "alpha"]
