@@ -177,7 +177,7 @@ def run(role: str, settings: Settings) -> int:
     try:
         if not settings.redis_url:
             raise ConfigurationError(
-                f"muster {role} needs a Redis: set MUSTER_REDIS_URL (or REDIS_URL), or use"
+                "it needs a Redis: set MUSTER_REDIS_URL (or REDIS_URL), or use"
                 " `muster up`, which brings its own"
             )
         if settings.fallback != "none":

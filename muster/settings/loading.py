@@ -15,7 +15,7 @@ from msgspec import Struct, structs
 from eventstore.errors import ConfigurationError
 from eventstore.keys import POOL_NAME
 from eventstore.language.pool_config import SPAWN_DEFAULTS, PoolConfig
-from eventstore.names import suggestion
+from eventstore.names import similar_name, suggestion
 from muster.settings import addresses
 from muster.settings.checks import check
 from muster.settings.environment import UNSET_VARIABLE
@@ -194,7 +194,8 @@ def _check_settings(declaration: PoolDeclaration, place: str) -> None:
     try:
         declaration.config()
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{place}: {error}") from None
+        what, _, key = str(error).partition(" - at `$.")
+        raise ConfigurationError(f"{place}{f' {key[:-1]}' if key else ''}: {what}") from None
 
 
 def _pool(
@@ -205,6 +206,7 @@ def _pool(
     path: Path,
 ) -> PoolDeclaration:
     role = body.get("role")
+    _refuse_unknown(body, ("role", *PoolConfig.__struct_fields__), f"{path}: [pools.{name}]")
     if isinstance(role, str) and not roles:
         hint = f" (the built-in agent is {BUILT_IN_AGENT!r})" if role in BUILT_IN_ROLES else ""
         raise ConfigurationError(
@@ -213,11 +215,12 @@ def _pool(
             f" agent = 'package.module:Class'{hint}"
         )
     if not isinstance(role, str) or role not in roles:
+        similar = similar_name(str(role), roles)
         raise ConfigurationError(
             f"{path}: [pools.{name}] role: expected one of {', '.join(roles) or '(no roles)'},"
-            f" got {abbreviate(role)}{suggestion(str(role), roles)}"
+            f" got {abbreviate(role) if 'role' in body else 'none'}"
+            f"{f'; did you mean `{similar}`?' if similar else ''}"
         )
-    _refuse_unknown(body, ("role", *PoolConfig.__struct_fields__), f"{path}: [pools.{name}]")
     usual, own = role_defaults[role], {key: value for key, value in body.items() if key != "role"}
     both = {**usual, **own}
     if isinstance(labels := own.get("labels"), dict) and isinstance(usual.get("labels"), dict):

@@ -87,7 +87,9 @@ class RoleProcesses:
     async def _start_role(self, role: str) -> str:
         started_at, child = time.monotonic(), self._children[role]
         status = await self._start_with_retries(role)
-        if status.failed and not self._stopping.is_set():
+        if status.failed:
+            if self._stopping.is_set():
+                return ""
             raise ConfigurationError(f"{role}: {status.failed}")
         if port := urlsplit(status.url).port:
             child.environment["MUSTER_PORT"] = str(port)  # the same one when it is restarted

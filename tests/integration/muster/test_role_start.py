@@ -100,6 +100,17 @@ async def test_a_role_that_is_silent_for_another_reason_is_restarted_a_few_times
     await starting.child.stop(5)
 
 
+async def test_a_role_that_is_stopped_before_it_serves_is_not_said_to_serve(
+    tmp_path: Path, redis_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another one could not be started."""
+    starting = Starting(tmp_path, redis_url)
+    starting.background.stopping.set()
+    assert await starting.roles._start_role("gateway") == ""
+    assert "gateway" not in capsys.readouterr().out
+    await starting.child.stop(5)
+
+
 @pytest.mark.parametrize("failure", ["killed", "refused"])
 async def test_a_role_with_a_transient_failure_is_restarted(
     tmp_path: Path,
