@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias, assert_never
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from eventstore.language import events
 from eventstore.language.agents import Agent, Status, Stop
@@ -85,6 +85,9 @@ class RequestRestart(Struct, frozen=True, kw_only=True):
     released it."""
 
     reason: str
+    operation_id: str = ""
+    digest: str = ""
+    operation_ms: int = 0
 
 
 Command: TypeAlias = (
@@ -141,9 +144,9 @@ def decide(command: Command, agent: Agent | None) -> tuple[events.AgentBody, ...
             return _mark_lost(command, agent)
         case Restart():
             return (_restarting(agent, agent.reason),)
-        case RequestRestart(reason=reason):
+        case RequestRestart():
             following = 0 if agent.held else agent.incarnation + 1
-            return (events.AgentRestartRequested(reason=reason, next_incarnation=following),)
+            return (events.AgentRestartRequested(**asdict(command), next_incarnation=following),)
         case Clear():
             return (events.AgentCleared(reason=command.reason),)
         case Drop():

@@ -167,12 +167,16 @@ class AgentRestarting(Body, frozen=True):
 class AgentRestartRequested(Body, frozen=True):
     """Its restart was requested: it is queued as `next_incarnation`.
 
-    `next_incarnation` 0: it is in a worker, which is to release it.
+    `next_incarnation` 0: it is in a worker, which is to release it. The operation id, with its
+    digest and how long it is remembered, is empty where the client gave none.
     """
 
     type = "agent.restart_requested"
     reason: str
     next_incarnation: Number = 0
+    operation_id: str = ""
+    digest: str = ""
+    operation_ms: Number = 0
 
 
 class AgentTerminationRequested(Body, frozen=True):

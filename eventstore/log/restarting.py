@@ -7,7 +7,7 @@ again from the views, which must have applied all that is in the log.
 from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from eventstore.language import agent_commands
 from eventstore.language.agent_commands import RequestRestart
@@ -51,7 +51,9 @@ async def request_restart(
 
     `from_views`: called for an agent that has failed, or of which Redis has nothing.
     """
-    name = pool.pool_name
+    name, command = pool.pool_name, RequestRestart(reason=reason)
+    if operation is not None:
+        command = replace(command, **asdict(operation), operation_ms=log.retention.keys_ms)
     attempts = Attempts(log, name, f"agent {agent_id}")
     while True:
         stored = await attempts.read(log.agent(name, agent_id))
@@ -63,10 +65,9 @@ async def request_restart(
         step = log.step(name, origin)
         if operation is not None:
             step.check(clauses.OperationNew(operation.operation_id))
-            ttl_ms, digest = log.retention.keys_ms, operation.digest
-            record = clauses.RecordOperation(operation.operation_id, digest, agent_id, ttl_ms)
-            step.write(record)
-        new = _decide(step, pool, reason, stored, agent)
+            recorded = (command.operation_id, command.digest, agent_id, command.operation_ms)
+            step.write(clauses.RecordOperation(*recorded))
+        new = _decide(step, pool, command, stored, agent)
         reply = await attempts.commit(step)
         if reply is None:
             continue
@@ -94,10 +95,10 @@ def _complete(stored: Agent | None, viewed: Agent | None) -> Agent | None:
 
 
 def _decide(
-    step: Step, pool: Pool, reason: str, stored: Agent | None, agent: Agent
+    step: Step, pool: Pool, command: RequestRestart, stored: Agent | None, agent: Agent
 ) -> Agent | None:
     """Add the events of a restart; None if there is nothing to do."""
-    bodies = agent_commands.decide(RequestRestart(reason=reason), agent)
+    bodies = agent_commands.decide(command, agent)
     if not bodies:
         return None
     if not agent.ended:

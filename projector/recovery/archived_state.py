@@ -4,11 +4,12 @@ from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
+from msgspec import Struct
 from sqlalchemy import Connection, func, select
 
 from eventstore.keys import CATALOGUE
 from eventstore.language.agents import TERMINAL, Agent
-from eventstore.language.events import AgentRequested
+from eventstore.language.events import AgentRequested, AgentRestartRequested
 from eventstore.language.workers import Worker, WorkerStatus
 from eventstore.log.catalogue import UNKNOWN_DECLARATION
 from eventstore.log.log import encode_retired
@@ -25,7 +26,16 @@ OPERATIONS_MAX: Final = 100_000
 
 Entry: TypeAlias = tuple[str, Sequence[bytes]]
 
-_requested = msgspec.json.Decoder(AgentRequested)
+
+class _Operation(Struct, frozen=True):
+    """What events that follow from a request have of it."""
+
+    operation_id: str = ""
+    digest: str = ""
+    operation_ms: int = 0
+
+
+_operation = msgspec.json.Decoder(_Operation)
 
 
 def live_agents(connection: Connection, pool: str) -> list[Agent]:
@@ -97,10 +107,11 @@ def entries(connection: Connection, position: Position, limit: int | None) -> li
 
 
 def operations(connection: Connection, pool: str, now_ms: int) -> list[tuple[str, str, str, int]]:
-    """Operation ids that have not expired: with digest, answer, and the ms that are left."""
+    """Operation ids of spawns and restarts that have not expired: with digest, answer, and the ms
+    that are left."""
     query = (
         select(EVENTS.c.subject, EVENTS.c.ts, EVENTS.c.data)
-        .where(EVENTS.c.type == AgentRequested.type)
+        .where(EVENTS.c.type.in_((AgentRequested.type, AgentRestartRequested.type)))
         .where(EVENTS.c.ts > now_ms - KEYS_MS_MAX)
         .where(EVENTS.c.pool == pool)
         .order_by(EVENTS.c.ts.desc())
@@ -108,10 +119,10 @@ def operations(connection: Connection, pool: str, now_ms: int) -> list[tuple[str
     )
     found = []
     for subject, ts, data in connection.execute(query):
-        requested = _requested.decode(data)
-        remaining_ms = ts + (requested.operation_ms or INTERNAL_OPERATION_MS) - now_ms
-        if requested.operation_id and remaining_ms > 0:
-            found.append((requested.operation_id, requested.digest, subject, remaining_ms))
+        of = _operation.decode(data)
+        remaining_ms = ts + (of.operation_ms or INTERNAL_OPERATION_MS) - now_ms
+        if of.operation_id and remaining_ms > 0:
+            found.append((of.operation_id, of.digest, subject, remaining_ms))
     return found
 
 

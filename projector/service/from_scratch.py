@@ -9,16 +9,18 @@ import asyncio
 import time
 from pathlib import Path
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, select
 
 from eventstore.errors import ConfigurationError
 from eventstore.keys import CATALOGUE
-from projector.fold.projection import read_positions
+from projector.fold.projection import read_positions, stopped
 from projector.intake.source import Addresses, Source, opened
 from projector.rebuild.rebuild import OnProgress, Progress
 from projector.service.active import ProjectorOptions
 from projector.service.projector import Projector
 from projector.store.database import Database
+from projector.store.rows import Position
 from projector.store.tables import SERVING
 from projector.store.views_file import put_aside
 
@@ -61,22 +63,31 @@ async def _require_a_log(of: Addresses) -> None:
 
 
 async def _catch_up(database: Database, source: Source, on_progress: OnProgress) -> Progress:
-    """Wait until the views have what the streams had when each was first seen."""
+    """Wait until the views have what the streams had when each was first seen.
+
+    A pool that cannot be projected to there is left out of the comparison, with the reason.
+    """
     started = time.monotonic()
     heads = await source.heads([CATALOGUE])
     while True:
         positions = await database.read(lambda c: read_positions(c, SERVING))
         pools = await database.read(_known_pools)  # after the catalogue's position
         heads |= await source.heads((pools | positions.keys()) - heads.keys())
-        seqs = [
-            (positions[pool].seq if pool in positions else 0, h.seq) for pool, h in heads.items()
-        ]
+        failed = {pool: at.status for pool, at in positions.items() if stopped(at)}
+        behind = {
+            pool: head.seq - seq
+            for pool, head in heads.items()
+            if (seq := positions.get(pool, Position(pool)).seq) < head.seq
+        }
+        total = sum(head.seq for head in heads.values())
         progress = Progress(
-            events=sum(min(pair) for pair in seqs),
-            total=sum(head for _, head in seqs),
+            events=total - sum(behind.values()),
+            total=total,
             seconds=time.monotonic() - started,
-            finished=all(seq >= head for seq, head in seqs),
+            finished=behind.keys() <= failed.keys(),
         )
+        left_out = replace(progress.comparison, left_out=failed)
+        progress = replace(progress, comparison=left_out)
         on_progress(progress)
         if progress.finished:
             return progress

@@ -38,6 +38,8 @@ from projector.store.tables import VIEW_VERSION
 log = structlog.get_logger("muster.projector")
 
 BACKOFF_MIN_SECONDS: Final = 0.05
+STOP_RESTORE_SECONDS: Final = 5.0
+"""How long a stop tries to put the file of the views back, such as on a full disk."""
 RETRYABLE: Final = (MusterError, DatabaseError, OSError)
 """Errors that end by themselves or by an operator's repair: retried with back-off."""
 
@@ -143,12 +145,19 @@ class Projector:
             )
             await self._run_loops(active)
         finally:
-            # One process of all that have the file open.
-            if self.phase is Phase.ACTIVE and (done := await restore(database)):
-                await self._notices.publish(REPAIRED, done)
+            if self.phase is Phase.ACTIVE:  # one process of all that have the file open
+                await self._restore(database)
             with suppress(*RETRYABLE):  # it will lapse
                 async with asyncio.timeout(lease.seconds / 2):
                     await lease.release()
+
+    async def _restore(self, database: Database) -> None:
+        """Where the file was deleted or replaced, put it back. A stop waits for a bounded time."""
+        stopping = self._task is None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_RESTORE_SECONDS if stopping else None):
+                if done := await restore(database):
+                    await self._notices.publish(REPAIRED, done)
 
     async def _run_loops(self, active: Active) -> None:
         """Run the loops of an active projector until one fails; raises its error."""

@@ -12,7 +12,7 @@ import asyncio
 import math
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -20,7 +20,7 @@ from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, select, update
 
 from eventstore.ids import new_id
-from projector.store.database import Database
+from projector.store.database import Database, DatabaseError
 from projector.store.tables import LEASES, insert_new
 
 LEASE_SECONDS: Final = 4.0
@@ -119,7 +119,8 @@ class Lease:
     async def _renew_loop(self) -> None:
         while True:
             await asyncio.sleep(self.seconds / 4)
-            await self.renew()
+            with suppress(DatabaseError):  # such as a lock that was held for long
+                await self.renew()
 
     def _require_held(self, connection: Connection) -> None:
         """Raises `Superseded`."""

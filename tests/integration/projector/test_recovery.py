@@ -11,6 +11,7 @@ from eventstore.keys import CATALOGUE, Keys
 from eventstore.language.agent_commands import Terminate
 from eventstore.log.log import Log
 from eventstore.log.replies import Outcome
+from eventstore.log.restarting import Operation, RestartResult, request_restart
 from eventstore.retention import Retention
 from tests.chaos.judge import judge
 from tests.integration.projector.recovering import recovered, require_equal, wipe
@@ -65,11 +66,11 @@ async def test_a_log_ahead_of_the_clock_continues_after_what_it_lost(
 
 
 async def test_a_trimmed_log_is_recovered_completely_and_trimmed_again(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
     """Most of it was only in the archive when Redis was lost; and it is again afterwards."""
     one = {"retention": Retention(events=1, age_ms=10**14), "trim_seconds": 0.05}
-    async with archived_story(redis_url, database_url) as (stage, _):
+    async with archived_story(redis_url, views_url) as (stage, _):
         before = raw_events(redis_url)
         live = set(await stage.log.live(POOL))
         async with stage.projecting(**one):
@@ -162,14 +163,31 @@ async def test_a_client_that_repeats_its_request_is_answered_as_before(
     async with open_stage(redis_url, views_url) as stage:
         pool = await stage.pool(**QUICK)
         first = await pool.spawn(key="key:k", digest="d")
+        await pool.claim(await pool.worker("w"))
+
+        async def restart() -> RestartResult:
+            return await request_restart(
+                stage.log, pool.pool, first.agent_id, "asked", ORIGIN,
+                from_views=unexpected, operation=Operation("key:r", "e"),
+            )  # fmt: skip
+
+        assert (await restart()).outcome is Outcome.DONE
         await stage.catch_up()
         wipe(redis_url)
         await recovered(stage)
         again = await pool.spawn(key="key:k", digest="d")
         assert (again.outcome, again.agent_id) == (Outcome.KNOWN, first.agent_id)
+        restarted = await restart()
+        assert (restarted.outcome, restarted.same) == (Outcome.KNOWN, True)
+        assert types(redis_url).count("agent.restart_requested") == 1
         with redis.Redis.from_url(redis_url) as client:
-            left = client.pttl(f"pool:{{{POOL}}}:operation:key:k")
-            assert 86_000_000 < left <= 86_400_000
+            for key in ("k", "r"):
+                left = client.pttl(f"pool:{{{POOL}}}:operation:key:{key}")
+                assert 86_000_000 < left <= 86_400_000
+
+
+async def unexpected() -> None:
+    raise AssertionError("Redis has its state")
 
 
 async def test_intact_logs_are_not_touched(redis_url: str, views_url: str) -> None:

@@ -7,6 +7,7 @@ import time
 import psutil
 import pytest
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from projector.rebuild.view_sets import RebuildInProgress, acquire_rebuild_lease
 from projector.service.active import Active
@@ -86,7 +87,7 @@ async def test_nothing_is_written_once_one_of_two_leases_is_lost(
 
 @pytest.mark.parametrize("late", [1, 2], ids=["at the first check", "later"])
 async def test_a_lease_does_not_expire_while_its_watcher_is_stopped(
-    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch, late: int
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch, late: int
 ) -> None:
     """All processes of a host may be stopped, and the first that wakes must not acquire it before
     it is released. A slow check proves nothing either: it may have been renewed meanwhile.
@@ -102,7 +103,7 @@ async def test_a_lease_does_not_expire_while_its_watcher_is_stopped(
             await holder.release()
         return await read_state(self)
 
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         holder = await steal(stage)
         heir = Lease(holder.database, seconds=0.4)
         monkeypatch.setattr(Lease, "_read_state", held_up)
@@ -112,7 +113,7 @@ async def test_a_lease_does_not_expire_while_its_watcher_is_stopped(
 
 
 async def test_a_standby_that_was_itself_stopped_follows_a_dead_one(
-    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It counts only the time in which it could have observed a renewal."""
     read_state, late = Lease._read_state, [True]
@@ -122,7 +123,7 @@ async def test_a_standby_that_was_itself_stopped_follows_a_dead_one(
             time.sleep(2 * self.seconds)
         return await read_state(self)
 
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         dead = await steal(stage)
         heir = Lease(dead.database, "projector", seconds=0.4)
         monkeypatch.setattr(Lease, "_read_state", held_up)
@@ -135,8 +136,30 @@ async def test_a_standby_that_was_itself_stopped_follows_a_dead_one(
         await dead.database.close()
 
 
+async def test_a_lease_is_renewed_on_after_a_renewal_that_failed(
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recovery that waits for leases writes nothing else meanwhile."""
+    renewals, renew = 0, Lease.renew
+
+    async def fail_once(self: Lease) -> None:
+        nonlocal renewals
+        renewals += 1
+        if renewals == 1:
+            raise OperationalError("UPDATE", None, Exception("database is locked"))
+        await renew(self)
+
+    async with open_stage(redis_url, views_url) as stage:
+        lease = await steal(stage)
+        lease.seconds = 0.04
+        monkeypatch.setattr(Lease, "renew", fail_once)
+        async with lease.keep_renewed():
+            await until(lambda: renewals > 2)
+        await lease.database.close()
+
+
 async def test_a_projector_continues_after_a_defect(
-    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its process would seem healthy, and the views would not move."""
     original, failing = Active._round, True
@@ -149,7 +172,7 @@ async def test_a_projector_continues_after_a_defect(
         await original(self)
 
     monkeypatch.setattr(Active, "_round", fail_once)
-    async with open_stage(redis_url, database_url) as stage, stage.projecting() as projector:
+    async with open_stage(redis_url, views_url) as stage, stage.projecting() as projector:
         await stage.pool()
         await stage.settle()
         assert not failing
@@ -172,9 +195,10 @@ async def test_a_checkpoint_that_moved_is_not_overwritten(
 
 
 async def test_a_killed_projector_is_followed_at_once_and_a_stopped_one_soon(
-    redis_url: str, database_url: str
+    redis_url: str, postgres_url: str
 ) -> None:
-    async with open_stage(redis_url, database_url) as stage:
+    """On PostgreSQL: where it is stopped within a transaction, the lock does not stay."""
+    async with open_stage(redis_url, postgres_url) as stage:
         pool = await stage.pool()
         await pool.spawn()
         ours = stage.projector(lease_seconds=2.0)
@@ -211,8 +235,8 @@ async def test_a_projector_that_stops_within_a_transaction_blocks_no_other(
     async with open_stage(redis_url, postgres_url) as stage:
         pool = await stage.pool()
         await pool.spawn()
-        ours = stage.projector(lease_seconds=4.0)  # PostgreSQL's five seconds are over later
-        with projector_process(stage, stops_itself=True) as other:
+        ours = stage.projector(lease_seconds=2.0)  # PostgreSQL ends the transaction later
+        with projector_process(stage, lease_seconds=2.0, stops_itself=True) as other:
             await stage.settle()
             await ours.start()
             await until(lambda: ours.phase is Phase.STANDBY)

@@ -1,5 +1,7 @@
 """The SQLite file of the views is deleted, replaced or damaged while it is in use."""
 
+import asyncio
+import errno
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
@@ -13,10 +15,12 @@ from eventstore.log import notices
 from projector.intake.source import Addresses
 from projector.rebuild import file_repair
 from projector.service import file_watch
+from projector.service import projector as service
 from projector.service.from_scratch import from_scratch
 from projector.store import views_file
 from projector.store.database import DatabaseError
 from projector.store.failures import Kind, kind
+from tests.integration.projector.recovering import write_entry
 from tests.integration.projector.stage import POOL, Stage, open_stage
 from tests.waiting import until
 
@@ -175,6 +179,33 @@ async def test_a_file_that_was_put_aside_on_purpose_is_not_restored(
     _, aside = await from_scratch(of, lambda _: None)
     await come_to(stage, before)
     assert sorted(path.parent.glob("*.aside-*[0-9]")) == [aside]
+
+
+async def test_a_pool_that_cannot_be_projected_delays_no_build_from_scratch(stage: Stage) -> None:
+    write_entry(stage.redis_url, await stage.head(POOL) + 1, kind="agent.abducted")
+    of = Addresses(redis_url=stage.redis_url, database_url=stage.database_url)
+    async with asyncio.timeout(10):
+        done, _ = await from_scratch(of, lambda _: None)
+    assert done.finished
+    assert done.comparison.left_out.keys() == {POOL}
+    assert "unreadable event" in done.comparison.left_out[POOL]
+
+
+async def test_a_projector_stops_although_its_file_cannot_be_put_back(
+    redis_url: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as on a full disk."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(views_file.ViewsFile, "restore", full)
+    monkeypatch.setattr(service, "STOP_RESTORE_SECONDS", 0.1)
+    monkeypatch.setattr(file_watch, "SECONDS", 60.0)
+    async with open_stage(redis_url, f"sqlite:///{path}") as stage, stage.projecting() as projector:
+        path.unlink()
+        async with asyncio.timeout(5):
+            await projector.stop()
 
 
 async def test_a_reader_goes_on_with_the_file_that_is_there_now(stage: Stage, path: Path) -> None:
