@@ -1,7 +1,7 @@
 """Reads of a pool's write side; nothing here changes a log."""
 
-import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from eventstore.connection.calls import shielded, translated_errors
 from eventstore.errors import Halted, LogMissing, RolledBack, Unreadable, WrongType
@@ -54,15 +54,9 @@ class LogQueries(ScriptRunner):
         return hashes.AGENT.from_hash(agent_id, fields_of(fields)) if fields else None
 
     async def pool_of(self, agent_id: str, pools: Sequence[str]) -> str | None:
-        """The pool that has an agent's state, among these: all are asked at once."""
-        if not pools:
-            return None
-        with translated_errors("the pool of an agent cannot be read"):
-            pipe = self.client.pipeline(transaction=False)
-            for pool in pools:
-                pipe.execute_command("EXISTS", self.keys.agent(pool, agent_id))
-            found = await shielded(pipe.execute)
-        return next((pool for pool, exists in zip(pools, found, strict=True) if exists), None)
+        """The pool that has an agent's state, among these."""
+        found = await self._ask_each(pools, lambda p: ("EXISTS", self.keys.agent(p, agent_id)))
+        return next(iter(found), None)
 
     async def worker(self, pool: str, worker_id: str) -> ObservedWorker | None:
         fields = await self._read(pool, "HGETALL", self.keys.process(pool, worker_id))
@@ -82,16 +76,28 @@ class LogQueries(ScriptRunner):
 
     async def blocked(self, pools: Iterable[str]) -> dict[str, str]:
         """Why no worker is started in pools that need one, of those where that is so."""
-        names = list(pools)
-        found = await asyncio.gather(*(self._read_meta(pool, "blocked") for pool in names))
-        return {pool: text_of(why) for pool, (why,) in zip(names, found, strict=True) if why}
+        key = self.keys.pool
+        found = await self._ask_each(pools, lambda p: ("HGET", key(p, "meta"), "blocked"))
+        return {pool: text_of(why) for pool, why in found.items()}
 
     async def damaged(self, pools: Iterable[str]) -> dict[str, str]:
         """What agents have changed in workers of these pools, of late, that cannot be put back."""
+        found = await self._ask_each(pools, lambda p: ("GET", self.keys.pool(p, "damaged")))
+        return {pool: text_of(what) for pool, what in found.items()}
+
+    async def _ask_each(
+        self, pools: Iterable[str], command: Callable[[str], tuple[str, ...]]
+    ) -> dict[str, Any]:
+        """The replies about these pools that are not empty; all are asked at once."""
         names = list(pools)
-        reads = (self._read(pool, "GET", self.keys.pool(pool, "damaged")) for pool in names)
-        found = await asyncio.gather(*reads)
-        return {pool: text_of(what) for pool, what in zip(names, found, strict=True) if what}
+        if not names:
+            return {}
+        pipeline = self.client.pipeline(transaction=False)
+        for pool in names:
+            pipeline.execute_command(*command(pool))
+        with translated_errors("pools cannot be read"):
+            replies = await shielded(pipeline.execute)
+        return {pool: reply for pool, reply in zip(names, replies, strict=True) if reply}
 
     async def waiting_isolated(self, pool: str, count: int) -> list[tuple[str, int]]:
         """The isolated agents that wait for a worker, and since when in ms of log time.

@@ -8,7 +8,7 @@ hop, whatever the number of statements, and a cancelled caller never leaves half
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -201,21 +201,15 @@ class Database:
     def complete(self, connection: Connection) -> bool:
         """Whether all tables are there."""
         expected = {table.name for table in tables.METADATA.sorted_tables} | {"pool_capacity"}
-        return expected <= self._existing(connection) and not self._missing_columns(connection)
+        existing = self.existing(connection)
+        return expected <= existing.keys() and not _missing_columns(existing)
 
-    def _missing_columns(self, connection: Connection) -> list[tuple[str, str]]:
-        """(table, column) that an earlier version did not have in a table of its heartbeats."""
-        schema, inspected = None if self.sqlite else tables.SCHEMA, inspect(connection)
-        missing = []
-        for table in (tables.AGENT_LIVE, tables.WORKER_LIVE):
-            existing = {one["name"] for one in inspected.get_columns(table.name, schema=schema)}
-            missing += [(table.name, c.name) for c in table.columns if c.name not in existing]
-        return missing
-
-    def _existing(self, connection: Connection) -> set[str]:
-        schema = None if self.sqlite else tables.SCHEMA
-        found = inspect(connection)
-        return {*found.get_table_names(schema=schema), *found.get_view_names(schema=schema)}
+    def existing(self, connection: Connection) -> dict[str, set[str]]:
+        """All tables and views, with the columns of the tables."""
+        found: dict[str, set[str]] = {}
+        for name, column in connection.exec_driver_sql(_COLUMNS[self.sqlite]):
+            found.setdefault(name, set()).add(column)
+        return found
 
     def create(self, connection: Connection) -> None:
         """Create those that are missing."""
@@ -224,9 +218,9 @@ class Database:
             # Where it exists, its owner may not be allowed to create it.
             if not inspect(connection).has_schema(tables.SCHEMA):
                 connection.execute(text(f"CREATE SCHEMA {tables.SCHEMA}"))
-        before = self._existing(connection)
+        before = self.existing(connection)
         tables.METADATA.create_all(connection)
-        for table, column in self._missing_columns(connection):
+        for table, column in _missing_columns(before):
             added = f"ADD COLUMN {column} BIGINT NOT NULL DEFAULT 0"
             connection.execute(text(f"ALTER TABLE {self.prefix}{table} {added}"))
         if "pool_capacity" not in before:
@@ -234,11 +228,29 @@ class Database:
         versions = tables.VIEW_VERSIONS
         if "view_versions" not in before:
             connection.execute(insert(versions).values(name="views", version=tables.VIEW_VERSION))
-        if before & _DEPENDENT_TABLES and not before >= _DEPENDENT_TABLES:
+        if before.keys() & _DEPENDENT_TABLES and not before.keys() >= _DEPENDENT_TABLES:
             views = update(versions).where(versions.c.name == "views")
             connection.execute(views.values(version=tables.INCOMPLETE))
 
 
+def _missing_columns(existing: Mapping[str, set[str]]) -> list[tuple[str, str]]:
+    """(table, column) that an earlier version did not have in a table of its heartbeats."""
+    live = [table for table in (tables.AGENT_LIVE, tables.WORKER_LIVE) if table.name in existing]
+    columns = [(table.name, column.name) for table in live for column in table.columns]
+    return [(table, column) for table, column in columns if column not in existing[table]]
+
+
+_COLUMNS: Final = {
+    True: "SELECT t.name, c.name FROM sqlite_master t"
+    " LEFT JOIN pragma_table_info(CASE t.type WHEN 'table' THEN t.name END) c"
+    " WHERE t.type IN ('table', 'view')",
+    False: "SELECT t.relname, c.attname FROM pg_catalog.pg_class t"
+    " JOIN pg_catalog.pg_attribute c ON c.attrelid = t.oid AND c.attnum > 0"
+    " AND NOT c.attisdropped WHERE t.relkind IN ('r', 'p', 'v') AND t.relnamespace = "
+    f"(SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = '{tables.SCHEMA}')",
+}
+"""Names of tables and views and of columns, for SQLite (True) or not: much quicker than to inspect
+each table. A view of SQLite has none here: it may be one of a table that is gone."""
 _DEPENDENT_TABLES: Final = frozenset({*tables.VIEWS, "events"})
 """Tables that only make sense together: where one was dropped, the views are rebuilt."""
 

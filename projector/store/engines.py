@@ -112,4 +112,5 @@ def postgres_engine(url: URL) -> Engine:
             **{name: value for name, value in KEEPALIVE.items() if name not in url.query},
         },
         pool_pre_ping=False,
+        use_native_hstore=False,  # would be asked for on the first connection
     )

@@ -198,7 +198,7 @@ async def test_checking_logs_creates_no_tables(redis_url, tmp_path):
     assert await check_logs(redis_url, "", f"sqlite:///{path}") == []
     database = Database(f"sqlite:///{path}")
     database.open()
-    assert await database.read(database._existing) == set()
+    assert await database.read(database.existing) == {}
     await database.close()
 
 

@@ -70,7 +70,7 @@ async def test_it_changes_nothing(database_url: str) -> None:
     assert await problem(database_url) == ""
     database = Database(database_url)
     database.open()
-    assert not await database.read(database._existing)
+    assert not await database.read(database.existing)
     await database.prepare()
     assert await problem(database_url) == ""
     await database.close()

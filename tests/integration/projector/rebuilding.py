@@ -1,11 +1,10 @@
 """Rebuilds for tests, and the tables that they leave."""
 
 from projector.rebuild.rebuild import Progress, RebuildOptions, replay
-from projector.store.database import Database
 from tests.integration.projector.stage import Stage
 
 
-async def replayed(stage: Stage, batch: int = 7, *, lease_seconds: float = 2.0) -> list[Progress]:
+async def replayed(stage: Stage, batch: int = 20, *, lease_seconds: float = 2.0) -> list[Progress]:
     reported: list[Progress] = []
     options = RebuildOptions(
         redis_url=stage.redis_url,
@@ -19,12 +18,7 @@ async def replayed(stage: Stage, batch: int = 7, *, lease_seconds: float = 2.0) 
 
 
 async def tables_of(stage: Stage) -> set[str]:
-    database = Database(stage.database_url)
-    database.open()
-    try:
-        return await database.read(database._existing)
-    finally:
-        await database.close()
+    return set(await stage.database.read(stage.database.existing))
 
 
 async def other_tables(stage: Stage) -> set[str]:
