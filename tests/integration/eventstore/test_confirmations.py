@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from eventstore.connection.calls import execute
+from eventstore.durability import confirmations
 from eventstore.durability.confirmations import Confirmations, WaitTarget
 from eventstore.errors import CommandLost, Halted, LogMissing, Recovered, RolledBack
 from eventstore.language.agent_commands import Terminate
@@ -143,8 +144,9 @@ async def test_fsynced_is_confirmed_by_the_settings_of_the_server_that_has_it(st
     assert await stage.confirm(proof) == "appendfsync was changed"
 
 
-async def test_a_level_that_is_not_reached_in_time_says_so(stage):
+async def test_a_level_that_is_not_reached_in_time_says_so(stage, monkeypatch):
     """No replica follows: WAIT returns before the deadline, with what it counted."""
+    monkeypatch.setattr(confirmations, "TICK_MS", 10_000)  # WAIT has half the time
     replicated = WaitTarget(Level.REPLICATED)
-    late = await stage.confirm(await stage.spawned(), how=replicated, seconds=1.5)
+    late = await stage.confirm(await stage.spawned(), how=replicated, seconds=1.0)
     assert late == "0 of 1 replicas have it"

@@ -44,15 +44,14 @@ async def written(pool: TestPool, count: int) -> None:
 
 async def old_events(pool: TestPool, counts: list[int], *, data: str = "{}") -> None:
     """Add events to the stream: so many in each millisecond, from a time long ago."""
-    seq = 0
-    for ms, count in enumerate(counts, 1000):
-        for _ in range(count):
-            seq += 1
-            await execute(
-                pool.log.client, "XADD", f"pool:{{{pool.name}}}:events", f"{ms}-*", "type", "x",
-                "version", "1", "seq", str(seq), "data", data,
-            )  # fmt: skip
-    await execute(pool.log.client, "HSET", f"pool:{{{pool.name}}}:meta", "seq", str(seq))
+    times = [ms for ms, count in enumerate(counts, 1000) for _ in range(count)]
+    stream, meta = (pool.log.keys.pool(pool.name, part) for part in ("events", "meta"))
+    async with pool.log.client.pipeline(transaction=False) as pipeline:
+        for seq, ms in enumerate(times, 1):
+            fields = ("type", "x", "version", "1", "seq", str(seq), "data", data)
+            pipeline.execute_command("XADD", stream, f"{ms}-*", *fields)
+        pipeline.execute_command("HSET", meta, "seq", str(len(times)))
+        await pipeline.execute()
 
 
 async def test_events_beyond_the_number_are_trimmed_and_the_newest_stay(

@@ -6,23 +6,31 @@ import signal
 import sys
 import threading
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Final
 
 from muster.__main__ import main
 from projector.fold.projection import Projection
 from projector.rebuild import rebuild, view_sets
 from projector.service.active import ProjectorOptions
 from projector.service.projector import Projector
+from projector.store import database
 from tests.forked import Forked
 from tests.integration.projector.stage import Stage
 
+STOPPED_SECONDS: Final = 2.5
+"""How long PostgreSQL bears a projector that stops itself within a transaction."""
 
-def projector_process(stage: Stage, *, stops_itself: bool = False) -> Forked:
+
+def projector_process(
+    stage: Stage, *, lease_seconds: float = 4.0, stops_itself: bool = False
+) -> Forked:
     """It is active until it is ended; or it stops, within the transaction of the event at seq 2."""
-    return Forked(_project, stage.redis_url, stage.database_url, stops_itself)
+    return Forked(_project, stage.redis_url, stage.database_url, lease_seconds, stops_itself)
 
 
-def _project(_: Connection, redis_url: str, database_url: str, stops_itself: bool) -> None:
+def _project(
+    _: Connection, redis_url: str, database_url: str, lease_seconds: float, stops_itself: bool
+) -> None:
     write = Projection.write
 
     def write_and_stop(self: Projection, connection: Any, pool: Any, rows: Any) -> Any:
@@ -33,7 +41,7 @@ def _project(_: Connection, redis_url: str, database_url: str, stops_itself: boo
 
     async def project() -> None:
         options = ProjectorOptions(
-            redis_url=redis_url, database_url=database_url, lease_seconds=4.0
+            redis_url=redis_url, database_url=database_url, lease_seconds=lease_seconds
         )
         projector = Projector(options)
         await projector.start()
@@ -41,6 +49,10 @@ def _project(_: Connection, redis_url: str, database_url: str, stops_itself: boo
 
     if stops_itself:
         setattr(Projection, "write", write_and_stop)  # noqa: B010
+        idle = database._SET_IDLE_TIMEOUT.replace(
+            f"{database.IDLE_SECONDS}s", f"{STOPPED_SECONDS}s"
+        )
+        setattr(database, "_SET_IDLE_TIMEOUT", idle)  # noqa: B010
     asyncio.run(project())
 
 

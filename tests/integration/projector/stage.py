@@ -44,6 +44,7 @@ class Stage:
         self.redis_url = redis_url
         self.database_url = database_url
         self.views = Views(database_url)
+        self._database = Database(database_url, connections=1)
 
     async def pool(self, name: str = POOL, **config: Any) -> TestPool:
         """A pool that the catalogue knows."""
@@ -53,7 +54,8 @@ class Stage:
         return pool
 
     def projector(self, **options: Any) -> Projector:
-        chosen = {"lease_seconds": 4.0, "heartbeat_seconds": 0.02, "audit_seconds": 0.2, **options}
+        quick = {"heartbeat_seconds": 0.02, "audit_seconds": 0.2, "backoff_max_seconds": 0.5}
+        chosen = {"lease_seconds": 4.0, **quick, **options}
         return Projector(
             ProjectorOptions(redis_url=self.redis_url, database_url=self.database_url, **chosen)
         )
@@ -92,28 +94,32 @@ class Stage:
         meta = self.log.keys.pool(pool, "meta")
         return int(await execute(self.log.client, "HGET", meta, "seq") or 0)
 
+    @property
+    def database(self) -> Database:
+        """Of the test itself: it opens the file that is there now."""
+        if self._database.file is not None and self._database.file.changed:
+            self._database.reopen()
+        self._database.open()
+        return self._database
+
     async def sql(self, statement: str, **values: Any) -> list[Any]:
         """Run a statement in the database of the views; `{}` in it is the schema."""
-        database = Database(self.database_url)
-        database.open()
+        return await self.database.write(lambda c: self._rows(c, statement, values))
 
-        def work(connection: Connection) -> list[Any]:
-            done = connection.execute(text(statement.replace("{}", database.prefix)), values)
-            return list(done.mappings()) if done.returns_rows else []
-
-        try:
-            return await database.write(work)
-        finally:
-            await database.close()
+    def _rows(self, connection: Connection, statement: str, values: dict[str, Any]) -> list[Any]:
+        found = connection.execute(text(statement.replace("{}", self._database.prefix)), values)
+        return list(found.mappings()) if found.returns_rows else []
 
     async def contents(self) -> dict[str, list[dict[str, Any]]]:
         """All rows of all views, without how far heartbeats were read."""
         keys = {table.name: next(iter(table.primary_key)).name for table in SERVING.all()}
-        found = {}
-        for name in VIEWS:
-            rows = await self.sql(f"SELECT * FROM {{}}{name} ORDER BY {keys[name]}")
-            found[name] = [{**row, "heartbeat_id": ""} for row in rows]
-        return found
+
+        def read(connection: Connection) -> dict[str, list[dict[str, Any]]]:
+            select = "SELECT * FROM {{}}{0} ORDER BY {1}"
+            found = {n: self._rows(connection, select.format(n, keys[n]), {}) for n in VIEWS}
+            return {n: [{**row, "heartbeat_id": ""} for row in found[n]] for n in VIEWS}
+
+        return await self.database.read(read)
 
     # ---- the story ---------------------------------------------------------------------------
 
@@ -177,6 +183,7 @@ async def open_stage(redis_url: str, database_url: str) -> AsyncIterator[Stage]:
         yield stage
     finally:
         await stage.views.stop()
+        await stage._database.close()
         await reader.close()
         await client.aclose()
 

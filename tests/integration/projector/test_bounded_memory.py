@@ -17,7 +17,7 @@ from tests.waiting import until
 BRIEF = Retention(events=300, ended_ms=1_000, heartbeats_ms=1_000, keys_ms=1_000)
 ALIVE = 20
 SLACK_BYTES = 60_000
-"""Clients' buffers and half-filled pages: less than any one kind of thing of 500 agents."""
+"""Clients' buffers and half-filled pages: less than any one kind of thing of 340 agents."""
 
 
 def used_memory(client: Any) -> int:
@@ -36,10 +36,10 @@ async def at_rest(client: Any) -> None:
 async def test_memory_is_bounded_by_living_agents_and_the_retention(
     redis_server: MakeServer, views_url: str
 ) -> None:
-    """500 agents and their 5,000 events leave no more in Redis than 100 did.
+    """400 agents and their 4,000 events leave no more in Redis than 60 did.
 
-    Each kind that goes is larger than the slack: hashes of ended agents (300 KB), of their
-    operations (150 KB), events (1.5 MB). Heartbeats are counted by themselves.
+    Each kind that goes is larger than the slack: hashes of ended agents (200 KB), of their
+    operations (100 KB), events (1 MB). Heartbeats are counted by themselves.
     """
     server = redis_server()
     async with open_stage(server.url, views_url) as stage:
@@ -50,13 +50,13 @@ async def test_memory_is_bounded_by_living_agents_and_the_retention(
             await other.spawn(labels={"team": "core"})
         with server.client() as client:
             async with stage.projecting(retention=BRIEF, trim_seconds=0.1):
-                before = await left_by(100, stage, pool, client)
-                after = await left_by(500, stage, pool, client)
+                before = await left_by(60, stage, pool, client)
+                after = await left_by(400, stage, pool, client)
         assert after.keys == before.keys
         assert after.memory - before.memory < SLACK_BYTES
         assert after.keys["agent:{tester_pool}"] == ALIVE
         assert "agent:{developer_pool}" not in after.keys
-        written = 600 * EVENTS_OF_A_LIFE + 6 * EVENTS_OF_A_WORKER
+        written = 460 * EVENTS_OF_A_LIFE + 5 * EVENTS_OF_A_WORKER
         assert await stage.head(POOL) >= written
         assert (await verify(server.url, "", stage.database_url)).differences == []
 

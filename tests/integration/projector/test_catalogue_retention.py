@@ -53,10 +53,10 @@ async def trimmed(stage: Stage) -> None:
 
 
 async def test_readers_go_on_where_the_catalogue_was_trimmed(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
     """New ones, one that is behind, and one that follows; and all may change it."""
-    async with open_stage(redis_url, database_url) as stage, stage.projecting(**TRIMMING):
+    async with open_stage(redis_url, views_url) as stage, stage.projecting(**TRIMMING):
         reader = Reader(redis_url)
         behind, follower, new = (CatalogueLog(stage.log, reader) for _ in range(3))
         await stage.pool(POOL, **QUICK)
@@ -77,9 +77,9 @@ async def test_readers_go_on_where_the_catalogue_was_trimmed(
 
 
 async def test_without_the_snapshot_no_reader_starts_until_a_projector_has_stored_it_again(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         reader = Reader(redis_url)
         async with stage.projecting(**TRIMMING):
             await change_pools(stage)
@@ -97,9 +97,9 @@ async def test_without_the_snapshot_no_reader_starts_until_a_projector_has_store
 
 
 async def test_trimming_changes_neither_views_nor_what_can_be_rebuilt(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         async with stage.projecting():
             await stage.pool(POOL, **QUICK)
             await change_pools(stage)
@@ -107,12 +107,13 @@ async def test_trimming_changes_neither_views_nor_what_can_be_rebuilt(
             before = await stage.contents()
         async with stage.projecting(**TRIMMING):
             await trimmed(stage)
-            assert (await verify(redis_url, "", database_url)).differences == []
-            options = RebuildOptions(redis_url=redis_url, database_url=database_url)
+            assert (await verify(redis_url, "", views_url)).differences == []
+            options = RebuildOptions(redis_url=redis_url, database_url=views_url)
             await replay(options, lambda _: None)
             assert await stage.contents() == before
 
 
+@pytest.mark.usefixtures("no_leases", "no_reports")
 async def test_a_lost_catalogue_is_recovered_without_its_old_snapshot(
     redis_url: str, views_url: str
 ) -> None:

@@ -50,10 +50,10 @@ async def test_views_behind_the_archive_are_folded_on_to_its_end(
 
 
 async def test_views_that_the_archive_contradicts_are_rebuilt(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
     """Without a checkpoint, its first events request agents that already have rows."""
-    async with archived_story(redis_url, database_url) as (stage, _):
+    async with archived_story(redis_url, views_url) as (stage, _):
         before = await stage.contents()
         await stage.sql("DELETE FROM {}checkpoints WHERE pool <> ''")
         with capture_logs() as logs:

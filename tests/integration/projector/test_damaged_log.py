@@ -101,9 +101,9 @@ async def test_text_that_postgresql_cannot_store_stops_nothing(
 
 
 async def test_events_before_the_damage_in_one_batch_are_applied(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         pool = await stage.pool()
         await pool.spawn()
         await pool.spawn()
@@ -116,9 +116,9 @@ async def test_events_before_the_damage_in_one_batch_are_applied(
 
 
 async def test_a_repaired_pool_continues_with_the_next_start(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         pool = await stage.pool()
         await pool.spawn()
         async with stage.projecting():

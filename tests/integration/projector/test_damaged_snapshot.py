@@ -19,10 +19,10 @@ from tests.waiting import until
 
 
 async def test_living_agents_of_a_halted_log_are_recovered_where_nothing_is_archived(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
     """No projector has ever used the empty database: only Redis' hashes are left."""
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         pool = await stage.pool(**QUICK)
         damaged = (await pool.spawn()).agent_id
         ids = [(await pool.spawn(labels={"team": "core"})).agent_id for _ in range(3)]
@@ -44,7 +44,7 @@ async def test_living_agents_of_a_halted_log_are_recovered_where_nothing_is_arch
 
 
 async def test_damaged_agents_are_named_also_after_an_interruption(
-    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a projector, which parks them, and by a recovery, which is the last to read them."""
 
@@ -62,7 +62,7 @@ async def test_damaged_agents_are_named_also_after_an_interruption(
 
         monkeypatch.setattr(what, name, once)
 
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         pools = [await stage.pool(name, **QUICK) for name in (POOL, "other")]
         damaged = [(await pool.spawn()).agent_id for pool in pools]
         for one, agent_id in zip(pools, damaged, strict=True):
@@ -85,8 +85,8 @@ async def test_damaged_agents_are_named_also_after_an_interruption(
             assert keys == [f"agent:{damaged[1]}"]
 
 
-async def test_damaged_keys_are_parked_and_delay_nothing(redis_url: str, database_url: str) -> None:
-    async with open_stage(redis_url, database_url) as stage:
+async def test_damaged_keys_are_parked_and_delay_nothing(redis_url: str, views_url: str) -> None:
+    async with open_stage(redis_url, views_url) as stage:
         pool, other = await stage.pool(), await stage.pool("other")
         await other.spawn()
         fence = await pool.worker("w")
@@ -119,10 +119,10 @@ async def test_damaged_keys_are_parked_and_delay_nothing(redis_url: str, databas
 
 @pytest.mark.parametrize("kind", ["agent.abducted", "agent.lost"])
 async def test_an_event_that_cannot_be_read_stops_only_that_pool(
-    redis_url: str, database_url: str, kind: str
+    redis_url: str, views_url: str, kind: str
 ) -> None:
     """Until a projector can read it: here the stream is repaired."""
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         pool, other = await stage.pool(), await stage.pool("other")
         for one in (pool, pool, other):
             await one.spawn()

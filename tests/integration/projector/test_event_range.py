@@ -1,6 +1,7 @@
 """Events after a position, wherever they are: in the archive, read as one log, or the stream."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,25 @@ def names(rows: Any) -> list[str]:
     return [one.event_id for one in rows]
 
 
-@pytest.fixture
-async def database(database_url: str):
-    database = Database(database_url)
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Database]:
+    database = Database(url)
     database.open()
     await database.prepare()
     yield database
     await database.close()
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    async with opened(database_url) as database:
+        yield database
+
+
+@pytest.fixture
+async def file(views_url: str) -> AsyncIterator[Database]:
+    async with opened(views_url) as database:
+        yield database
 
 
 steps = st.lists(st.integers(0, 3), min_size=1, max_size=30)
@@ -73,9 +86,20 @@ steps = st.lists(st.integers(0, 3), min_size=1, max_size=30)
 )
 @given(old=steps, new=steps, lost=st.integers(0, 8), count=st.integers(1, 40), at=st.floats(0, 1))
 async def test_a_page_is_what_a_plain_sort_returns_over_generations(
-    database: Database, old: list[int], new: list[int], lost: int, count: int, at: float
+    file: Database, old: list[int], new: list[int], lost: int, count: int, at: float
 ) -> None:
     """Generation 2 took over below the end of generation 1: what lies above that was lost."""
+    await require_sorted(file, old, new, lost, count, at)
+
+
+async def test_pages_are_sorted_by_both_databases(database: Database) -> None:
+    for at in (0.0, 0.4, 0.8, 1.0):
+        await require_sorted(database, [1, 0, 0, 2, 3], [0, 1, 0], 2, 3, at)
+
+
+async def require_sorted(
+    database: Database, old: list[int], new: list[int], lost: int, count: int, at: float
+) -> None:
     before = rows_of(old)
     lost = min(lost, len(before) - 1)
     last_ms = before[-1].ts + 1

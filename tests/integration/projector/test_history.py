@@ -25,12 +25,12 @@ def of_pool(answer: dict[str, Any], pool: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("seed", [0, 1])
 async def test_every_event_of_a_history_is_answered_as_the_views_did_then(
-    database_url: str, seed: int
+    database_url: str,
 ) -> None:
     """By the position of the event and by its time; the views fold on without their archive."""
-    rows = histories.History(seed).write(70 if "sqlite" in database_url else 25)
+    seed, length = (0, 70) if "sqlite" in database_url else (1, 25)
+    rows = histories.History(seed).write(length)
     async with open_archive(database_url) as stage:
         answers = await stage.project(rows)
         for name in ("agents", "workers", "pools", "hosts", "checkpoints"):
@@ -86,12 +86,12 @@ async def test_one_agent_and_pages_and_filters_are_answered_as_the_complete_list
 
 
 async def test_a_point_in_time_stays_the_same_while_events_of_its_time_still_come(
-    database_url: str,
+    views_url: str,
 ) -> None:
     rows = histories.History(5).write(60)
     last = replace(rows[-1], ts=rows[-1].ts)
     same_ms = [row for row in rows if row.ts <= last.ts]
-    async with open_archive(database_url) as stage:
+    async with open_archive(views_url) as stage:
         await stage.archive(same_ms[:-10])
         point = await stage.history.point_in_time(AsOf(at_ms=last.ts))
         before = await stage.history.agents(point, EVERY, limit=1000)
@@ -104,11 +104,11 @@ async def test_a_point_in_time_stays_the_same_while_events_of_its_time_still_com
 
 
 async def test_an_event_remains_the_point_in_time_although_others_have_its_time(
-    database_url: str,
+    views_url: str,
 ) -> None:
     """A recovery or a reap writes many at once."""
     rows = [replace(row, ts=1_000) for row in histories.History(5).write(60)]
-    async with open_archive(database_url) as stage:
+    async with open_archive(views_url) as stage:
         await stage.archive(rows)
         for pool in POOLS:
             for seq in (0, 1, 7):
@@ -120,7 +120,7 @@ async def test_an_event_remains_the_point_in_time_although_others_have_its_time(
 
 
 async def test_a_generation_that_a_recovery_replaced_can_still_be_queried(
-    database_url: str,
+    views_url: str,
 ) -> None:
     """Two stories with a common start: one lost, and one that continued from the archive."""
     lost, restored = histories.History(3), histories.History(3)
@@ -131,7 +131,7 @@ async def test_a_generation_that_a_recovery_replaced_can_still_be_queried(
     restored.generations = dict.fromkeys(restored.generations, 2)
     restored.ts += 60_000
     restored.write(56)
-    async with open_archive(database_url) as stage:
+    async with open_archive(views_url) as stage:
         await stage.archive(lost.rows)
         await stage.archive(restored.rows)
         for story, generation in ((lost, 1), (restored, None), (restored, 2)):

@@ -16,8 +16,8 @@ from tests.histories import BEGUN_MS
 from tests.integration.projector.archive_stage import EVERY, at, open_archive
 
 
-async def test_before_the_first_event_the_answer_is_empty(database_url: str) -> None:
-    async with open_archive(database_url) as stage:
+async def test_before_the_first_event_the_answer_is_empty(views_url: str) -> None:
+    async with open_archive(views_url) as stage:
         nothing: dict[str, Any] = {
             name: [] for name in ("agents", "living", "workers", "alive", "pools")
         }
@@ -27,10 +27,10 @@ async def test_before_the_first_event_the_answer_is_empty(database_url: str) -> 
         assert await stage.answer(at("alpha", 0)) == nothing
 
 
-async def test_a_position_beyond_the_archive_is_refused(database_url: str) -> None:
+async def test_a_position_beyond_the_archive_is_refused(views_url: str) -> None:
     rows = histories.History(1).write(30)
     last = max(row.seq for row in rows if row.pool == "alpha")
-    async with open_archive(database_url) as stage:
+    async with open_archive(views_url) as stage:
         await stage.archive(rows)
         await stage.history.point_in_time(at("alpha", last))
         with pytest.raises(NotYetArchived, match=f"the archive ends at seq {last}"):
@@ -72,13 +72,13 @@ async def test_an_incomplete_archive_names_where_it_becomes_complete(
 
 
 @pytest.mark.parametrize("lost", ["its start", "its middle"])
-async def test_a_time_that_is_not_archived_is_refused(database_url: str, lost: str) -> None:
+async def test_a_time_that_is_not_archived_is_refused(views_url: str, lost: str) -> None:
     """Before the archive's first event, or in a hole of it; by position and by time."""
     rows = histories.History(2).write(120)
     of = [row for row in rows if row.pool == "alpha"]
     hole = of[:20] if lost == "its start" else of[8:12]
     first = of[of.index(hole[-1]) + 1]
-    async with open_archive(database_url) as stage:
+    async with open_archive(views_url) as stage:
         await stage.archive([row for row in rows if row not in hole])
         history = stage.history
         points = []
@@ -106,11 +106,11 @@ async def test_a_time_that_is_not_archived_is_refused(database_url: str, lost: s
         assert await history.agents(before, EVERY) == []
 
 
-async def test_an_event_that_cannot_be_read_is_not_skipped(database_url: str) -> None:
+async def test_an_event_that_cannot_be_read_is_not_skipped(views_url: str) -> None:
     rows = list(histories.History(2).write(40))
     index = next(i for i, row in enumerate(rows) if row.type == "agent.requested")
     rows[index] = replace(rows[index], version=99)
-    async with open_archive(database_url) as stage:
+    async with open_archive(views_url) as stage:
         await stage.archive(rows)
         point = await stage.history.point_in_time(AsOf(at_ms=rows[-1].ts))
         with pytest.raises(ArchiveUnreadable, match="reads up to version 1"):

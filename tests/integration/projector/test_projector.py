@@ -122,9 +122,9 @@ async def test_a_projector_works_through_pgbouncer_in_transaction_mode(
         assert (await verify(redis_url, "", pgbouncer_url)).differences == []
 
 
-async def test_an_event_is_in_the_views_at_once(redis_url: str, database_url: str) -> None:
+async def test_an_event_is_in_the_views_at_once(redis_url: str, views_url: str) -> None:
     """Nothing in between polls: it takes far less than any interval of the projector."""
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         pool = await stage.pool()
         async with stage.projecting(audit_seconds=30.0, heartbeat_seconds=30.0):
             await pool.spawn()

@@ -69,7 +69,7 @@ async def test_readers_never_get_empty_or_half_built_views(
             while not done.is_set():
                 submitted = await pool.spawn()
                 await stage.act(pool, submitted.agent_id, Terminate())
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0.005)
 
         async def read() -> int:
             asked, last = 0, 0
@@ -80,11 +80,12 @@ async def test_readers_never_get_empty_or_half_built_views(
                 at = (await stage.views.positions())[POOL].seq
                 assert at >= last
                 asked, last = asked + 1, at
+                await asyncio.sleep(0.002)
             return asked
 
         working = [asyncio.create_task(write()), asyncio.create_task(read())]
         try:
-            for _ in range(4):
+            for _ in range(2):
                 assert (await replayed(stage, batch=50))[-1].finished
         finally:
             done.set()

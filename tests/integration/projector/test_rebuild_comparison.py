@@ -40,10 +40,10 @@ async def test_a_rebuild_reports_how_the_old_views_differed(
 
 
 async def test_a_rebuild_lists_the_first_differences_and_counts_all(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
     """One table has more than are listed, and another one some more."""
-    async with archived_story(redis_url, database_url) as (stage, _):
+    async with archived_story(redis_url, views_url) as (stage, _):
         await stage.sql("UPDATE {}workers SET reason = 'planted'")
         await stage.sql(
             "UPDATE {}agents SET reason = 'x', project_id = 'x', role_type = 'x', epoch = 99"
@@ -55,10 +55,8 @@ async def test_a_rebuild_lists_the_first_differences_and_counts_all(
         assert tables_named == ["workers"] * 3 + ["agents"] * 17
 
 
-async def test_views_at_another_position_are_not_compared(
-    redis_url: str, database_url: str
-) -> None:
-    async with archived_story(redis_url, database_url) as (stage, _):
+async def test_views_at_another_position_are_not_compared(redis_url: str, views_url: str) -> None:
+    async with archived_story(redis_url, views_url) as (stage, _):
         await stage.sql("UPDATE {}checkpoints SET seq = seq - 1 WHERE pool <> ''")
         found = (await replayed(stage))[-1].comparison
         assert found.pools == ("",)
@@ -66,17 +64,17 @@ async def test_views_at_another_position_are_not_compared(
 
 
 def test_the_command_prints_the_differences(
-    redis_url: str, database_url: str, capsys: pytest.CaptureFixture[str]
+    redis_url: str, views_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def prepare() -> None:
-        async with open_stage(redis_url, database_url) as stage:
+        async with open_stage(redis_url, views_url) as stage:
             async with stage.projecting():
                 await (await stage.pool()).spawn()
                 await stage.settle()
             await stage.sql("UPDATE {}agents SET reason = 'planted'")
 
     asyncio.run(prepare())
-    flags = ["--redis-url", redis_url, "--database-url", database_url]
+    flags = ["--redis-url", redis_url, "--database-url", views_url]
     assert main(["replay", *flags]) == 0
     printed = capsys.readouterr().err
     assert "1 of 2 rows differ at the same position: the views that served were wrong" in printed

@@ -32,7 +32,7 @@ async def test_a_damaged_log_leaves_the_views_as_they_are(
 
 
 async def test_a_refused_rebuild_that_archived_more_leaves_the_views_as_they_are(
-    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It archived a spawn in another pool, which the views do not have yet."""
     compare = Rebuild._compare
@@ -42,7 +42,7 @@ async def test_a_refused_rebuild_that_archived_more_leaves_the_views_as_they_are
         await compare(self)
 
     monkeypatch.setattr(Rebuild, "_compare", meanwhile)
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         async with stage.projecting() as projector:
             other = await stage.pool("other")
             await stage.play(await stage.pool())
@@ -61,7 +61,7 @@ async def test_a_refused_rebuild_that_archived_more_leaves_the_views_as_they_are
 
 
 async def test_a_pool_that_is_created_after_the_catalogue_was_folded_is_no_damage(
-    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The catalogue has grown when the ends of all logs are read again."""
     fold_stream = Rebuild._fold_stream
@@ -72,17 +72,17 @@ async def test_a_pool_that_is_created_after_the_catalogue_was_folded_is_no_damag
             monkeypatch.setattr(Rebuild, "_fold_stream", fold_stream)
             await (await stage.pool("later")).spawn()
 
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         await stage.play(await stage.pool())
         monkeypatch.setattr(Rebuild, "_fold_stream", meanwhile)
         assert (await replayed(stage))[-1].finished
         assert await stage.views.pool("later") is not None
         await stage.catch_up()
-        assert (await verify(redis_url, "", database_url)).equal
+        assert (await verify(redis_url, "", views_url)).equal
 
 
-async def test_a_stream_that_ends_too_soon_is_damaged(redis_url: str, database_url: str) -> None:
-    async with open_stage(redis_url, database_url) as stage:
+async def test_a_stream_that_ends_too_soon_is_damaged(redis_url: str, views_url: str) -> None:
+    async with open_stage(redis_url, views_url) as stage:
         pool = await stage.pool()
         await pool.spawn()
         await pool.spawn()
@@ -93,11 +93,9 @@ async def test_a_stream_that_ends_too_soon_is_damaged(redis_url: str, database_u
             await replayed(stage)
 
 
-async def test_an_empty_redis_leaves_the_views_as_they_are(
-    redis_url: str, database_url: str
-) -> None:
+async def test_an_empty_redis_leaves_the_views_as_they_are(redis_url: str, views_url: str) -> None:
     """The archive is empty too: there is less in the log than in the views."""
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         async with stage.projecting():
             await (await stage.pool()).spawn()
             await stage.settle()

@@ -26,7 +26,6 @@ from tests.integration.projector.recovering import (
 )
 from tests.integration.projector.stage import POOL, QUICK, archived_story
 from tests.pools import types
-from tests.waiting import until
 
 
 async def test_no_write_comes_before_every_lease_has_lapsed(redis_url: str, views_url: str) -> None:
@@ -44,25 +43,27 @@ async def test_no_write_comes_before_every_lease_has_lapsed(redis_url: str, view
         assert loop.time() - started >= QUICK["lease_seconds"]
 
 
+STEPS = ("halt", "wipe", "start", "refill", "record", "mark_workers_lost", "restore_agents", "open")
+
+
 @pytest.mark.usefixtures("no_leases")
-@pytest.mark.parametrize(
-    "before",
-    ["halt", "wipe", "start", "refill", "record", "mark_workers_lost", "restore_agents", "open"],
-)
+@pytest.mark.parametrize("steps", [STEPS, STEPS[::-1]], ids=["ever later", "ever sooner"])
 async def test_an_interrupted_recovery_leaves_the_log_closed_and_is_done_again(
-    redis_url: str, views_url: str, before: str, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, views_url: str, steps: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One attempt after the other is interrupted, each at another step."""
     async with archived_story(redis_url, views_url) as (stage, pool):
         await stage.started(pool, await pool.worker("w"), 3)
         await stage.catch_up()
         live = set(await stage.log.live(POOL))
         wipe(redis_url)
-        await die_at(before, stage, monkeypatch)
-        with pytest.raises((LogMissing, Halted)):
-            await unaware_spawn(stage)
-        # A projector that is active in between may archive what the first attempt wrote.
-        async with stage.projecting() as projector:
-            await until(lambda: projector.phase.value == "active")
+        for before in steps:
+            await die_at(before, stage, monkeypatch)
+            with pytest.raises((LogMissing, Halted)):
+                await unaware_spawn(stage)
+            # A projector that is active in between may archive what an attempt wrote.
+            async with stage.projecting():
+                pass
         await recovered(stage)
         log = Log(stage.log.client, Keys())
         assert set(await log.live(POOL)) == live

@@ -105,10 +105,10 @@ async def test_an_older_redis_is_closed_and_recovered(redis_url: str, views_url:
 
 
 async def test_events_written_on_an_older_log_are_void_and_named(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
     """A process that did not know the newer log wrote to the older one before that was noticed."""
-    async with archived_story(redis_url, database_url) as (stage, pool):
+    async with archived_story(redis_url, views_url) as (stage, pool):
         with rolled_back(redis_url):
             await pool.spawn()
             await stage.catch_up()

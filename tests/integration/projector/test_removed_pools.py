@@ -28,7 +28,7 @@ from tests.integration.projector.stage import Stage, open_stage
 from tests.pools import ORIGIN, TestPool
 from tests.waiting import until
 
-pytestmark = pytest.mark.usefixtures("no_leases")
+pytestmark = pytest.mark.usefixtures("no_leases", "no_reports")
 
 GONE, KEPT = "gone", "kept"
 USED = 9

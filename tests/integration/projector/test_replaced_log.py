@@ -49,13 +49,13 @@ ROLLED_BACK = "rolled back: the log ends at seq 1, the views at 3"
 )
 async def test_a_replaced_log_is_noticed(
     redis_url: str,
-    database_url: str,
+    views_url: str,
     idle: bool,
     replace: Callable[[Any], None],
     status: str,
 ) -> None:
     """By an idle projector soon, and by one that starts at once."""
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         pool = await stage.pool()
         for _ in range(3):
             await pool.spawn()
@@ -72,7 +72,7 @@ async def test_a_replaced_log_is_noticed(
 
 
 async def test_entries_that_were_read_before_a_log_was_halted_are_not_applied(
-    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Events of it and of another pool were read when the audit finds it halted."""
     wait, run_round = Source.wait, Active._round
@@ -97,7 +97,7 @@ async def test_entries_that_were_read_before_a_log_was_halted_are_not_applied(
 
     monkeypatch.setattr(Source, "wait", halted_meanwhile)
     monkeypatch.setattr(Active, "_round", audited)
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         pool, other = await stage.pool(), await stage.pool("other")
         await pool.spawn()
         await other.spawn()
@@ -113,7 +113,7 @@ async def test_entries_that_were_read_before_a_log_was_halted_are_not_applied(
 
 
 async def test_a_projector_with_no_log_to_follow_checks_rarely(
-    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All logs are lost at once, and it polls until they are recovered."""
     rounds: list[float] = []
@@ -124,7 +124,7 @@ async def test_a_projector_with_no_log_to_follow_checks_rarely(
         await run_round(active)
 
     monkeypatch.setattr(Active, "_round", counted)
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         await (await stage.pool()).spawn()
         async with stage.projecting(audit_seconds=0.2):
             await stage.settle()
@@ -136,9 +136,9 @@ async def test_a_projector_with_no_log_to_follow_checks_rarely(
 
 
 async def test_a_stream_that_was_trimmed_up_to_the_views_is_followed(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         pool = await stage.pool()
         await pool.spawn()
         await stage.catch_up()

@@ -63,10 +63,10 @@ async def test_views_and_archive_do_not_change_when_the_projector_trims(
 
 
 async def test_a_death_between_archive_and_trim_loses_nothing(
-    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its successor trims what was archived; nothing is archived twice."""
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         pool = await stage.pool()
         reached = asyncio.Event()
 
@@ -87,11 +87,9 @@ async def test_a_death_between_archive_and_trim_loses_nothing(
         assert [row.seq for row in await stage.views.events(POOL)] == list(range(1, 11))
 
 
-async def test_a_projector_without_its_lease_trims_nothing(
-    redis_url: str, database_url: str
-) -> None:
+async def test_a_projector_without_its_lease_trims_nothing(redis_url: str, views_url: str) -> None:
     """After a pause it may know an archive that another projector has replaced."""
-    async with open_stage(redis_url, database_url) as stage, stage.projecting():
+    async with open_stage(redis_url, views_url) as stage, stage.projecting():
         pool = await stage.pool()
         for _ in range(5):
             await pool.spawn()
@@ -107,9 +105,9 @@ async def test_a_projector_without_its_lease_trims_nothing(
         assert seqs(stage) == [1, 2, 3, 4, 5]
 
 
-async def test_events_that_could_not_be_archived_stay(redis_url: str, database_url: str) -> None:
+async def test_events_that_could_not_be_archived_stay(redis_url: str, views_url: str) -> None:
     """Its projection stopped at an event that cannot be read; other pools are trimmed."""
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         pool, other = await stage.pool(), await stage.pool("tester_pool")
         for _ in range(5):
             await pool.spawn()

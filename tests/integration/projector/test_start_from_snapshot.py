@@ -47,10 +47,10 @@ async def test_views_start_with_the_living_agents(redis_url: str, database_url: 
 
 
 async def test_log_and_answers_name_where_the_archive_becomes_complete(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
     """Answers about a time before that are refused, and about all agents also after it."""
-    async with gateway_stage(redis_url, database_url, projecting=False) as shown:
+    async with gateway_stage(redis_url, views_url, projecting=False) as shown:
         stage = shown.stage
         ids = [(await shown.pool.spawn()).agent_id for _ in range(4)]
         stage.trim(2)
@@ -83,10 +83,8 @@ async def test_log_and_answers_name_where_the_archive_becomes_complete(
             assert answer.json["status"] == status, point
 
 
-async def test_views_that_started_from_a_snapshot_continue(
-    redis_url: str, database_url: str
-) -> None:
-    async with open_stage(redis_url, database_url) as stage:
+async def test_views_that_started_from_a_snapshot_continue(redis_url: str, views_url: str) -> None:
+    async with open_stage(redis_url, views_url) as stage:
         pool = await stage.pool()
         first = (await pool.spawn()).agent_id
         await pool.spawn()
@@ -107,9 +105,9 @@ async def test_views_that_started_from_a_snapshot_continue(
 
 
 async def test_events_that_come_while_hashes_are_read_are_counted_once(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         pool = await stage.pool()
         fences = [await pool.worker(f"w{n}", slots=100) for n in range(3)]
         for _ in range(60):
@@ -137,9 +135,9 @@ async def test_events_that_come_while_hashes_are_read_are_counted_once(
 
 
 async def test_a_log_whose_archive_is_incomplete_can_be_recovered(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         pool = await stage.pool(**QUICK)
         ids = [(await pool.spawn()).agent_id for _ in range(4)]
         stage.trim(1)
@@ -177,10 +175,10 @@ async def test_a_rebuild_leaves_such_a_pool_as_it_is_and_rebuilds_the_others(
 
 
 async def test_pools_found_by_a_recovery_of_the_catalogue_start_from_snapshots_too(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
     """The catalogue has more than one batch, and is recovered before all of it was read."""
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         pools = [await stage.pool(name, **QUICK) for name in ("first", POOL)]
         for pool in pools:
             await pool.spawn()

@@ -20,10 +20,10 @@ from tests.waiting import until
 
 
 async def test_an_unreachable_redis_delays_and_is_logged_once(
-    redis_server: MakeServer, database_url: str
+    redis_server: MakeServer, views_url: str
 ) -> None:
     server = redis_server()
-    async with open_stage(server.url, database_url) as stage:
+    async with open_stage(server.url, views_url) as stage:
         pool = await stage.pool()
         with capture_logs() as logs:
             async with stage.projecting(backoff_max_seconds=0.2) as projector:

@@ -47,9 +47,9 @@ async def test_a_log_with_every_turn_in_it_is_equal(redis_url: str, database_url
 
 
 async def test_it_is_equal_after_one_transaction_for_catalogue_and_pool(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         async with stage.projecting():
             await stage.catalogue.join_host("h", "h", 1, ORIGIN)
             pool = await stage.pool()
@@ -81,7 +81,7 @@ async def test_a_system_that_moves_while_it_is_read_is_equal(
 
         churning = asyncio.create_task(churn())
         try:
-            for _ in range(5):
+            for _ in range(3):
                 report = await checked(stage)
                 assert differences(report) == []
         finally:
@@ -225,9 +225,9 @@ async def test_logs_of_another_type_leave_the_others_to_be_compared(
 
 
 async def test_a_trimmed_stream_is_verified_with_the_archive(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
-    async with open_stage(redis_url, database_url) as stage, stage.projecting():
+    async with open_stage(redis_url, views_url) as stage, stage.projecting():
         await stage.play(await stage.pool())
         await stage.settle()
         with redis.Redis.from_url(redis_url) as client:

@@ -187,8 +187,8 @@ async def test_views_that_others_built_on_ours_stay_or_are_named(
         assert await versions(stage) == {"views": OURS}
 
 
-async def test_views_of_a_newer_version_are_not_touched(redis_url: str, database_url: str) -> None:
-    async with open_stage(redis_url, database_url) as stage:
+async def test_views_of_a_newer_version_are_not_touched(redis_url: str, views_url: str) -> None:
+    async with open_stage(redis_url, views_url) as stage:
         await stage.sql("UPDATE {}view_versions SET version = 99")
         projector = stage.projector()
         await projector.start()

@@ -127,9 +127,9 @@ async def test_pools_and_hosts_follow_the_catalogue(redis_url: str, database_url
 
 
 async def test_a_wait_for_an_event_that_does_not_come_ends_in_time(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         started = time.monotonic()
         assert not await stage.views.wait_for(POOL, 1, timeout_seconds=0.1)
         assert time.monotonic() - started < 5
