@@ -1,6 +1,6 @@
 """Names that do not exist, and which one was probably meant."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
 SIMILARITY_MIN = 0.6
@@ -15,6 +15,12 @@ def similar_name(name: str, known: Collection[str]) -> str:
     folded = {one.lower(): one for one in known}
     close = get_close_matches(name.lower(), folded, n=1, cutoff=SIMILARITY_MIN)
     return folded[close[0]] if close else ""
+
+
+def either(kinds: Sequence[str]) -> str:
+    """`agent, worker or pool`."""
+    *others, last = kinds
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def unknown_name(kind: str, name: str, known: Collection[str] = ()) -> str:

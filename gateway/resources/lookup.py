@@ -13,7 +13,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from eventstore.errors import LogError
-from eventstore.names import unknown_name
+from eventstore.names import either, unknown_name
 from gateway.backend.backend import BACKEND, Backend
 from gateway.wire.requests import LookupQuery, NameKind
 from gateway.wire.responses import json_response
@@ -84,8 +84,7 @@ async def _message(backend: Backend, views: Views, name: str, kinds: Collection[
         known |= _roles(backend)
     if NameKind.PROJECT in kinds:
         known |= set(await views.projects())
-    *others, last = (kind.value for kind in kinds)
-    return unknown_name(f"{', '.join(others)} or {last}" if others else last, name, known)
+    return unknown_name(either([kind.value for kind in kinds]), name, known)
 
 
 def _roles(backend: Backend) -> set[str]:

@@ -20,11 +20,8 @@ UNSET_VARIABLE: Final = "MUSTER_LEFT_OUT"
 _OF_COMMANDS: Final = ("URL", "LOG_DIR")
 """Variables that only the commands read."""
 INTERNAL: Final = frozenset(
-    {
-        UNSET_VARIABLE,
-        *(f"MUSTER_{name}" for name in ("READY_FD", "ROLE_LOG", "OWNER_PID", "OWNER_START")),
-        *("MUSTER_OWNER", "MUSTER_SCOPE"),
-    }
+    f"MUSTER_{name}"
+    for name in ("LEFT_OUT", "READY_FD", "ROLE_LOG", "OWNER_PID", "OWNER_START", "OWNER", "SCOPE")
 )
 """Variables that Muster sets: for its processes, and for the programs that agents start."""
 _OF_SERVICE: Final = re.compile(r"\w+_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))(_\w+)?")

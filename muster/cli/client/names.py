@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from eventstore.names import similar_name, unknown_name
+from eventstore.names import either, similar_name, unknown_name
 from muster.cli.arguments.command import BadInput, Refused
 from muster.cli.arguments.values import AGENT_ID
 from muster.cli.client.api_client import BASE, LOOKUP, GatewayClient, Query
@@ -87,11 +87,6 @@ def _refuse_label_typo(gateway: GatewayClient, query: Query, label: str) -> None
         raise Refused(unknown_name("label", f"{name}={value}", [f"{name}={similar}"]))
 
 
-def _either(kinds: Sequence[str]) -> str:
-    *others, last = kinds
-    return f"{', '.join(others)} or {last}" if others else last
-
-
 def _look_up(gateway: GatewayClient, text: str, kinds: Sequence[str] = ()) -> Found:
     query = {"name": text, "kind": ",".join(kinds) or None}
     try:
@@ -109,10 +104,10 @@ def resolve(gateway: GatewayClient, text: str, *kinds: str) -> Match:
     """
     kind, name = split_kind(text)
     if not 0 < len(name) <= 128:
-        raise Refused(unknown_name(_either(kinds), abbreviate(text, str)))
+        raise Refused(unknown_name(either(kinds), abbreviate(text, str)))
     found = _look_up(gateway, name, [kind] if kind in kinds else kinds)
     if not found.matches and (other := _look_up(gateway, name).matches):
-        raise Refused(f"`{text}` is no {_either(kinds)}, but: {other[0]}")
+        raise Refused(f"`{text}` is no {either(kinds)}, but: {other[0]}")
     return _require_one(text, found)
 
 
@@ -129,7 +124,7 @@ def resolve_locally(known: Iterable[Match], text: str, *kinds: str) -> Match:
         if one.kind in ID_KINDS and (one.name.startswith(part) or one.name.endswith(part))
     ]
     message = unknown_name(
-        _either(kinds), name, [one.name for one in among if one.kind not in ID_KINDS]
+        either(kinds), name, [one.name for one in among if one.kind not in ID_KINDS]
     )
     return _require_one(text, Found(tuple(exact or parts), message=message))
 

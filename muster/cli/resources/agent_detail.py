@@ -23,6 +23,15 @@ ENDED = ("terminated", "failed")
 HISTORY_SECONDS = 5.0
 NOT_SHOWN = frozenset({"version", "epoch", "changed_at", "last_error"})
 """What the events below say better, or the error."""
+LABELS = {
+    "agent_id": "agent", "pool_name": "pool", "role_type": "role", "project_id": "project",
+    "status": "", "parked": "", "activity": "", "reason": "", "stop": "stop requested",
+    "process_id": "worker", "incarnation": "", "failures": "", "losses": "worker deaths",
+    "alone": "isolated", "fencing_token": "", "labels": "", "input": "",
+    "heartbeat_interval": "checked every", "max_idle_time": "ends when idle",
+    "created_at": "requested", "started_at": "started", "last_heartbeat": "", "ended_at": "ended",
+}  # fmt: skip
+"""What comes first, in this order, and what it is called where that is not the field's name."""
 
 
 def show_agent(gateway: GatewayClient, agent_id: str, args: argparse.Namespace) -> int:
@@ -75,51 +84,33 @@ def facts(
     agent: AgentAnswer, events: Sequence[RecordedEvent], parked: ParkedAnswer | None = None
 ) -> list[tuple[str, render.Cell]]:
     """What is known of it, by name; empty values are left out."""
-    labels = " ".join(f"{name}={value}" for name, value in agent.labels.items())
-    idle = "never" if agent.max_idle_time is None else f"{agent.max_idle_time:g} s"
-    isolated = "until it has run well for a while: it was lost twice"
-    found = {
-        "agent_id": ("agent", agent.agent_id),
-        "pool_name": ("pool", agent.pool_name),
-        "role_type": ("role", agent.role_type),
-        "project_id": ("project", agent.project_id),
-        "status": ("status", agent.status),
-        "parked": (
-            "parked",
-            f"{parked.reason} (muster parked retry|drop {parked.id})" if parked else "",
-        ),
-        "activity": ("activity", agent.activity),
-        "reason": ("reason", agent.reason),
-        "stop": ("stop requested", agent.stop),
-        "process_id": ("worker", agent.process_id),
-        "incarnation": ("incarnation", str(agent.incarnation)),
-        "failures": ("failures", _failures(agent)),
-        "losses": ("worker deaths", _deaths(agent, events)),
-        "alone": ("isolated", isolated if agent.alone and agent.status not in ENDED else ""),
-        "fencing_token": ("fencing token", agent.fencing_token),
-        "labels": ("labels", labels),
-        "input": ("input", render.json_line(agent.input) if agent.input else ""),
-        "heartbeat_interval": ("checked every", f"{agent.heartbeat_interval:g} s"),
-        "max_idle_time": ("ends when idle", idle),
-        "created_at": ("requested", when(agent.created_at)),
-        "started_at": ("started", when(agent.started_at)),
-        "last_heartbeat": ("last heartbeat", when(agent.last_heartbeat)),
-        "ended_at": ("ended", when(agent.ended_at)),
+    isolated = agent.alone and agent.status not in ENDED
+    texts = {
+        "parked": f"{parked.reason} (muster parked retry|drop {parked.id})" if parked else "",
+        "failures": _failures(agent),
+        "losses": _deaths(agent, events),
+        "alone": "until it has run well for a while: it was lost twice" if isolated else "",
+        "labels": " ".join(f"{name}={value}" for name, value in agent.labels.items()),
+        "heartbeat_interval": f"{agent.heartbeat_interval:g} s",
+        "max_idle_time": "never" if agent.max_idle_time is None else f"{agent.max_idle_time:g} s",
+        "last_heartbeat": when(agent.last_heartbeat),
     }
-    others = {
-        name: (name.replace("_", " "), _plain(name, getattr(agent, name)))
-        for name in agent.__struct_fields__
-        if name not in found and name not in NOT_SHOWN
+    others = dict.fromkeys(name for name in agent.__struct_fields__ if name not in NOT_SHOWN)
+    found = {
+        name: texts[name] if name in texts else _plain(name, getattr(agent, name))
+        for name in {**LABELS, **others}
     }
     return [
-        (label, render.status(text) if name == "status" else render.Cell(text))
-        for name, (label, text) in (found | others).items()
+        (
+            LABELS.get(name) or name.replace("_", " "),
+            render.status(text) if name == "status" else render.Cell(text),
+        )
+        for name, text in found.items()
         if text
     ]
 
 
 def _plain(name: str, value: object) -> str:
-    """A field that has no text of its own above."""
     if isinstance(value, int) and name.endswith("_at"):
         return when(value)
     if isinstance(value, datetime):  # of a time that is shown

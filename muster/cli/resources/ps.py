@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from eventstore.language.agents import Status
 from eventstore.names import unknown_name
 from muster.cli.arguments.command import BadInput, Refused, Subparsers, declare
+from muster.cli.arguments.values import pairs
 from muster.cli.client.api_client import BASE, GatewayClient
 from muster.cli.client.names import agent_id, worker_id
 from muster.cli.client.shapes import AgentAnswer
@@ -41,7 +42,7 @@ def add(subparsers: Subparsers) -> None:
     option("--role", metavar="ROLE", help="of this role only")
     option("--status", metavar="STATUS", help="in these statuses only (with commas)")
     option("--worker", metavar="ID", help="of this worker only")
-    option("--label", metavar="K=V", help="with this label only")
+    option("--label", nargs=1, default=[], metavar="K=V", help="with this label only")
     option("-a", "--all", action="store_true", help="also those that have ended")
     option(
         "--limit", type=int, default=LIMIT, metavar="N", help=f"at most N agents (default {LIMIT})"
@@ -64,16 +65,14 @@ def _query(gateway: GatewayClient, args: argparse.Namespace) -> dict[str, str | 
         if status not in STATUSES:
             raise Refused(unknown_name("status", status, STATUSES))
     ended = args.all or not set(ENDED).isdisjoint(statuses)
-    label = args.label
-    if label is not None and "=" not in label:
-        raise BadInput(f"--label: {label!r} is not of the form name=value")
+    label = "".join(f"{name}:{value}" for name, value in pairs(args.label, "--label").items())
     return {
         "pool_name": args.pool,
         "project_id": args.project,
         "role_type": args.role,
         "status": args.status,
         "process_id": worker_id(gateway, args.worker) if args.worker else None,
-        "label": label.replace("=", ":", 1) if label else None,
+        "label": label or None,
         "include_ended": "true" if ended else None,
         "limit": min(args.limit, PAGE),
     }
