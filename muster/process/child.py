@@ -137,6 +137,9 @@ def describe_exit(code: int | None) -> str:
 
 def reap_orphans(managed_pids: Callable[[], set[int]]) -> None:
     """Collect ended children, but not those that `managed_pids` names: their owner does."""
+    managed_pids()  # which notices those of them that have ended
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13, where orphans are init's
+        return
     while True:
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

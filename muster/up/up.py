@@ -15,8 +15,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 from eventstore.errors import ConfigurationError, MusterError
 from eventstore.keys import CATALOGUE
@@ -33,6 +34,8 @@ from muster.up.log_server import LogServer
 from muster.up.messages import echo, echo_ready, remedy, report_other_supervisor
 from muster.up.role_processes import RoleParts, RoleProcesses
 from workers.host.process_tree import become_subreaper, descendants
+
+EXIT_AT_ONCE: Final = 130
 
 
 def run(settings: Settings) -> int:
@@ -130,12 +133,15 @@ class Up:
             self._background.stopping.set()
         else:
             echo("stopping at once")
-            self._kill(descendants(os.getpid()))
+            self._end_at_once()
 
-    def _kill(self, pids: Iterable[int]) -> None:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    def _end_at_once(self) -> None:
+        """Kill all below; where the system does not list it, the sessions of what was started."""
+        _kill(os.kill, descendants(os.getpid()))
+        _kill(os.killpg, self._managed_pids())
+        if isinstance(self._roles, RoleParts):  # agents of this process would be waited for
+            running_file.remove(self._data_dir)
+            os._exit(EXIT_AT_ONCE)
 
     def _on_child_ended(self) -> None:
         """Collect orphans; in a single process the agents' children are among ours, and theirs."""
@@ -153,11 +159,17 @@ class Up:
         if self._roles is not None:
             await self._roles.stop()
         if isinstance(self._roles, RoleParts):
-            self._kill(set(descendants(os.getpid())) - self._managed_pids())
+            _kill(os.kill, set(descendants(os.getpid())) - self._managed_pids())
         await self._background.stop()
         if self.log_server.fallback is not None:
             self.log_server.fallback.lock.release()
         echo("stopped")
+
+
+def _kill(send: Callable[[int, int], None], ids: Iterable[int]) -> None:
+    for one in ids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: of a zombie
+            send(one, signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -132,7 +132,7 @@ def _serve(channel: socket.socket, classes: dict[str, type[Agent]]) -> int:
             spared |= _kill_orphans(workers.keys() | spared)
         if channel.fileno() not in readable:
             continue
-        received = channel.recv(65536)
+        received = _receive(channel)
         if not received:
             return 0
         *lines, buffer = (buffer + received).split(b"\n")
@@ -283,6 +283,13 @@ def _kill_orphans(known: set[int]) -> set[int]:
                 log.error("worker.children_remain", pid=pid, command=found.name)
                 refused.add(pid)
     return refused
+
+
+def _receive(channel: socket.socket) -> bytes:
+    """Empty once the supervisor is gone, also if it was killed and had not read all of ours."""
+    with contextlib.suppress(ConnectionError):
+        return channel.recv(65536)
+    return b""
 
 
 def _send(channel: socket.socket, message: ZygoteMessage) -> None:

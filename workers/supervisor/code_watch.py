@@ -5,6 +5,7 @@ bounded; hidden folders, environments and caches are left out.
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from importlib.util import cache_from_source
@@ -63,4 +64,5 @@ async def changes(folder: str, known: Snapshot) -> AsyncIterator[list[str]]:
 
 def _forget_compiled(path: str) -> None:
     """Python compiles a file again only if its size or the second of its change differs."""
-    Path(cache_from_source(path)).unlink(missing_ok=True)
+    with contextlib.suppress(OSError, NotImplementedError):  # not ours to remove, or no cache
+        Path(cache_from_source(path)).unlink(missing_ok=True)

@@ -216,11 +216,13 @@ class LaunchTracker:
             self._unsettled.pop(worker_id, None)
 
     def forgive_rejoined(self, joined: Mapping[str, int]) -> None:
-        """`joined`: hosts, and when they did."""
-        for host, at_ms in joined.items():
-            if self._joined.setdefault(host, at_ms) != at_ms:
+        """`joined`: hosts, and when they did. Nothing is known any more of those that have left."""
+        for host, at_ms in self._joined.items():
+            if joined.get(host) != at_ms:
                 self._forgive(host)
-        self._joined.update(joined)
+                self._last_ordered.pop(host, None)
+                self.forget([name for name, one in self._unsettled.items() if one.host == host])
+        self._joined = dict(joined)
 
     def record_role_problem(self, host: str, reason: str) -> None:
         """A launch that failed there did so because of the pool's role."""

@@ -5,9 +5,11 @@ import errno
 import functools
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from msgspec.structs import replace
 
@@ -16,11 +18,12 @@ from muster.fallback.handover import Handover
 from muster.fallback.last_seen import Recorder
 from muster.process import running_file
 from muster.process.atomic_file import write_json
+from muster.process.child import Child, reap_orphans
 from muster.settings.loading import load
 from muster.up import up
 from muster.up.background import Background
 from muster.up.log_server import LogServer
-from muster.up.role_processes import RoleProcesses
+from muster.up.role_processes import RoleParts, RoleProcesses
 from muster.up.up import data_folder_lock
 from tests.conftest import MakeServer
 from tests.integration.muster.terminal import Terminal
@@ -36,6 +39,78 @@ async def test_under_nohup_it_survives_the_end_of_its_terminal(tmp_path: Path) -
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+WITH_A_CHILD = """\
+import os, pathlib, subprocess, time
+child = subprocess.Popen(["sleep", "60"])
+pathlib.Path("child").write_text(str(child.pid))
+os.write(int(os.environ["MUSTER_READY_FD"]), b'{"ready": true}\\n')
+time.sleep(60)
+"""
+
+
+def ended(pid: int) -> bool:
+    """Whether it runs no more; its exit code is for the system's init to collect."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.fixture
+def signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """One that was asked to end, on a system that does not list processes, such as macOS."""
+    monkeypatch.setattr(up, "descendants", lambda _: [])
+    made = up.Up(load({"data_dir": tmp_path}, {}))
+    made._on_signal(signal.SIGINT)
+    return made
+
+
+async def test_a_second_signal_ends_what_roles_have_started_where_nothing_lists_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signalled: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    roles: Any = RoleProcesses(load({"data_dir": tmp_path}, {}), signalled._background)
+    command = [sys.executable, "-c", WITH_A_CHILD]
+    child = Child("gateway", command, dict(os.environ), tmp_path / "err")
+    roles._children["gateway"], signalled._roles = child, roles
+    try:
+        assert (await child.start(10)).ready
+        grandchild = int((tmp_path / "child").read_text())
+        signalled._on_signal(signal.SIGINT)
+        await until(lambda: child.code is not None and ended(grandchild))
+    finally:
+        await child.stop(0.0)
+
+
+def test_a_second_signal_ends_a_single_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signalled: Any
+) -> None:
+    """Its agents would be waited for: there is no process of theirs to be killed."""
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    running_file.write(tmp_path, running_file.Running())
+    signalled._roles = RoleParts(load({"data_dir": tmp_path}, {}), signalled._background, None)
+    signalled._on_signal(signal.SIGINT)
+    assert codes == [up.EXIT_AT_ONCE]
+    assert not (tmp_path / running_file.NAME).exists()
+
+
+def test_where_the_system_has_no_waitid_ended_roles_are_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on macOS before Python 3.13: to ask for them is what collects them."""
+    asked = 0
+
+    def managed() -> set[int]:
+        nonlocal asked
+        asked += 1
+        return set()
+
+    monkeypatch.delattr(os, "waitid")
+    reap_orphans(managed)
+    assert asked == 1
 
 
 def log_server_on(folder: Path, redis_url: str) -> LogServer:

@@ -58,3 +58,12 @@ async def test_what_was_compiled_of_a_changed_file_is_removed(folder: Path) -> N
     (folder / "a.py").write_text("2")
     assert await anext(found) == ["a.py"]
     assert not compiled.exists()
+
+
+async def test_what_cannot_be_removed_is_left(folder: Path) -> None:
+    """Such as a cache that another user owns; here a folder is in the way."""
+    compiled = Path(cache_from_source(str(folder / "a.py")))
+    compiled.mkdir(parents=True)
+    found = changes(str(folder), snapshot(str(folder)))
+    (folder / "a.py").write_text("2")
+    assert await anext(found) == ["a.py"]

@@ -3,7 +3,7 @@
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.survey import ObservedWorker
 from tests.unit.workers.test_scaling import survey, worker
-from workers.supervisor.scaler import BACKOFF_SECONDS, LaunchTracker
+from workers.supervisor.scaler import BACKOFF_SECONDS, ROLE_BACKOFF_SECONDS, LaunchTracker
 
 ORDERED = WorkerStatus.REQUESTED
 
@@ -79,3 +79,28 @@ def test_a_worker_that_is_stopped_while_it_is_young_has_not_failed() -> None:
     launches.forget(["w"])
     launches.observe(survey(), 100.7)
     assert launches.eligible(["bad"], 101.0) == ["bad"]
+
+
+def test_a_host_that_cannot_make_the_agents_is_skipped_for_longer_until_it_joins_again() -> None:
+    """With other roles, perhaps. What is known of a host is forgotten as soon as it has left."""
+    launches = LaunchTracker()
+    for times, seconds in enumerate(ROLE_BACKOFF_SECONDS[1:], 1):
+        launches.forgive_rejoined({"bad": 1, "good": 1})
+        launches.record_ordered({f"w{times}": "bad"}, 100.0)
+        launches.record_role_problem("bad", "import-failed: x")
+        assert launches.eligible(["bad", "good"], 100.0 + seconds) == ["bad", "good"]
+        assert launches.eligible(["bad", "good"], 100.0 + seconds - 0.01) == ["good"]
+    assert launches.role_problem(["bad", "good"]) == "", "another host may"
+    assert launches.role_problem(["bad"]) == "import-failed: x"
+    launches.forgive_rejoined({"bad": 2, "good": 1})
+    assert (launches.role_problem(["bad"]), launches.eligible(["bad"], 100.0)) == ("", ["bad"])
+
+
+def test_a_host_that_has_left_leaves_nothing() -> None:
+    launches = LaunchTracker()
+    launches.forgive_rejoined({"bad": 1})
+    failed(launches, 3)
+    launches.record_role_problem("bad", "import-failed: x")
+    launches.forgive_rejoined({})
+    unused = LaunchTracker()
+    assert vars(launches) == vars(unused)
