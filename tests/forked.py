@@ -5,9 +5,17 @@ environment and the folder that the run was started in.
 """
 
 import multiprocessing
-from collections.abc import Callable
+import multiprocessing.forkserver as forkserver
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from typing import Any, Final
+
+from workers.launch import launchers
 
 CONTEXT: Final = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -23,12 +31,23 @@ CONTEXT.set_forkserver_preload(
 )
 
 
+_SERVER: Final[Any] = vars(forkserver)["_forkserver"]
+
+
+def _share_server(address: str, target: Callable[..., None], *arguments: Any) -> None:
+    """In a forked process: what it forks comes from the same server."""
+    _SERVER._forkserver_address, _SERVER.ensure_running = address, lambda: None
+    target(*arguments)
+
+
 class Forked:
     """A process that runs `target(report, *arguments)`; what it reports, `report` returns."""
 
     def __init__(self, target: Callable[..., None], *arguments: Any) -> None:
         self._receiving, sending = CONTEXT.Pipe(duplex=False)
-        self._process = ForkServerProcess(target=target, args=(sending, *arguments))
+        forkserver.ensure_running()
+        shared = (_SERVER._forkserver_address, target, sending, *arguments)
+        self._process = ForkServerProcess(target=_share_server, args=shared)
         self._process.start()
         sending.close()
 
@@ -67,3 +86,60 @@ class Forked:
         self._process.kill()
         self._process.join()
         self._receiving.close()
+
+
+class ForkedZygote:
+    """A zygote, as `subprocess.Popen` starts one: most of the time of that is its imports."""
+
+    def __init__(
+        self, command: Sequence[str], *, pass_fds: Sequence[int], env: Mapping[str, str], **_: Any
+    ) -> None:
+        code, _fd, plan = command[-3:]
+        [fd] = pass_fds
+        with socket.socket(fileno=os.dup(fd)) as channel:
+            self._process = ForkServerProcess(target=_be_zygote, args=(code, channel, plan, env))
+            self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("a zygote", timeout or 0.0)
+        return self._process.exitcode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def _be_zygote(code: str, channel: socket.socket, plan: str, env: Mapping[str, str]) -> None:
+    """As `python -c CODE FD PLAN` is."""
+    os.environ.clear()
+    os.environ.update(env)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.argv = ["-c", str(channel.detach()), plan]
+    exec(code, {"__name__": "__main__"})
+
+
+class _Forking:
+    """The module `subprocess`, as a launcher uses it."""
+
+    Popen = ForkedZygote
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(subprocess, name)
+
+
+def fork_zygotes(setattr_: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Let launchers of this process fork their zygotes; `setattr_`: a test's, which undoes it."""
+    setattr_(launchers, "subprocess", _Forking())

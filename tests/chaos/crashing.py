@@ -14,6 +14,7 @@ from typing import Any, Final
 import structlog
 
 from tests.chaos.places import arm
+from tests.forked import fork_zygotes
 
 CHUNK: Final = 1
 """Agents that a reap puts back at a time, so that few make several chunks."""
@@ -45,6 +46,7 @@ async def run(part: str, options: Any, report: Connection) -> None:
             from workers.supervisor.supervisor import Supervisor
 
             reaper.CHUNK = CHUNK
+            fork_zygotes()
             await serve(Supervisor(options), report)
         case "projector":
             from projector.service.projector import Projector

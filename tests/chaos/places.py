@@ -112,7 +112,7 @@ PLACES: Final[dict[str, Place]] = {
 
 
 def arm(name: str, token: str) -> None:
-    """Let this process die at a place, unless another has: the one that removes the token dies."""
+    """Let this process die at a place once there is the token: the one that removes it dies."""
     place = PLACES[name]
     module, _, path = place.target.partition(":")
     holder: Any = import_module(module)
@@ -137,6 +137,8 @@ def _deadly(function: Callable[..., Any], place: Place, token: Path) -> Callable
 
     def meant(arguments: tuple[Any, ...], options: dict[str, Any], **more: Any) -> bool:
         nonlocal calls
+        if not token.exists():
+            return False
         bound = signature.bind(*arguments, **options)
         bound.apply_defaults()
         calls += (fits := place.fits({**bound.arguments, **more}))

@@ -7,7 +7,7 @@ die has a process of its own, or is a worker, forked by a zygote that knows the 
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -78,7 +78,8 @@ DEADLY_ZYGOTE: Final = """
 import sys
 sys.path.insert(0, {root!r})
 from tests.chaos.places import arm
-arm({place!r}, {token!r})
+for place, token in {tokens!r}.items():
+    arm(place, token)
 from workers.launch.zygote import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -90,7 +91,6 @@ class Scene:
     def __init__(self, stage: Stage, pool: TestPool, folder: Path) -> None:
         self.stage, self.pool, self.folder = stage, pool, folder
         self.commands: list[Command] = []
-        self.token = folder / "token"
         self._supervisors: list[Supervisor] = []
         self._processes: list[Forked] = []
         (folder / "traces").mkdir()
@@ -105,9 +105,10 @@ class Scene:
         self.commands += [Command("spawn", pool=POOL, agent_id=name) for name in ids]
         return ids
 
-    async def terminate(self, name: str) -> None:
-        await self.stage.act(self.pool, name, Terminate())
-        self.commands.append(Command("terminate", pool=POOL, agent_id=name))
+    async def terminate(self, *names: str) -> None:
+        for name in names:
+            await self.stage.act(self.pool, name, Terminate())
+            self.commands.append(Command("terminate", pool=POOL, agent_id=name))
 
     async def running(self, count: int) -> None:
         """Wait until exactly so many agents are live, and all of them run."""
@@ -192,9 +193,15 @@ class Scene:
 
     # ---- one that is to die ------------------------------------------------------------------
 
+    def _token(self, place: str) -> Path:
+        return self.folder / f"{place}.token"
+
+    def arm(self, place: str) -> None:
+        """From now on the process that reaches the place dies."""
+        self._token(place).touch()
+
     async def doomed(self, place: str, part: str) -> Forked:
-        """Start a part in a process that dies at a place."""
-        self.token.touch()
+        """Start a part in a process that dies at a place, once that is armed."""
         options = {
             "gateway": self.gateway_options,
             "supervisor": self.supervisor_options,
@@ -202,19 +209,20 @@ class Scene:
             "replay": self.rebuild_options,
             "recover": self.recovery_options,
         }[part]()
-        process = Forked(crashing.doomed, place, str(self.token), part, options)
+        process = Forked(crashing.doomed, place, str(self._token(place)), part, options)
         self._processes.append(process)
         return process
 
-    def doom_workers(self, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let one worker of the next zygote die at a place."""
-        self.token.touch()
-        code = DEADLY_ZYGOTE.format(root=str(ROOT), place=place, token=str(self.token))
+    def doom_workers(self, places: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let workers of the next zygote die at these places, one at each that is armed."""
+        tokens = {place: str(self._token(place)) for place in places}
+        code = DEADLY_ZYGOTE.format(root=str(ROOT), tokens=tokens)
         monkeypatch.setattr(zygote_messages, "COMMAND", code)
 
-    async def died(self, process: Forked | None = None) -> None:
-        """Wait until a process has removed the token and is dead."""
-        await until(lambda: not self.token.exists(), timeout=15, what="the place was reached")
+    async def died(self, place: str, process: Forked | None = None) -> None:
+        """Wait until a process has reached the place and is dead."""
+        token = self._token(place)
+        await until(lambda: not token.exists(), timeout=15, what=f"{place} was reached")
         if process is not None:
             code = await asyncio.to_thread(process.wait, 5)
             assert code == -signal.SIGKILL
@@ -268,7 +276,7 @@ async def open_scene(
     database = f"sqlite+aiosqlite:///{folder / 'views.db'}"
     async with open_stage(redis_url, database) as stage:
         # An agent of `play` spends a limit that the pool once had; all others restart.
-        scene = Scene(stage, await stage.pool(**QUICK, restart_limit=0), folder)
+        scene = Scene(stage, await stage.pool(**QUICK, **config, restart_limit=0), folder)
         unlimited = partial(replace, restart_limit=None)
         await stage.catalogue.change_pool(POOL, unlimited, ORIGIN)
         projector = stage.projector()

@@ -1,25 +1,21 @@
-"""Processes killed while spawns come in, and stopped and continued ones."""
+"""Processes killed while spawns come in, `muster up` itself, and an end at once."""
 
 import asyncio
 import functools
 import signal
-import time
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import psutil
 
 from eventstore.ids import new_id
 from tests.chaos.judge import judge
-from tests.e2e.conftest import UNHURRIED, with_leases
+from tests.e2e.conftest import UNHURRIED
 from tests.e2e.system import POOL, System
-from tests.pools import raw_events
 from tests.waiting import until
 
 VICTIMS = ("worker", "supervisor", "projector", "gateway", "redis")
 SPAWNS_BEFORE, SPAWNS_AFTER = 5, 5
-STOPPED_LEASE_SECONDS = 2
 TWO_LEASES_SECONDS, ORPHANED_LEASE_SECONDS = 8.0, 4
 AT_ONCE_SECONDS = 8.0
 """A fraction of what is waited for an agent that does not stop, in `UNHURRIED`."""
@@ -77,46 +73,10 @@ async def test_what_was_accepted_ends_right_whoever_is_killed(system: System) ->
     assert not set(again) & set(killed)
 
 
-async def runs_elsewhere(system: System, before: Any) -> bool:
-    """Whether the agent runs in another worker, as a later incarnation."""
-    agent = await system.agent(before["agent_id"])
-    moved = agent["process_id"] != before["process_id"]
-    return moved and agent["status"] == "running" and agent["incarnation"] > before["incarnation"]
-
-
-async def held(system: System, agent_id: str) -> tuple[Any, psutil.Process] | None:
-    """The agent, and the process in which it runs."""
-    agent = await system.agent(agent_id)
-    listed = (await system.get("/api/v1/agents/monitor/dashboard"))["workers"]
-    pids = [one["pid"] for one in listed if one["worker_id"] == agent["process_id"]]
-    there = agent["status"] == "running" and pids and psutil.pid_exists(*pids)
-    return (agent, psutil.Process(*pids)) if there else None
-
-
-async def test_a_stopped_worker_ends_itself_and_writes_nothing(project: Path) -> None:
-    """Stopped for three lease times; when it wakes its agent raises, which it may not record."""
-    async with System(project, config=with_leases(STOPPED_LEASE_SECONDS)) as system:
-        agent_input = {"hold": "run", "folder": str(system.folder), "crash": True}
-        name = (await system.spawn(input=agent_input))["agent_id"]
-        agent, worker = await until(lambda: held(system, name))
-        worker.suspend()
-        stopped = time.monotonic()
-        try:
-            await until(lambda: runs_elsewhere(system, agent), timeout=20)
-            last = len(raw_events(system.redis_url))
-            await until(lambda: time.monotonic() - stopped > 3 * STOPPED_LEASE_SECONDS)
-            (system.folder / f"{name}.go").touch()
-        finally:
-            worker.resume()
-        await asyncio.to_thread(psutil.wait_procs, [worker], 20)
-        assert not worker.is_running()
-        later = [e["worker_id"] for e in raw_events(system.redis_url)[last:]]
-        assert agent["process_id"] not in later
-        assert judge(system.redis_url, views=system.views()) == []
-
-
 async def test_after_kill_9_of_muster_up_all_ends_and_it_starts_again(project: Path) -> None:
-    system = System(project, config=with_leases(ORPHANED_LEASE_SECONDS))
+    """And a second Ctrl-C ends all at once: the first waits for an agent that takes its time."""
+    leases = f"lease_seconds = {ORPHANED_LEASE_SECONDS}"
+    system = System(project, config=UNHURRIED.replace("lease_seconds = 10", leases))
     async with system:
         await asyncio.gather(*(system.spawn() for _ in range(5)))
         assert system.process is not None
@@ -130,14 +90,8 @@ async def test_after_kill_9_of_muster_up_all_ends_and_it_starts_again(project: P
         await system.running(5)
         await system.verify()
 
-
-async def test_a_second_ctrl_c_ends_at_once(project: Path) -> None:
-    """The first has all wait for an agent that takes its time."""
-    system = System(project, config=UNHURRIED)
-    async with system:
         held = await system.spawn(input={"hold": "stop", "folder": str(project)})
-        assert system.process is not None
-        family: list[Any] = system.family()
+        family = system.family()
         system.process.send_signal(signal.SIGINT)
         await until((project / f"{held['agent_id']}.stop").exists)
         system.process.send_signal(signal.SIGINT)

@@ -16,7 +16,6 @@ from eventstore.ids import new_id
 from tests.chaos.judge import judge
 from tests.conftest import MakeServer
 from tests.e2e.conftest import ACTING, CONFIG
-from tests.e2e.refused import one_line, refused
 from tests.e2e.system import MUSTER, POOL, System
 from tests.killed import STEPS
 from tests.pools import raw_events
@@ -182,49 +181,6 @@ def put_aside(data: Path, agents: Any) -> None:
         ).fetchall()
     assert sorted(row[0] for row in rows) == sorted(agents)
     assert not (data / "fallback-leftovers.json").exists()
-
-
-async def test_a_fallback_on_a_host_that_is_not_alone_is_refused(
-    project: Path, redis_server: MakeServer
-) -> None:
-    """The views know the other host: it may reach the Redis that we do not, and serve that log."""
-    server = redis_server()
-    async with falling_back(project, server) as system:
-        elsewhere = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "muster",
-                "supervisor",
-                "--config",
-                str(project / "muster.toml"),
-            ],
-            cwd=project,
-            env={**system.env, "MUSTER_HOST_ID": "elsewhere", "MUSTER_FALLBACK": "none"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            await until(lambda: "elsewhere" in known_hosts(system.data), timeout=20)
-            assert await system.stop() == 0
-        finally:
-            server.stop()
-            elsewhere.kill()
-            elsewhere.wait()
-        said = one_line(refused(project, env=only_ours(system.env), config=CONFIG))
-        assert re.search(r"other hosts are registered: elsewhere \(", said), said
-        assert not (system.data / "fallback").exists()
-
-
-def only_ours(env: Any) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name.startswith("MUSTER_")}
-
-
-def known_hosts(data: Path) -> list[str]:
-    with sqlite3.connect(f"file:{data / 'views.db'}?mode=ro", uri=True) as database:
-        return [host for (host,) in database.execute("SELECT host FROM hosts")]
 
 
 def test_a_role_alone_has_no_fallback(project: Path) -> None:

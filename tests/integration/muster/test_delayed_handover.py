@@ -125,7 +125,9 @@ async def test_an_emptied_redis_is_not_used_as_the_real_one(
     assert ids(url) == [agent_id]
 
 
-async def test_a_real_log_that_lost_writes_is_recovered_first(settings: Settings) -> None:
+async def test_a_real_log_that_lost_writes_is_recovered_first(
+    settings: Settings, no_leases: None, no_reports: None
+) -> None:
     """Agents handed over before that would be lost again."""
     before = await spawn_for_real(settings)
     await archived(settings, POOL, 1)

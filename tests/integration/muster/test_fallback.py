@@ -115,6 +115,28 @@ async def test_the_views_decide_whether_others_are_there_unless_they_are_behind(
         await standby.require_only_host(settings, known)
 
 
+async def test_a_host_that_is_not_alone_does_not_fall_back(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The views know the other host: it may reach the Redis that we do not, and serve that log."""
+    monkeypatch.setattr(standby, "UNREACHABLE_SECONDS", 0.0)
+    await prepare(settings)
+    client, reader = connect(settings.redis_url), Reader(settings.redis_url)
+    catalogue = CatalogueLog(Log(client, Keys()), reader)
+    await catalogue.join_host("elsewhere", "gauss", 1, ORIGIN)
+    await archived(settings, CATALOGUE, catalogue.state.seq)
+    await reader.close()
+    await client.aclose()
+    unreachable = replace(
+        settings, redis_url=f"redis://127.0.0.1:{free_port()}", fallback="single-process"
+    )
+    with pytest.raises(
+        ConfigurationError, match=r"other hosts are registered: elsewhere \(gauss\)"
+    ):
+        await standby.start_if_needed(unreachable)
+    assert not (settings.data_dir / "fallback").exists()
+
+
 async def test_where_the_database_is_unreachable_too_there_is_no_fallback(
     settings: Settings,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import structlog
 
+from tests.forked import fork_zygotes
 from tests.integration.workers.hosts import Site
 from tests.integration.workers.roles import Noted
 from tests.integration.workers.worker_processes import Processes, Template
@@ -14,7 +15,19 @@ from tests.worker_pool import WorkerPool, worker_pool
 
 
 @pytest.fixture
-async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+def real_zygotes() -> None:
+    """For what agents start themselves: forked zygotes have traces of `multiprocessing`."""
+
+
+@pytest.fixture
+async def site(
+    request: pytest.FixtureRequest,
+    redis_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Site]:
+    if "real_zygotes" not in request.fixturenames:
+        fork_zygotes(monkeypatch.setattr)
     site = Site(redis_url, tmp_path)
     yield site
     await site.close()

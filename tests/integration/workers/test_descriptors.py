@@ -9,6 +9,8 @@ import pytest
 from tests.integration.workers.hosts import POOL, Site
 from tests.waiting import until
 
+pytestmark = pytest.mark.usefixtures("real_zygotes")
+
 AGENTS = """
 import asyncio, concurrent.futures, ctypes, faulthandler, multiprocessing, os, subprocess, sys
 from muster import Agent

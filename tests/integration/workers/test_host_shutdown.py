@@ -61,7 +61,7 @@ async def test_a_host_that_runs_out_of_time_leaves_nevertheless(site: Site) -> N
     """Otherwise it would never end, and another host would wait for its lead."""
     (site.folder / "slow.py").write_text(SLOW)
     pool = await site.pool(stop_grace_seconds=60.0, drain_seconds=60.0)
-    host = await site.host("h1", agent="slow:Slow", shutdown_seconds=1.0)
+    host = await site.host("h1", agent="slow:Slow", shutdown_seconds=0.5)
     await site.run(pool)
     await host.stop()
     await site.catalogue.refresh()
@@ -77,7 +77,7 @@ async def test_a_single_process_also_ends_within_its_time_to_shut_down(
     monkeypatch.setattr("workers.supervisor.supervisor.KILL_SECONDS", 0.5)
     (site.folder / "slow.py").write_text(SLOW)
     pool = await site.pool(stop_grace_seconds=60.0, drain_seconds=60.0, lease_seconds=60.0)
-    host = await site.host("h1", agent="slow:Slow", shutdown_seconds=1.0, single_process=True)
+    host = await site.host("h1", agent="slow:Slow", shutdown_seconds=0.5, single_process=True)
     await site.run(pool)
     async with asyncio.timeout(6):
         await host.stop()

@@ -9,6 +9,7 @@ from eventstore.language.catalogue import Catalogue
 from tests.integration.workers.hosts import POOL, Site
 from tests.pools import ORIGIN, raw_events
 from tests.waiting import until
+from workers.supervisor.polling import DELETED_MIN_SECONDS
 
 
 async def test_a_closed_pool_is_emptied_and_deleted_by_its_leader(site: Site) -> None:
@@ -58,17 +59,23 @@ async def test_a_pool_that_is_created_again_is_supervised_at_once(
     host = await site.host()
     await site.catalogue.close_pool(pool.pool, ORIGIN, vacant=True)
     await site.catalogue.delete_pool(pool.pool, ORIGIN, reason="requested")
-    await until(lambda: host._catalogue.state.pools[POOL].deleted)
-    await until(lambda: host._pools[POOL].wakeup.is_set() is False)
-    refresh = host._catalogue.refresh
+    pauses: list[float] = []
+    reconcile, refresh = host._pools[POOL].reconcile, host._catalogue.refresh
+
+    async def noted() -> float:
+        pauses.append(await reconcile())
+        return pauses[-1]
+
+    monkeypatch.setattr(host._pools[POOL], "reconcile", noted)
+    host._wake_all()
+    await until(lambda: pauses and pauses[-1] > DELETED_MIN_SECONDS / 2)
 
     async def refresh_late() -> Catalogue:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.3)
         return await refresh()
 
     if late:
         monkeypatch.setattr(host._catalogue, "refresh", refresh_late)
-    await asyncio.sleep(1.0)  # its first polls of the deleted one are over
     await site.pool(min_workers=1)
 
     async def launched() -> bool:

@@ -138,7 +138,7 @@ async def test_after_an_outage_all_run_again_within_the_longest_back_off(site: S
     (site.folder / "dependent.py").write_text(DEPENDENT)
     up = site.folder / "up"
     up.touch()
-    pool = await site.pool(backoff_min_seconds=0.05, backoff_max_seconds=0.3)
+    pool = await site.pool(backoff_min_seconds=0.05, backoff_max_seconds=0.15)
     ids = [(await pool.spawn()).agent_id for _ in range(4)]
     ids += [(await pool.spawn(input=msgspec.Raw(b'{"at":"start"}'))).agent_id for _ in range(4)]
     await site.host(agent="dependent:Dependent")
@@ -153,7 +153,7 @@ async def test_after_an_outage_all_run_again_within_the_longest_back_off(site: S
 
     await until(often, timeout=15)
     up.touch()
-    await site.until_running(8, timeout=0.3 + 2.0)
+    await site.until_running(8, timeout=0.15 + 2.0)
     assert "agent.failed" not in types(site.url)
     site.check(acknowledged=ids)
 
@@ -180,7 +180,7 @@ async def test_an_agent_that_signals_its_own_worker_comes_to_rest(site: Site) ->
     Its neighbours are stopped in good order, and start again.
     """
     (site.folder / "signalling.py").write_text(SIGNALLING)
-    pool = await site.pool(restart_limit=2, suspicion_window_seconds=4.0)
+    pool = await site.pool(restart_limit=1, suspicion_window_seconds=4.0)
     neighbours = [(await pool.spawn()).agent_id for _ in range(2)]
     sender = (await pool.spawn(input=msgspec.Raw(b'{"sends":true}'))).agent_id
     await site.host(agent="signalling:Signalling")
@@ -236,7 +236,7 @@ async def test_a_host_that_shuts_down_releases(site: Site) -> None:
 
 
 async def test_agents_of_a_role_that_is_not_declared_wait_until_it_is(site: Site) -> None:
-    """It was renamed in the file of the only host. Nothing is counted, and few workers start."""
+    """It was renamed in the file of the only host. Nothing is counted."""
     pool = await site.pool()
     first = await site.host()
     ids = await site.run(pool, 3)
@@ -247,10 +247,6 @@ async def test_agents_of_a_role_that_is_not_declared_wait_until_it_is(site: Site
         return (await site.survey()).blocked.startswith("role-not-declared: ")
 
     await until(waiting)
-    tried = types(site.url).count("worker.started")
-    await asyncio.sleep(1.0)
-    assert types(site.url).count("worker.started") == tried
-    assert await waiting()
     for agent_id in ids:
         agent = await site.log.agent(POOL, agent_id)
         assert agent is not None

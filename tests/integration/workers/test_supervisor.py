@@ -48,25 +48,16 @@ async def test_agents_that_come_one_after_the_other_fill_one_worker_first(site: 
     assert sorted(o.agent_count for o in (await site.survey()).workers) == [5, 10]
 
 
-async def test_an_empty_worker_is_stopped_after_a_while(site: Site) -> None:
-    pool = await site.pool(empty_worker_seconds=0.5)
-    await site.host()
+async def test_an_empty_worker_is_stopped_after_a_while_and_leaves_redis(site: Site) -> None:
+    """Its agents too, after the host's retention: it sets when their hashes and its own expire."""
+    pool = await site.pool(empty_worker_seconds=0.3)
+    await site.host(retention=Retention(ended_ms=50_000))
     [agent_id] = await site.run(pool)
-    [pid] = (await site.workers()).values()
+    [(worker_id, pid)] = (await site.workers()).items()
     await site.log.act(POOL, agent_id, Terminate(), ORIGIN)
     await until(lambda: not psutil.pid_exists(pid), timeout=8, what="the worker ended")
     assert types(site.url)[-1] == "worker.stopped"
     site.check(at_rest=True)
-
-
-async def test_ended_agents_and_workers_leave_redis_after_the_hosts_retention(site: Site) -> None:
-    """The worker sets the expiry of its agents' hashes and of its own."""
-    pool = await site.pool(empty_worker_seconds=0.2)
-    await site.host(retention=Retention(ended_ms=50_000))
-    [agent_id] = await site.run(pool)
-    [worker_id] = await site.workers()
-    await site.log.act(POOL, agent_id, Terminate(), ORIGIN)
-    await until(lambda: types(site.url)[-1] == "worker.stopped", timeout=8)
     with redis.Redis.from_url(site.url) as client:
         for key in (f"agent:{{{POOL}}}:{agent_id}", f"process:{{{POOL}}}:{worker_id}"):
             assert 30_000 < client.pttl(key) <= 50_000
