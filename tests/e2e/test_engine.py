@@ -10,7 +10,7 @@ from tests.e2e.conftest import CONFIG
 from tests.e2e.system import System
 from tests.waiting import until
 
-AGENTS, TRANSACTIONS = 30, 10
+AGENTS, TRANSACTIONS = 20, 10
 
 WRITING = f"""\
 from sqlalchemy import text
@@ -30,7 +30,7 @@ class Actor(Agent):
 """
 
 
-async def test_thirty_agents_write_through_pgbouncer_and_nothing_is_lost(
+async def test_twenty_agents_write_through_pgbouncer_and_nothing_is_lost(
     project: Path, postgres_url: str, pgbouncer_url: str
 ) -> None:
     """Transaction mode: one agent's transactions meet different connections of the server."""

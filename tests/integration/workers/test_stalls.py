@@ -17,10 +17,11 @@ from workers.api.agent import Agent
 
 class Blocking(Agent):
     async def run(self, context):
-        if context.labels.get("hold"):
+        first = context.incarnation == 1
+        if first and context.labels.get("hold"):
             ctypes.PyDLL(None).sleep(60)  # holds the interpreter's lock
         release = pathlib.Path(__file__).with_name("release")
-        if context.labels.get("block") and not release.exists():
+        if first and context.labels.get("block"):
             while not release.exists():
                 time.sleep(0.05)
         await asyncio.Event().wait()

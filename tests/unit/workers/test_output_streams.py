@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -368,3 +369,12 @@ async def test_a_descriptor_that_an_agent_has_closed_is_not_polled_any_more() ->
     await until(lambda: closed not in reader._readers, what="it is forgotten")
     assert received == [b"x"]
     reader.close()
+
+
+def test_an_output_that_is_closed_leaves_no_descriptor(captured: Captured) -> None:
+    """A process whose workers come and go would run out of them."""
+    before = set(Path("/dev/fd").iterdir())
+    captured.output.print(captured.owner, "stdout", "part")
+    captured.wait_for(1)
+    captured.output.close()
+    assert set(Path("/dev/fd").iterdir()) == before
