@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from eventstore.connection.backoff import Backoff, retry
-from eventstore.errors import LogError, Unreadable
+from eventstore.errors import Unreadable
 from eventstore.language.agent_commands import Clear, Command, Fail, Release
 from eventstore.language.agents import Agent as State
 from eventstore.language.agents import Status
@@ -78,8 +78,8 @@ class Settlement:
     async def _act(self, command: Command) -> AgentResult | None:
         """Carry out a command on the agent, for as long as it takes: to be cancelled.
 
-        None where nothing was written: its state in Redis is damaged, and it is parked; or it is
-        left to the reaper of its worker.
+        None where nothing was written: its state in Redis is damaged, and it is parked, for an
+        operator; or it is left to the reaper of its worker.
         """
         if isinstance(command, Release) and self._worker_context.leaves_agents():
             return None
@@ -96,19 +96,11 @@ class Settlement:
                 if acted.outcome is Outcome.ABSENT and agent_id in await pool_log.live():
                     raise Unreadable("agent", agent_id, "its hash is gone")
             except Unreadable as error:
-                await self._park(error)
+                await pool_log.park(error, holder=fence.worker_id)
                 return None
             return acted
 
         return await retry(backoff, act)
-
-    async def _park(self, damage: Unreadable) -> None:
-        """Leave the agent to an operator."""
-        try:
-            holder = self._worker_context.fence.worker_id
-            await self._worker_context.log.park(damage, holder=holder)
-        except LogError as error:
-            self._log.warning("agent.not_parked", error=str(error))
 
     def _on_acted(self, command: Command, acted: AgentResult | None) -> None:
         if acted is None:

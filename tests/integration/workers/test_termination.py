@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from eventstore.connection.calls import execute
+from eventstore.errors import LogUnreachable
 from eventstore.log import parked
 from tests.integration.workers.roles import Noted, Quiet, SlowStart
 from tests.waiting import until
@@ -83,15 +84,27 @@ async def test_without_grace_nothing_may_return(pool: WorkerPool, calls: list[st
     assert calls == ["start", "run", "run cancelled"]
 
 
-async def test_an_agent_whose_hash_was_deleted_is_parked_when_it_ends(pool: WorkerPool):
-    """Else it would occupy its slot and count as live, although nothing of it runs."""
+async def test_an_agent_whose_hash_was_deleted_is_parked_when_it_ends(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+):
+    """Else it would occupy its slot and count as live, although nothing of it runs.
+
+    Also where Redis does not answer at first.
+    """
     done = asyncio.Event()
 
     class Waits(Agent):
         async def run(self, context: Context) -> None:
             await done.wait()
 
-    await pool.worker(Waits)
+    worker = await pool.worker(Waits)
+    park = worker._pool_log.park
+
+    async def fail_once(*_: object, **__: object) -> None:
+        monkeypatch.setattr(worker._pool_log, "park", park)
+        raise LogUnreachable("no reply")
+
+    monkeypatch.setattr(worker._pool_log, "park", fail_once)
     [agent_id] = await pool.running()
     await execute(pool.log.client, "DEL", pool.log.keys.agent(POOL, agent_id))
     done.set()
