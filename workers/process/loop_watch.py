@@ -100,7 +100,8 @@ class LoopWatch:
         self._observed = boot_seconds(), time.process_time()
 
     def prepare(self, phase: str) -> None:
-        """The worker does this before it can claim; empty: it can from now on."""
+        """(On the loop.) The worker does this before it can claim; empty: it can from now on."""
+        self._answered.set()  # of what was asked during an import the next answer comes too late
         self.preparing = phase
         self._change(PREPARING + phase if phase else "")
 

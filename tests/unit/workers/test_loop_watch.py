@@ -129,6 +129,23 @@ def test_a_loop_that_turns_is_not_stalled(site: Site):
     assert site.changes == []
 
 
+def test_the_end_of_an_import_is_no_stall(site: Site, monkeypatch: pytest.MonkeyPatch):
+    """The loop has not turned yet when the worker is ready; it is asked again."""
+    monkeypatch.setattr(loop_watch, "STALL_SECONDS", 0.4)
+    site.call(lambda: site.watch.prepare("importing"))
+    seen: list[str] = []
+
+    def finish() -> None:
+        site.watch.ask()
+        time.sleep(0.5)
+        site.watch.prepare("")
+        site.watch.observe(1.0)
+        seen.append(site.watch.stalled_in)
+
+    site.call(finish)
+    assert seen == [""]
+
+
 def test_warnings_are_rate_limited(site: Site):
     with structlog.testing.capture_logs() as logs:
         for _ in range(2):
