@@ -115,6 +115,8 @@ class Pump:
         for _ in range(LAST_READS):
             if not self._poll(0.0):
                 break
+        for _ in range(2):  # what came without a newline is written
+            self._tick()
         with self._lock, contextlib.suppress(OSError):  # closed by an agent
             os.close(self._wake_write)
             self._wake_write = -1

@@ -371,6 +371,15 @@ async def test_a_descriptor_that_an_agent_has_closed_is_not_polled_any_more() ->
     reader.close()
 
 
+def test_the_last_words_of_a_process_of_an_agent_are_written(captured: Captured) -> None:
+    """It had not ended its line, and they came when the agent had ended, and the worker ended."""
+    end = captured.output.descriptor(captured.owner, "stdout")
+    os.write(end, b"a line\nno newline")
+    captured.output.flush(captured.owner)
+    captured.output.close()
+    assert captured.texts() == [("a1", "a line"), ("a1", "no newline")]
+
+
 def test_an_output_that_is_closed_leaves_no_descriptor(captured: Captured) -> None:
     """A process whose workers come and go would run out of them."""
     before = set(Path("/dev/fd").iterdir())
