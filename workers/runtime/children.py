@@ -12,10 +12,11 @@ a process wants to know how it ended.
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 import structlog
@@ -30,6 +31,8 @@ GRACE_SECONDS: Final = 1.0
 KILL_SECONDS: Final = 5.0
 """How long killed processes may take to end."""
 POLL_SECONDS: Final = 0.03
+POLL_SECONDS_MAX: Final = 0.25
+"""The pause is doubled up to this one: looking for processes takes time."""
 COMMANDS_MAX: Final = 10
 """How many commands one warning names."""
 
@@ -53,8 +56,9 @@ async def end_children(owner: Owner, *, grace: bool) -> bool:
         commands = ", ".join(names[:COMMANDS_MAX])
         log.warning("agent.children_ended", **owner.ids, count=len(left), commands=commands)
     refused: set[Process] = set()
-    ended = await _end(owner, signal.SIGTERM, GRACE_SECONDS, refused) if grace else False
-    ended = ended or await _end(owner, signal.SIGKILL, KILL_SECONDS, refused)
+    find = functools.partial(_of, owner)
+    ended = await _end(find, signal.SIGTERM, GRACE_SECONDS, refused) if grace else False
+    ended = ended or await _end(find, signal.SIGKILL, KILL_SECONDS, refused)
     for pid in [pid for pid, started in STARTED.items() if started.belongs_to(owner)]:
         del STARTED[pid]  # nobody waits for it any more
     if refused:
@@ -63,29 +67,29 @@ async def end_children(owner: Owner, *, grace: bool) -> bool:
     return ended
 
 
-async def _end(owner: Owner, number: signal.Signals, seconds: float, refused: set[Process]) -> bool:
-    """Signal each once, those too that start meanwhile. `refused`: what may not be signalled."""
-    signalled: set[Process] = set()
-    for _ in range(int(seconds / POLL_SECONDS)):
-        left = {found.process for found in _of(owner)} - refused
-        if not left:
-            return True
-        refused |= _signal(left - signalled, number)
-        signalled |= left
-        await asyncio.sleep(POLL_SECONDS)
-    return False
-
-
 async def end_all() -> None:
     """End all that is left below this process, as far as possible: a worker that has ended."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for _ in range(int(GRACE_SECONDS / POLL_SECONDS)):
-            processes = all_processes()
-            below = [processes[pid] for pid in descendants(os.getpid(), processes)]
-            if not (left := [found.process for found in below if not found.ended]):
-                return
-            _signal(left, number)
-            await asyncio.sleep(POLL_SECONDS)
+        await _end(_all_below, number, GRACE_SECONDS, set())
+
+
+async def _end(
+    find: Callable[[], list[Found]], number: signal.Signals, seconds: float, refused: set[Process]
+) -> bool:
+    """Signal each that is found once, those too that start meanwhile; whether all end in time.
+
+    `refused`: what may not be signalled.
+    """
+    clock, pause = asyncio.get_running_loop().time, POLL_SECONDS
+    deadline, signalled = clock() + seconds, set[Process]()
+    while left := {found.process for found in find()} - refused:
+        refused |= _signal(left - signalled, number)
+        signalled |= left
+        if clock() >= deadline:
+            return False
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, POLL_SECONDS_MAX)
+    return True
 
 
 def collect_adopted() -> None:
@@ -103,6 +107,13 @@ def collect_adopted() -> None:
                 os.waitpid(pid, os.WNOHANG)
     _ended_before.clear()
     _ended_before.update(ended)
+
+
+def _all_below() -> list[Found]:
+    """The running processes below this one."""
+    processes = all_processes()
+    below = [processes[pid] for pid in descendants(os.getpid(), processes)]
+    return [found for found in below if not found.ended]
 
 
 def _of(owner: Owner) -> list[Found]:
