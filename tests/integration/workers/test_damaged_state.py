@@ -64,7 +64,7 @@ async def statuses(site: Site, ids: list[str]) -> set[Status]:
 
 async def test_a_restart_that_fails_delays_no_other(site: Site, server: Any) -> None:
     """A damaged agent is parked; names of no agent are removed from the schedules."""
-    pool = await site.pool(backoff_min_seconds=60.0, backoff_max_seconds=60.0)
+    pool = await site.pool(backoff_min_seconds=60.0, backoff_max_seconds=60.0, max_workers=1)
     await site.host(agent="failing:Failing")
     damaged, *others = [(await pool.spawn()).agent_id for _ in range(3)]
     every = [damaged, *others]

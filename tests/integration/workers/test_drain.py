@@ -49,14 +49,17 @@ async def test_agents_that_are_starting_are_released_too(pool: WorkerPool):
     assert (await pool.state(agent_id)).status == "pending"
 
 
-async def test_a_slow_stop_is_cancelled_in_time_to_release_the_agent(pool: WorkerPool):
+async def test_a_slow_stop_is_cancelled_in_time_to_release_the_agent(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+):
     """The drain ends before the agent's grace does."""
 
     class Dallying(Agent):
         async def stop(self, context: Context) -> None:
             await asyncio.Event().wait()
 
-    pool.config = replace(QUICK, stop_grace_seconds=600, drain_seconds=1.0)
+    monkeypatch.setattr(registration, "GRACE_SHARE", 0.1)
+    pool.config = replace(QUICK, stop_grace_seconds=600, drain_seconds=5.0)
     worker = await pool.worker(Dallying)
     (agent_id,) = await pool.running()
     worker.request_drain("shut-down")
