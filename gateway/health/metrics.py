@@ -1,7 +1,7 @@
 """`/metrics`, in the text format of Prometheus (version 0.0.4).
 
-Names and labels are a public contract, listed in docs/events.md. No label is the id of an agent or
-worker: there is no end of those.
+Names and labels are a public contract, listed in docs/events.md. No label is the id of an agent,
+and that of a worker only while it lives: there is no end of those.
 """
 
 from collections.abc import Mapping

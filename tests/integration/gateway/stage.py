@@ -175,12 +175,18 @@ def options(redis_url: str, database_url: str, **changes: Any) -> GatewayOptions
 
 @asynccontextmanager
 async def gateway_stage(
-    redis_url: str, database_url: str, *, projecting: bool = True, **changes: Any
+    redis_url: str,
+    database_url: str,
+    *,
+    projecting: bool = True,
+    lease_seconds: float = 4.0,
+    **changes: Any,
 ) -> AsyncIterator[GatewayStage]:
+    """`lease_seconds`: of the projector, which waits for it after an outage of its database."""
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool()
         gateway = Gateway(options(redis_url, database_url, **changes))
-        projector = stage.projector(backoff_max_seconds=0.5)
+        projector = stage.projector(lease_seconds=lease_seconds, backoff_max_seconds=0.5)
         await gateway.start()
         if projecting:
             await projector.start()

@@ -35,8 +35,10 @@ def database(server_directory, tmp_path_factory):
 
 async def test_a_database_that_stops_or_hangs_and_comes_back(redis_url, database, monkeypatch):
     monkeypatch.setattr("projector.store.cancellable.CANCEL_SECONDS", 0.2)
+    monkeypatch.setattr("gateway.backend.agent_rows.LOOK_SECONDS", 0.1)
     url = database.url(database.create_database())
-    async with logged() as lines, gateway_stage(redis_url, url, limits=LIMITS) as stage:
+    stages = gateway_stage(redis_url, url, limits=LIMITS, lease_seconds=1.0)
+    async with logged() as lines, stages as stage:
         agent_id = await stage.pending()
         await stage.stage.settle()
         for go, come in ((database.stop, database.start), (_pause(database), _resume(database))):

@@ -1,9 +1,15 @@
 """What the gateway reports about itself: metrics, probes, and the ids of requests."""
 
+import asyncio
+
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
+from eventstore.log import notices
+from eventstore.log.notices import NAMES, _key
 from tests.integration.gateway.stage import AGENTS
 from tests.integration.projector.stage import POOL
+from tests.waiting import timed
 
 PROMISED = {
     "muster_agents",
@@ -62,6 +68,27 @@ async def test_ready_and_alive(stage):
     await stage.stage.settle()
     ready = (await stage.get("/readyz")).json
     assert (ready["status"], ready["reasons"], ready["fallback"]) == ("ready", [], False)
+
+
+async def test_readiness_is_answered_although_nothing_else_answers_or_can_be_read(
+    stage, plain_redis, monkeypatch
+):
+    """A probe waits for a second, say, and takes a gateway that is late out of service."""
+    for name in NAMES:
+        plain_redis.set(_key(stage.log.keys, name), "what no projector writes")
+    assert (await stage.get("/readyz")).json["warnings"] == []
+    assert (await stage.get(f"{AGENTS}/monitor/alerts")).status == 200
+
+    async def silent(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(stage.backend.views, "positions", silent)
+    monkeypatch.setattr(notices, "read", silent)
+    stage.backend.limits = replace(stage.backend.limits, probe_seconds=0.05)
+    seconds, ready = await timed(stage.get("/readyz"))
+    assert (ready.status, ready.json["reasons"], seconds < 1.0) == (200, [], True)
+    [warning] = ready.json["warnings"]
+    assert warning.startswith("reads are refused: ")
 
 
 async def test_a_request_can_be_followed_into_the_log(stage):

@@ -28,14 +28,14 @@ async def test_a_head_that_comes_byte_by_byte_is_cut_off(redis_url, tmp_path):
     What still comes then does not replace the answer.
     """
     async with (
-        impatient(redis_url, tmp_path, head_seconds=0.3, linger_seconds=5.0) as (stage, _),
+        impatient(redis_url, tmp_path, head_seconds=0.2, linger_seconds=5.0) as (stage, _),
         connection(stage) as client,
     ):
         await client.send(GET + b"\r\n")
         assert (await client.answer()).status == 200
         for byte in (GET * 2)[:40]:
             await client.send(bytes([byte]))
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.01)
         answer = await client.answer()
         assert (answer.status, answer.kind) == (408, "head-too-slow")
         assert answer.headers["connection"] == "close"
@@ -122,7 +122,7 @@ async def test_a_client_that_does_not_read_its_answer_is_cut_off(redis_url, tmp_
     """A stream and a long answer alike: what waits to be sent does not wait for ever."""
     bounds = {"unread_seconds": 0.3, "stream_queue": 100_000}
     async with impatient(redis_url, tmp_path, **bounds) as (stage, lines):
-        await spawned(stage, 40)
+        await spawned(stage, 20)
         before = connections(stage)
         for path in (b"/api/v1/events?after=0", b"/api/v1/agents?limit=1000&include=input"):
             with barely_reading(stage) as client:
@@ -137,7 +137,7 @@ async def test_a_client_that_does_not_read_its_answer_is_cut_off(redis_url, tmp_
 
 async def test_a_client_that_reads_slowly_is_served_to_the_end(redis_url, tmp_path):
     async with impatient(redis_url, tmp_path, unread_seconds=0.3) as (stage, _):
-        await spawned(stage, 40)
+        await spawned(stage, 20)
         with barely_reading(stage) as client:
             client.setblocking(False)
             loop = asyncio.get_running_loop()
@@ -149,7 +149,7 @@ async def test_a_client_that_reads_slowly_is_served_to_the_end(redis_url, tmp_pa
             got, started = 0, time.monotonic()
             while piece := await loop.sock_recv(client, 65_536):
                 got += len(piece)
-                if time.monotonic() - started < 1.0:  # longer than one that reads nothing has
+                if time.monotonic() - started < 0.8:  # longer than one that reads nothing has
                     await asyncio.sleep(0.02)
             assert got > 1_000_000
 
