@@ -42,8 +42,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     """How long a command waits for the level of durability that it asked for."""
     query_seconds: float = 5.0
     probe_seconds: float = 0.5
-    """How long `/readyz` waits for the database, and for Redis: whoever probes waits for more than
-    a second, and takes a gateway that does not answer out of service."""
+    """How long `/readyz` waits for the database, and for Redis: whoever probes waits for a second,
+    say, and takes a gateway that does not answer out of service."""
     ready_lag_seconds: float = 10.0
     """`/readyz` warns of views that are further behind than this."""
     streams_max: int = 200

@@ -1,7 +1,7 @@
 """Calls Redis: sends a command, awaits its reply even if cancelled, and translates errors."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
@@ -53,6 +53,24 @@ async def execute(client: AsyncClient, *command: str | bytes | int) -> Any:
     `asyncio.wait_for`). A loop that is cancelled then would never end.
     """
     return await shielded(lambda: send(client, *command))
+
+
+async def execute_many(
+    client: AsyncClient, commands: Iterable[Sequence[str | bytes | int]], *, refusals: bool = False
+) -> list[Any]:
+    """The replies to many commands in one call, as `execute`.
+
+    `refusals`: one that the server refuses has its error as its reply; else the first is raised.
+    """
+
+    async def call() -> list[Any]:
+        async with client.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies: list[Any] = await pipeline.execute(raise_on_error=not refusals)
+            return replies
+
+    return await shielded(call)
 
 
 async def ask(client: AsyncClient, *command: str | bytes | int, doing: str = "") -> Any:

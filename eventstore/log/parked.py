@@ -79,10 +79,6 @@ async def find(log: Log, pool: str, key: str) -> ParkedEntry | None:
     return await _with_content(log, _decode_record(pool, key, raw)) if raw else None
 
 
-async def count(log: Log, pool: str) -> int:
-    return int(await ask(log.client, "HLEN", log.keys.pool(pool, "parked")))
-
-
 def _decode_record(pool: str, key: str, raw: bytes | str) -> ParkedEntry:
     record = msgspec.json.decode(raw, type=ParkedRecord)
     source, _, subject = key.partition(":")

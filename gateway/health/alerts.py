@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from eventstore.errors import LogError, LogUnreachable
+from eventstore.errors import LogError
 from eventstore.language.workers import is_role_problem
 from gateway.backend.backend import Backend
 from gateway.fallback import LISTED_MAX, read_handover_failures
@@ -150,12 +150,12 @@ async def _untrimmed(backend: Backend) -> AsyncIterator[Alert]:
     many = max(events * UNTRIMMED_FACTOR, events + UNTRIMMED_EVENTS_MARGIN)
     old_ms = max(age_ms * UNTRIMMED_FACTOR, age_ms + UNTRIMMED_AGE_MARGIN_MS)
     limits: dict[str, Any] = {"events_max": events, "hours": age_ms / 3_600_000}
-    for pool in backend.pools():
-        try:
-            stored = await facts.stored_events(backend, pool)
-        except LogUnreachable:
-            return
-        entries, oldest_ms = stored.entries, stored.oldest_ms
+    try:
+        stored = await facts.stored_events(backend)
+    except LogError:
+        return
+    for pool, found in stored.items():
+        entries, oldest_ms = found.entries, found.oldest_ms
         if entries > many or (entries > 1 and backend.log.now_ms(pool) - oldest_ms > old_ms):
             yield alert_of(
                 "stream-not-trimmed", pool=pool, since=oldest_ms, entries=entries, **limits

@@ -1,24 +1,28 @@
 """What a gateway knows about Redis, the database, and how far the views are."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Final
+from itertools import chain, islice
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from eventstore.connection.calls import UNREACHABLE, execute, shielded
+from eventstore.connection.calls import execute_many, shielded, translated_errors
 from eventstore.connection.requirements import inspect, server_version
-from eventstore.errors import LogError, LogUnreachable, MusterError
-from eventstore.log import notices, parked
+from eventstore.errors import LogError, MusterError
+from eventstore.log import notices
 from eventstore.log.notices import Notice
+from eventstore.log.reader import Entry
 from gateway.backend.backend import Backend
 from gateway.following.subscriptions import well_formed
 from projector.queries.views import Position, Timed, is_lost
 
 REDIS_TIMEOUT_SECONDS: Final = 2.0
+POOLS_BATCH: Final = 100
+"""So many pools are asked about in one call."""
 RECOVER_ADVICE: Final = "`muster recover` rebuilds the log from the archive"
 
 
@@ -93,20 +97,46 @@ async def redis_facts(backend: Backend) -> RedisFacts:
     )
 
 
-async def stored_events(backend: Backend, pool: str) -> StoredEvents:
-    """How much of a pool's log is in Redis. Raises `LogUnreachable`."""
-    stream = backend.log.keys.pool(pool, "events")
-    try:
-        entries = await execute(backend.log.client, "XLEN", stream)
-        oldest = await execute(backend.log.client, "XRANGE", stream, "-", "+", "COUNT", 1)
-    except (*UNREACHABLE, RedisError) as error:
-        raise LogUnreachable(f"{stream} cannot be read: {error}") from error
+async def ask_about_pools(
+    backend: Backend,
+    commands: Callable[[str], Sequence[Sequence[str | int]]],
+    pools: Iterable[str] | None = None,
+) -> dict[str, list[Any]]:
+    """The replies to some commands about these pools (None: all that live), in few calls.
+
+    A pool of which one is refused is left out. Raises `LogUnreachable`.
+    """
+    names, found = list(backend.pools() if pools is None else pools), dict[str, list[Any]]()
+    for first in range(0, len(names), POOLS_BATCH):
+        batch = {pool: commands(pool) for pool in names[first : first + POOLS_BATCH]}
+        together = chain.from_iterable(batch.values())
+        with translated_errors("pools cannot be read"):
+            replies = iter(await execute_many(backend.log.client, together, refusals=True))
+        for pool, asked in batch.items():
+            answers = list(islice(replies, len(asked)))
+            if not any(isinstance(answer, RedisError) for answer in answers):
+                found[pool] = answers
+    return found
+
+
+async def stored_events(backend: Backend) -> dict[str, StoredEvents]:
+    """How much of every pool's log is in Redis. Raises `LogUnreachable`."""
+
+    def commands(pool: str) -> Sequence[Sequence[str | int]]:
+        stream = backend.log.keys.pool(pool, "events")
+        return ("XLEN", stream), ("XRANGE", stream, "-", "+", "COUNT", 1)
+
+    found = await ask_about_pools(backend, commands)
+    return {pool: _stored(int(entries), oldest) for pool, (entries, oldest) in found.items()}
+
+
+def _stored(entries: int, oldest: Sequence[Entry]) -> StoredEvents:
     if not oldest:
         return StoredEvents()
     stream_id, fields = oldest[0]
     milliseconds = int(stream_id.partition(b"-")[0])
     first_seq = int(fields[5]) if well_formed(oldest[0]) else 1
-    return StoredEvents(entries=int(entries), first_seq=first_seq, oldest_ms=milliseconds)
+    return StoredEvents(entries=entries, first_seq=first_seq, oldest_ms=milliseconds)
 
 
 async def view_facts(backend: Backend, timeout_seconds: float | None = None) -> list[ViewFacts]:
@@ -135,13 +165,18 @@ async def view_facts(backend: Backend, timeout_seconds: float | None = None) -> 
 
 async def parked_counts(backend: Backend, redis: RedisFacts) -> dict[str, int]:
     """How many things are parked, by pool; empty if Redis does not answer."""
-    pools = list(backend.known_pools()) if redis.reachable else []
+    if not redis.reachable:
+        return {}
+
+    def commands(pool: str) -> Sequence[Sequence[str]]:
+        return (("HLEN", backend.log.keys.pool(pool, "parked")),)
+
     try:
         async with asyncio.timeout(REDIS_TIMEOUT_SECONDS):
-            counts = await asyncio.gather(*(parked.count(backend.log, name) for name in pools))
+            counts = await ask_about_pools(backend, commands, backend.known_pools())
     except (LogError, TimeoutError):
         return {}
-    return dict(zip(pools, counts, strict=True))
+    return {pool: int(count) for pool, [count] in counts.items()}
 
 
 async def projector_notices(

@@ -4,17 +4,21 @@ Names and labels are a public contract, listed in docs/events.md. No label is th
 and that of a worker only while it lives: there is no end of those.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from aiohttp import web
-from redis.exceptions import RedisError
 
-from eventstore.connection.calls import UNREACHABLE, execute
 from eventstore.errors import LogUnreachable
 from gateway.backend.backend import BACKEND, Backend
 from gateway.following.counters import Histogram
-from gateway.health.facts import parked_counts, redis_facts, stored_events, view_facts
+from gateway.health.facts import (
+    ask_about_pools,
+    parked_counts,
+    redis_facts,
+    stored_events,
+    view_facts,
+)
 from gateway.wire.problems import Problem
 
 CONTENT_TYPE: Final = "text/plain"
@@ -137,19 +141,25 @@ async def _views(out: Exposition, backend: Backend) -> None:
 
 async def _streams(out: Exposition, backend: Backend) -> None:
     """Commands that wait (lag) or are not settled (pending); events here, and those that left."""
-    client, keys = backend.log.client, backend.log.keys
-    for pool in backend.pools():
-        try:
-            waiting = int(await execute(client, "HGET", keys.pool(pool, "meta"), "waiting") or 0)
-            length = int(await execute(client, "XLEN", keys.pool(pool, "commands")))
-            isolated = int(await execute(client, "ZCARD", keys.pool(pool, "alone")))
-            stored = await stored_events(backend, pool)
-        except (*UNREACHABLE, RedisError, LogUnreachable):
-            return
-        out.add("muster_stream_lag", waiting + isolated, pool=pool)
-        out.add("muster_stream_pending", max(length - waiting, 0), pool=pool)
-        out.add("muster_stream_entries", stored.entries, pool=pool)
-        out.add("muster_stream_trimmed_total", stored.first_seq - 1, pool=pool)
+    keys = backend.log.keys
+
+    def commands(pool: str) -> Sequence[Sequence[str]]:
+        return (
+            ("HGET", keys.pool(pool, "meta"), "waiting"),
+            ("XLEN", keys.pool(pool, "commands")),
+            ("ZCARD", keys.pool(pool, "alone")),
+        )
+
+    try:
+        queues, stored = await ask_about_pools(backend, commands), await stored_events(backend)
+    except LogUnreachable:
+        return
+    for pool, (waiting, length, isolated) in queues.items():
+        out.add("muster_stream_lag", int(waiting or 0) + int(isolated), pool=pool)
+        out.add("muster_stream_pending", max(int(length) - int(waiting or 0), 0), pool=pool)
+    for pool, events in stored.items():
+        out.add("muster_stream_entries", events.entries, pool=pool)
+        out.add("muster_stream_trimmed_total", events.first_seq - 1, pool=pool)
 
 
 def _counters(out: Exposition, backend: Backend) -> None:

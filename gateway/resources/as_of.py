@@ -12,12 +12,12 @@ from asyncio import sleep, timeout
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 from redis.exceptions import RedisError
 
-from eventstore.connection.calls import shielded
+from eventstore.connection.calls import execute_many
 from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE
 from gateway.backend.backend import BACKEND, Backend
@@ -179,19 +179,10 @@ async def _heads(backend: Backend, names: list[str]) -> tuple[int, Mapping[str, 
 
     Raises `RedisError`, `LogError`, `OSError` or `TimeoutError` if it does not answer soon.
     """
-    keys, client = backend.log.keys, backend.log.client
-    metas = [keys.pool(name, "meta") for name in names]
-
-    async def read_heads() -> list[tuple[Any, ...]]:
-        async with client.pipeline(transaction=False) as pipeline:
-            pipeline.execute_command("TIME")
-            for meta in metas:
-                pipeline.execute_command("HMGET", meta, "seq", "ts")
-            replies: list[tuple[Any, ...]] = await pipeline.execute()
-            return replies
-
+    metas = [backend.log.keys.pool(name, "meta") for name in names]
+    commands = [("TIME",), *(("HMGET", meta, "seq", "ts") for meta in metas)]
     async with timeout(CLOCK_TIMEOUT_SECONDS):
-        (seconds, micros), *heads = await shielded(read_heads)
+        (seconds, micros), *heads = await execute_many(backend.log.client, commands)
     seqs = {n: int(seq or 0) for n, (seq, _) in zip(names, heads, strict=True)}
     now = int(seconds) * 1000 + int(micros) // 1000
     return max([now, *(int(ts or 0) for _, ts in heads)]), seqs

@@ -9,7 +9,7 @@ from eventstore.log import notices
 from eventstore.log.notices import NAMES, _key
 from tests.integration.gateway.stage import AGENTS
 from tests.integration.projector.stage import POOL
-from tests.waiting import timed
+from tests.waiting import timed, until
 
 PROMISED = {
     "muster_agents",
@@ -60,6 +60,23 @@ async def test_metrics_are_readable_and_complete(stage):
     labels = {label for f in families.values() for s in f.samples for label in s.labels}
     assert not labels & {"agent_id", "worker_id", "agent", "worker", "process_id"}
     assert first not in answer.body.decode()
+
+
+async def test_a_pool_whose_keys_are_damaged_hides_no_figures_of_others(
+    stage, plain_redis, monkeypatch
+):
+    monkeypatch.setattr("gateway.health.facts.POOLS_BATCH", 2)
+    for name in ("damaged", "sound"):
+        await stage.stage.pool(name)
+    await until(lambda: "sound" in stage.backend.pools())
+    for part in ("commands", "events", "parked"):
+        plain_redis.delete(f"pool:{{damaged}}:{part}")
+        plain_redis.set(f"pool:{{damaged}}:{part}", "neither stream nor hash")
+    answer = (await stage.get("/metrics")).body.decode()
+    for family in ("stream_lag", "stream_pending", "stream_entries", "parked"):
+        for pool in (POOL, "sound"):
+            assert f'muster_{family}{{pool="{pool}"}} 0' in answer
+        assert f'muster_{family}{{pool="damaged"}}' not in answer
 
 
 async def test_ready_and_alive(stage):
