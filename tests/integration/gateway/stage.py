@@ -28,6 +28,7 @@ QUICK = Limits(
     catch_up_seconds=10.0,
     wait_default=10.0,
     durability_seconds=10.0,
+    query_seconds=30.0,
     probe_seconds=10.0,
     stream_heartbeat_seconds=0.2,
 )

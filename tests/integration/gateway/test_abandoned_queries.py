@@ -5,6 +5,8 @@ import asyncio
 from sqlalchemy import Connection, text
 
 from projector.queries import views
+from projector.store.cancellable import CANCEL_SECONDS
+from projector.store.database import ABANDONED_QUERY_SECONDS
 from tests.integration.gateway.raw_connections import connection
 from tests.integration.gateway.stage import gateway_stage
 from tests.waiting import until
@@ -14,6 +16,8 @@ FOREVER = {
     " FROM n",
     "postgresql": "SELECT pg_sleep(600)",
 }
+PATIENCE = CANCEL_SECONDS + ABANDONED_QUERY_SECONDS + 10.0
+"""Where cancelling does not succeed in time, the connection is cut."""
 GET = b"GET /api/v1/agents/pools HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -41,9 +45,9 @@ async def test_a_slow_query_ends_with_the_last_client_that_waits_for_it(
                 await second.send(GET)
                 await asyncio.sleep(0.1)
                 assert len(started) == 1, "one at a time"
-            await until(lambda: len(failures) == 1)
-            await until(lambda: len(started) == 2)
-        await until(lambda: len(failures) == 2)
+            await until(lambda: len(failures) == 1, timeout=PATIENCE)
+            await until(lambda: len(started) == 2, timeout=PATIENCE)
+        await until(lambda: len(failures) == 2, timeout=PATIENCE)
         await until(lambda: not stage.backend.views._database._running)
         for failure in failures:
             assert "interrupted" in failure or "canceling statement" in failure
