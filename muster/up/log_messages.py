@@ -98,9 +98,9 @@ class LogMessages:
             case "code.reloaded":
                 count = line.get("workers")
                 workers = "1 worker is" if count == 1 else f"{count} workers are"
-                self._add("reloaded", _names(line.get("files")), workers)
+                self._add("reloaded", _listed(line.get("files")), workers)
             case "code.not_reloaded":
-                self._add("not_reloaded", _names(line.get("files")), str(line.get("error", "")))
+                self._add("not_reloaded", _listed(line.get("files")), str(line.get("error", "")))
             case "pool.role_not_declared":
                 why = f"role {line.get('role')!r} is not declared; `muster doctor` says which are"
                 self._add("roles_missing", f"pool {pool}", why)
@@ -152,12 +152,11 @@ class LogMessages:
 
     def _text(self, kind: str, facts: Sequence[tuple[str, str]]) -> str:
         several, names = len(facts) > 1, [subject for subject, _ in facts]
-        more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
         why = next((reason for _, reason in facts if reason), "")
         why = why.partition(": ")[0] if several else why
         sentence = SENTENCES[kind].format(
             count=len(facts),
-            names=", ".join(names[:NAMED_MAX]) + more,
+            names=_listed(names),
             s="s" if several else "",
             are="are" if several else "is",
             were="were" if several else "was",
@@ -168,8 +167,8 @@ class LogMessages:
         return clean(sentence) if kind == "not_reloaded" else one_line(sentence)
 
 
-def _names(files: object) -> str:
-    names = [str(name) for name in files] if isinstance(files, list) else []
+def _listed(names: object) -> str:
+    names = [str(name) for name in names] if isinstance(names, list) else []
     more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
     return ", ".join(names[:NAMED_MAX]) + more
 

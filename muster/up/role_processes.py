@@ -4,6 +4,7 @@ Or as parts of one process, for `--single-process` and every fallback.
 """
 
 import asyncio
+import contextlib
 import functools
 import os
 import sys
@@ -163,8 +164,10 @@ class RoleParts:
         return next(url for part in self._parts if (url := getattr(part, "url", "")))
 
     async def stop(self) -> None:
-        for part in reversed(self._parts):
-            await part.stop()
+        """Stop them all, the last one first, also where one of them fails."""
+        async with contextlib.AsyncExitStack() as stopping:
+            for part in self._parts:
+                stopping.push_async_callback(part.stop)
 
     async def _start_role(self, role: str) -> None:
         started_at = time.monotonic()

@@ -69,6 +69,23 @@ async def test_a_part_that_cannot_start_without_redis_starts_once_it_answers(
     assert printed.count("waiting for it") == 2, "once for each reason"
 
 
+async def test_a_part_that_cannot_be_stopped_leaves_no_other_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway, for instance: the supervisor would not release the agents."""
+
+    class Defective(Scripted):
+        async def stop(self) -> None:
+            raise ZeroDivisionError
+
+    part = Scripted(_serves)
+    parts = role_parts(tmp_path, monkeypatch, part, Background())
+    parts._parts = [part, Defective(_serves)]
+    with pytest.raises(ZeroDivisionError):
+        await parts.stop()
+    assert part.stopped == 1
+
+
 @pytest.mark.parametrize("start", [_unreachable, _hangs])
 async def test_a_stop_is_noticed_while_a_part_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[], Awaitable[None]]
