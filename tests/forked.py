@@ -5,13 +5,13 @@ environment and the folder that the run was started in.
 """
 
 import multiprocessing
-import multiprocessing.forkserver as forkserver
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from typing import Any, Final
 
@@ -23,6 +23,8 @@ CONTEXT.set_forkserver_preload(
         "gateway.server.listener",
         "muster.cli.main",
         "muster.cli.maintenance.replay",
+        "muster.fallback.handover",
+        "muster.up.up",
         "projector.rebuild.rebuild",
         "projector.recovery.recovery",
         "projector.service.projector",

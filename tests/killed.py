@@ -1,14 +1,15 @@
 """Runs `muster` and kills it, as `kill -9` would, right after a named step of a handover.
 
-    python -m tests.killed STEP up --data-dir …
-
-The steps are patched from here, so the product knows nothing of them.
+`die_after` is for a process of its own. The steps are patched from here, so the product knows
+nothing of them.
 """
 
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from muster.__main__ import main
@@ -43,6 +44,13 @@ def kill_after(owner: Any, name: str) -> None:
     setattr(owner, name, later if is_async else now)
 
 
-if __name__ == "__main__":
-    kill_after(*STEPS[sys.argv[1]])
-    sys.exit(main(sys.argv[2:]))
+def die_after(
+    _report: Connection, step: str, arguments: Sequence[str], env: Mapping[str, str], output: Path
+) -> None:
+    """`muster ARGUMENTS`, up to a step; `output`: where it prints."""
+    os.environ.clear()
+    os.environ.update(env)
+    for number in (1, 2):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
+    kill_after(*STEPS[step])
+    sys.exit(main(arguments))

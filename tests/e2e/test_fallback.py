@@ -6,7 +6,6 @@ import re
 import signal
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from tests.chaos.judge import judge
 from tests.conftest import MakeServer
 from tests.e2e.conftest import ACTING, CONFIG
 from tests.e2e.system import MUSTER, POOL, System
-from tests.killed import STEPS
+from tests.forked import Forked
+from tests.killed import STEPS, die_after
 from tests.pools import raw_events
 from tests.servers import RedisLikeServer
 from tests.waiting import until
@@ -61,26 +61,11 @@ async def alerts_are(system: System, *names: str) -> None:
 
 def killed(system: System, step: str) -> None:
     """A start that is killed right after a step of its handover."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tests.killed",
-            step,
-            "up",
-            "--data-dir",
-            str(system.data),
-            *system.arguments,
-        ],
-        env=system.env,
-        cwd=Path(__file__).parents[2],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=KILLED_SECONDS,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, (step, done.stdout + done.stderr)
+    arguments = ["up", "--data-dir", str(system.data), *system.arguments]
+    output = system.folder / "killed.out"
+    with Forked(die_after, step, arguments, system.env, output) as process:
+        code = process.wait(KILLED_SECONDS)
+    assert code == -signal.SIGKILL, (step, output.read_text())
 
 
 async def test_what_a_fallback_took_on_runs_once_in_the_real_log_wherever_a_start_is_killed(

@@ -174,19 +174,6 @@ async def test_a_start_can_be_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
     assert starting.child.code is not None
 
 
-async def test_a_role_that_is_stopped_while_it_starts_is_not_shown_as_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Where another role has failed, so that all ends."""
-    monkeypatch.setattr(role_processes, "READY_SECONDS", 60.0)
-    starting = Starting(tmp_path, "")
-    task = asyncio.ensure_future(starting.roles._start_role("gateway"))
-    await until(lambda: starting.child.awaiting_status)
-    starting.background.stopping.set()
-    await starting.child.stop(5)
-    assert (await task, capsys.readouterr().out) == ("", "")
-
-
 class Enough(Exception):
     """Nothing is started."""
 

@@ -16,6 +16,7 @@ import pytest
 from eventstore.errors import ConfigurationError
 from eventstore.language.catalogue import Pool
 from eventstore.language.pool_config import PoolConfig
+from tests.forked import fork_zygotes
 from workers.host.capacity import HostLimits
 from workers.host.process_tree import Found
 from workers.host.processes import Process, this_process
@@ -71,6 +72,13 @@ async def test_a_killed_zygote_that_lingers_blocks_nothing(
         zygote.wait()
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what does not depend on how a zygote is started: its imports are what takes the time."""
+    fork_zygotes(monkeypatch.setattr)
+
+
+@pytest.mark.usefixtures("forked")
 async def test_a_long_error_of_an_import_is_reported_too(tmp_path: Path) -> None:
     """It quotes an invalid value, which may be long."""
     (tmp_path / "wordy.py").write_text("raise RuntimeError('x' * 200_000 + ' the end')\n")
@@ -111,6 +119,7 @@ KILLED = "os.kill(os.getpid(), 9)"
     ],
     ids=["killed once", "killed whenever it imports", "ended by what it imports"],
 )
+@pytest.mark.usefixtures("forked")
 async def test_a_zygote_that_ends_before_it_is_ready(
     tmp_path: Path, end: str, least: int, times: int, said: str
 ) -> None:
@@ -156,6 +165,7 @@ async def test_a_refused_start_of_the_zygote_is_retried_for_a_while(
         await launcher.stop()
 
 
+@pytest.mark.usefixtures("forked")
 async def test_a_zygote_that_cannot_restart_fails_the_launch_and_leaves_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +205,7 @@ class Worker(Agent): pass
 """
 
 
+@pytest.mark.usefixtures("forked")
 async def test_a_refused_fork_fails_that_launch_only(tmp_path: Path) -> None:
     """The zygote has imported everything, and watches the workers that it has forked."""
     (tmp_path / "forks.py").write_text(FORKS)
