@@ -89,8 +89,12 @@ async def test_an_agent_class_of_ones_own(system: System) -> None:
     assert (failed["incarnation"], failed["last_error"]["type"]) == (3, "ValueError")
     assert "as asked" in failed["last_error"]["message"]
     assert "acting.py" in failed["last_error"]["traceback"]
-    assert "as asked" in system.muster("ps", bad["agent_id"]).stdout
-    assert "hello from a dependency demo" in system.muster("logs", good["agent_id"]).stdout
+    shown, printed = await asyncio.gather(
+        asyncio.to_thread(system.muster, "ps", bad["agent_id"]),
+        asyncio.to_thread(system.muster, "logs", good["agent_id"]),
+    )
+    assert "as asked" in shown.stdout
+    assert "hello from a dependency demo" in printed.stdout
     status, ended = await system.call(
         "POST",
         "/api/v1/agents/terminate",

@@ -93,22 +93,27 @@ def test_waiting_ends_at_once_when_asked(tmp_path: Path, unreachable: str) -> No
     assert left_on(system.data) == []
 
 
-@pytest.mark.parametrize(
-    ("path", "wanted"),
-    [(":wrong@", "refuses this login"), ("", "refuses this login"), (":right@/99", "DB index")],
-    ids=["a wrong password", "no password", "a database that is not there"],
+REFUSED = (
+    (":wrong@", "refuses this login"),
+    ("", "refuses this login"),
+    (":right@/99", "DB index"),
 )
-def test_what_waiting_cannot_mend_is_refused_at_once(
-    tmp_path: Path, redis_server: MakeServer, path: str, wanted: str
+"""A wrong password, none, and the number of a database that is not there."""
+
+
+def test_what_no_waiting_would_change_is_refused_at_once(
+    tmp_path: Path, redis_server: MakeServer, subtests: pytest.Subtests
 ) -> None:
     """Without the password in the message."""
     server = redis_server()
     with server.client() as client:
         client.config_set("requirepass", "right")
-    login, _, number = path.partition("/")
-    url = f"redis://{login}127.0.0.1:{server.port}/{number or 0}"
-    said = one_line(refused(tmp_path, env={"MUSTER_REDIS_URL": url}))
-    assert wanted in said
-    assert f"127.0.0.1:{server.port}" in said
-    assert ":wrong@" not in said
-    assert ":right@" not in said
+    for path, wanted in REFUSED:
+        with subtests.test(path):
+            login, _, number = path.partition("/")
+            url = f"redis://{login}127.0.0.1:{server.port}/{number or 0}"
+            said = one_line(refused(tmp_path, env={"MUSTER_REDIS_URL": url}))
+            assert wanted in said
+            assert f"127.0.0.1:{server.port}" in said
+            assert ":wrong@" not in said
+            assert ":right@" not in said

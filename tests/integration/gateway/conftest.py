@@ -39,6 +39,12 @@ async def unprojected(redis_url: str, tmp_path: Path) -> AsyncIterator[GatewaySt
 
 
 @pytest.fixture
+def frequent_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gateways notice soon how their Redis is; it has as long to answer as ever."""
+    monkeypatch.setattr("gateway.backend.redis_health.PROBE_INTERVAL_SECONDS", 0.1)
+
+
+@pytest.fixture
 def plain_redis(redis_url: str) -> Iterator[redis.Redis]:
     """A client of the tests' Redis, to read and damage what is in it."""
     with redis.Redis.from_url(redis_url) as client:

@@ -1,5 +1,6 @@
 """`?as_of=` over HTTP: agents, pools and workers as they were."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -18,13 +19,14 @@ async def everything(stage: GatewayStage, suffix: str = "") -> dict[str, Any]:
     """The registry's rows, without the fields of heartbeats."""
     paths = ["", "?include_ended=true", "/pools", f"/pools/{POOL}", "/workers"]
     paths.append("/workers?include_ended=true")
-    found = {}
-    for path in paths:
+
+    async def one(path: str) -> Any:
         joint = "&" if "?" in path else "?"
         answer = await stage.get(f"{AGENTS}{path}{joint}{suffix}" if suffix else f"{AGENTS}{path}")
         assert answer.status == 200, answer.body
-        found[path] = answer.json
-    return found
+        return answer.json
+
+    return dict(zip(paths, await asyncio.gather(*map(one, paths)), strict=True))
 
 
 async def snapshots(stage: GatewayStage) -> list[tuple[int, int, dict[str, Any]]]:

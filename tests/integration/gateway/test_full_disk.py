@@ -16,6 +16,7 @@ from tests.waiting import until
 ALERT = "redis-rewrite-needed"
 
 
+@pytest.mark.usefixtures("frequent_probes")
 @pytest.mark.parametrize("kind", [ValkeyServer, RedisServer], ids=["valkey", "redis7.0"])
 async def test_a_redis_that_wrote_in_part_has_an_alert_until_it_is_rewritten(
     redis_server, kind, tmp_path

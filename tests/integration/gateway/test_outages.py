@@ -14,6 +14,8 @@ from tests.integration.projector.stage import POOL
 from tests.pools import ORIGIN
 from tests.waiting import until
 
+pytestmark = pytest.mark.usefixtures("frequent_probes")
+
 
 async def _is_ready(stage) -> bool:
     return (await stage.get("/readyz")).status == 200

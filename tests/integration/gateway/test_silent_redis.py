@@ -14,7 +14,7 @@ AT_ONCE = 0.5
 
 
 @pytest.fixture
-async def silenced(redis_server, tmp_path, monkeypatch):
+async def silenced(redis_server, tmp_path, monkeypatch, frequent_probes):
     """A gateway, an agent in its views, and the server that will be paused and resumed."""
     server = redis_server()
     limits = type(QUICK)(catch_up_seconds=2.0, wait_default=1.0)
@@ -24,7 +24,6 @@ async def silenced(redis_server, tmp_path, monkeypatch):
         await stage.stage.settle()
         await until(lambda: stage.backend.tail.following)
         monkeypatch.setattr("gateway.backend.redis_health.PROBE_TIMEOUT_SECONDS", 0.5)
-        monkeypatch.setattr("gateway.backend.redis_health.PROBE_INTERVAL_SECONDS", 0.2)
         try:
             yield stage, server, agent_id, lines
         finally:
