@@ -6,6 +6,7 @@ difference.
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Callable
@@ -120,18 +121,22 @@ class ForkLauncher:
             self._zygote = None
 
     async def _start_zygote(self) -> None:
-        for _ in range(PRELOAD_TRIES):
-            reader, line = await self._preload_with_retries()
+        refused = killed = 0
+        while True:
+            try:
+                reader, line = await self._preload()
+            except (OSError, subprocess.SubprocessError) as error:
+                refused += 1
+                if refused == REFUSED_TRIES:
+                    refusal = f"no process can be started to fork workers from: {error}"
+                    raise ZygoteRefused(refusal) from error
+                log.warning("zygote.refused", error=str(error))
+                await asyncio.sleep(REFUSED_SECONDS)
+                continue
             if line.endswith(b"\n"):
                 break
-            assert self._zygote is not None
-            await asyncio.to_thread(_wait_or_kill, self._zygote)
-            how = f"importing {self._importing}: {_describe_exit(self._zygote.returncode)}"
-            if self._zygote.returncode >= 0:
-                raise ConfigurationError(how)
-            log.warning("zygote.killed", signal=-self._zygote.returncode)
-        else:
-            raise ConfigurationError(f"{how}, {PRELOAD_TRIES} times before it was done")
+            killed += 1
+            await self._check_end(final=killed == PRELOAD_TRIES)
         message = msgspec.json.decode(line, type=ZygoteMessage)
         if not message.ready:
             raise ConfigurationError(message.failed)
@@ -139,20 +144,19 @@ class ForkLauncher:
             log.warning("role.starts_threads", role=role, imported="after each fork")
         self._listener = asyncio.create_task(self._listen(reader), name="zygote")
 
-    async def _preload_with_retries(self) -> tuple[asyncio.StreamReader, bytes]:
-        """`_preload`, some times where the system refuses."""
-        attempts_left = REFUSED_TRIES
-        while True:
-            try:
-                return await self._preload()
-            except (OSError, subprocess.SubprocessError) as error:
-                attempts_left -= 1
-                if not attempts_left:
-                    raise ZygoteRefused(
-                        f"no process can be started to fork workers from: {error}"
-                    ) from error
-                log.warning("zygote.refused", error=str(error))
-            await asyncio.sleep(REFUSED_SECONDS)
+    async def _check_end(self, *, final: bool) -> None:
+        """Of one that ended before it was ready. It is not `final` if it was killed."""
+        assert self._zygote is not None
+        await asyncio.to_thread(_wait_or_kill, self._zygote)
+        code = self._zygote.returncode
+        if code is None:  # it was killed, and lingers
+            code = -signal.SIGKILL
+        how = f"importing {self._importing}: {_describe_exit(code)}"
+        if code >= 0:
+            raise ConfigurationError(how)
+        log.warning("zygote.killed", signal=-code)
+        if final:
+            raise ConfigurationError(f"{how}, {PRELOAD_TRIES} times before it was done")
 
     async def _preload(self) -> tuple[asyncio.StreamReader, bytes]:
         """Start one; its first message, or an incomplete one if it ends before."""

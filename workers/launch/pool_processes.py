@@ -44,7 +44,6 @@ class HostProcesses:
         options_for: Callable[[Pool, str], WorkerOptions],
         wake: Callable[[], None],
         *,
-        in_process: bool = False,
         limits: HostLimits | None = None,
     ) -> None:
         self._launcher = launcher
@@ -53,7 +52,6 @@ class HostProcesses:
         self._stopping: set[asyncio.Task[None]] = set()
         self._options_for = options_for
         self._wake = wake
-        self._in_process = in_process
         self._limits = limits or HostLimits()
         self._full = ""
         self._starting: set[str] = set()
@@ -167,7 +165,7 @@ class HostProcesses:
         """
         if worker_id in self._running:
             return
-        if self._is_this_process(process) or not process.alive():
+        if process == this_process() or not process.alive():  # it ran in a single process
             if worker_id not in self._ended:
                 self._record_end(worker_id, "its process is gone")
             return
@@ -206,12 +204,8 @@ class HostProcesses:
         for worker_id, local in self._running.items():
             self._signal(worker_id, local, number)
 
-    def _is_this_process(self, process: Process) -> bool:
-        """Whether the worker runs inside this very process."""
-        return self._in_process and process == this_process()
-
     def _signal(self, worker_id: str, local: LocalProcess, number: signal.Signals) -> None:
-        if self._is_this_process(local.process):
+        if local.process == this_process():  # a single one
             return
         if local.process.pid and local.process.signal(number):
             pid = local.process.pid

@@ -72,7 +72,6 @@ class Supervisor:
             self._new_launcher(options.deferred_roles),
             partial(worker_options, options, self.host),
             self._on_worker_ended,
-            in_process=options.single_process,
             limits=options.limits,
         )
         self._reports = HostReports(
@@ -113,14 +112,15 @@ class Supervisor:
         if self._stopped:
             return
         self._stopped = True
-        if self._joined:
-            await self._leave()
-        await self._stop_tasks()
-        await self._processes.stop()
-        await self._reader.close()
-        await self._catalogue.close()
-        await self._client.aclose()
-        self._lock.release()
+        async with contextlib.AsyncExitStack() as closing:  # from the last on, whatever fails
+            closing.callback(self._lock.release)
+            closing.push_async_callback(self._client.aclose)
+            closing.push_async_callback(self._catalogue.close)
+            closing.push_async_callback(self._reader.close)
+            closing.push_async_callback(self._processes.stop)
+            closing.push_async_callback(self._stop_tasks)
+            if self._joined:
+                await self._leave()
         log.info("supervisor.stopped", host=self.host)
 
     async def _join(self) -> None:

@@ -99,6 +99,24 @@ async def test_a_pool_that_is_created_while_a_host_leaves_does_not_delay_it(site
     assert site.catalogue.state.hosts["h1"].status == "left"
 
 
+async def test_a_host_that_cannot_leave_for_an_unknown_reason_closes_all_the_same(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a single process its tasks would go on, and no other supervisor could start."""
+    await site.pool()
+    host = await site.host("h1")
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(host, "_leave", fail)
+    with pytest.raises(ZeroDivisionError):
+        await host.stop()
+    assert all(task.done() for task in host._tasks.values())
+    assert host._processes.pids == set()
+    await site.host("h1")
+
+
 async def test_a_pool_supervisor_that_is_woken_and_cancelled_at_once_ends(site: Site) -> None:
     """`asyncio.wait_for` of Python 3.11 loses the cancellation, and a stop would never end."""
     await site.pool()

@@ -1,5 +1,6 @@
 """The worker processes of a host, and what follows from their ends."""
 
+import os
 import signal
 import subprocess
 from typing import Any, cast
@@ -40,7 +41,7 @@ async def test_of_two_processes_of_one_order_the_later_one_is_ignored(site: Site
     watch = WorkerMonitor(context_of(pool, local=local))
     await pool.order("w")
     await watch.reconcile(await site.survey(), 1.0)
-    first = this_process()
+    first = Process(os.getppid(), start_time(os.getppid()))
     await pool.start("w", pid=first.pid, start_time=first.start_time)
     launcher.ended("w", "exited with code 78")
     for now in (2.0, 3.0):
@@ -116,9 +117,7 @@ async def test_a_launch_with_an_unknown_error_leaves_no_worker(site: Site) -> No
 async def test_a_single_process_lets_workers_with_a_process_of_their_own_live(site: Site) -> None:
     """A supervisor was killed, and its host runs as a single process: its workers continue."""
     pool = await site.pool()
-    local = HostProcesses(
-        cast("Any", Launcher()), cast("Any", lambda *_: None), lambda: None, in_process=True
-    )
+    local = HostProcesses(cast("Any", Launcher()), cast("Any", lambda *_: None), lambda: None)
     watch = WorkerMonitor(context_of(pool, local=local))
     with subprocess.Popen(["sleep", "60"]) as other:
         try:

@@ -137,6 +137,23 @@ async def test_a_zygote_that_ends_before_it_is_ready(
         await launcher.stop()
 
 
+async def test_a_zygote_that_was_killed_and_lingers_is_followed_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How it ends is not known yet."""
+    lingering: list[Any] = []
+    monkeypatch.setattr("workers.launch.launchers._wait_or_kill", lingering.append)
+    (tmp_path / "ending.py").write_text(ENDING.format(end=KILLED, least=2))
+    launcher = ForkLauncher(Plan(roles={"r": "ending:Ending"}, app_dir=str(tmp_path)))
+    try:
+        await launcher.start(lambda *_: None)
+    finally:
+        await launcher.stop()
+        for one in lingering:
+            one.wait(10)
+    assert len(lingering) == 2
+
+
 @pytest.mark.parametrize("refusals", [2, REFUSED_TRIES])
 async def test_a_refused_start_of_the_zygote_is_retried_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int
