@@ -222,14 +222,22 @@ async def test_a_worker_that_an_operator_ends_is_replaced(site: Site) -> None:
 
 
 async def test_a_host_that_shuts_down_releases(site: Site) -> None:
-    """Also where every process of it gets the signal at the same time."""
+    """Also where every process of it gets the signal at the same time.
+
+    The worker waits a second for the order. It is stopped while the host is cordoned, which comes
+    first and may take longer on a busy machine.
+    """
     (site.folder / "signalling.py").write_text(SIGNALLING)
     pool = await site.pool()
     supervisor = await site.host(agent="signalling:Signalling")
     ids = await site.run(pool, 3)
     [pid] = (await site.workers()).values()
+    os.kill(pid, signal.SIGSTOP)
     os.kill(pid, signal.SIGTERM)
-    await supervisor.stop()
+    stopping = asyncio.create_task(supervisor.stop())
+    await until(lambda: supervisor._catalogue.state.hosts["h1"].status == "cordoned")
+    os.kill(pid, signal.SIGCONT)
+    await stopping
     assert types(site.url).count("agent.released") == 3
     assert "agent.lost" not in types(site.url)
     site.check(acknowledged=ids)
