@@ -133,6 +133,16 @@ async def shielded(call: Callable[[], Awaitable[T]]) -> T:
     return await asyncio.shield(task)
 
 
+async def completed(work: Awaitable[T]) -> T:
+    """Await cleaning up to its end; a cancellation is raised only then, so that all is closed."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
 def _consume_exception(future: "asyncio.Future[Any]") -> None:
     if not future.cancelled():
         future.exception()

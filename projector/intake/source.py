@@ -11,7 +11,13 @@ from msgspec import Struct
 from redis.exceptions import ResponseError
 from sqlalchemy import Connection, func, select
 
-from eventstore.connection.calls import is_transient, refusal, shielded, translated_errors
+from eventstore.connection.calls import (
+    completed,
+    is_transient,
+    refusal,
+    shielded,
+    translated_errors,
+)
 from eventstore.connection.clients import connect
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.reader import Entry, Reader
@@ -44,8 +50,12 @@ async def opened(
             await database.prepare()
         yield database, source
     finally:
-        await source.close()
-        await database.close()
+        await completed(_close(source, database))
+
+
+async def _close(source: "Source", database: Database) -> None:
+    await source.close()
+    await database.close()
 
 
 class Source:

@@ -1,9 +1,11 @@
 """Publishes what gateways should say of the database, for as long as it applies."""
 
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+from eventstore.connection.calls import AsyncClient, completed
 from eventstore.connection.clients import connect
 from eventstore.errors import LogError
 from eventstore.keys import Keys
@@ -20,22 +22,23 @@ class Notices:
 
     def __init__(self, of: Addresses) -> None:
         self._of = of
+        self._keys = Keys(of.key_prefix)
         self._since_ms: dict[str, int] = {}
 
     async def publish(self, name: str, text: str) -> None:
         since_ms = self._since_ms.setdefault(name, int(time.time() * 1000))
-        notice = Notice(name, text, since_ms)
-        async with connect(self._of.redis_url, max_connections=1) as client:
-            with suppress(LogError):
-                await notices.publish(client, self._keys, notice, seconds=SECONDS[name])
+        notice, seconds = Notice(name, text, since_ms), SECONDS[name]
+        await self._call(lambda c: notices.publish(c, self._keys, notice, seconds=seconds))
 
     async def withdraw(self, name: str) -> None:
         """No longer say so; no effect where it was not published."""
         if self._since_ms.pop(name, None) is not None:
+            await self._call(lambda c: notices.withdraw(c, self._keys, name))
+
+    async def _call(self, work: Callable[[AsyncClient], Awaitable[None]]) -> None:
+        async def call() -> None:
             async with connect(self._of.redis_url, max_connections=1) as client:
                 with suppress(LogError):
-                    await notices.withdraw(client, self._keys, name)
+                    await work(client)
 
-    @property
-    def _keys(self) -> Keys:
-        return Keys(self._of.key_prefix)
+        await completed(call())  # else a stop would leave its connection open

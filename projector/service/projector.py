@@ -18,6 +18,7 @@ from typing import Final
 import structlog
 
 from eventstore.connection.backoff import Backoff
+from eventstore.connection.calls import completed
 from eventstore.errors import LogError, MusterError
 from eventstore.log.notices import REPAIRED, UNAVAILABLE
 from projector.fold.projection import AppliedBatch
@@ -180,7 +181,7 @@ class Projector:
         finally:
             for task in loops:
                 task.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
+            await completed(asyncio.gather(*loops, return_exceptions=True))
 
     # ---- what the active part reports --------------------------------------------------------
 

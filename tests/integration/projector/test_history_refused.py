@@ -16,8 +16,8 @@ from tests.histories import BEGUN_MS
 from tests.integration.projector.archive_stage import EVERY, at, open_archive
 
 
-async def test_before_the_first_event_the_answer_is_empty(views_url: str) -> None:
-    async with open_archive(views_url) as stage:
+async def test_before_the_first_event_the_answer_is_empty(database_url: str) -> None:
+    async with open_archive(database_url) as stage:
         nothing: dict[str, Any] = {
             name: [] for name in ("agents", "living", "workers", "alive", "pools")
         }
