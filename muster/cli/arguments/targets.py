@@ -84,7 +84,10 @@ def service_url(args: argparse.Namespace) -> str:
     Where a data directory is named, only what runs on it is meant: another gateway that happens to
     listen at the usual address may be of another system.
     """
-    url = args.url or (not args.data_dir and os.environ.get("MUSTER_URL")) or running(args).url
+    source, url = "--url", args.url
+    if not url and not args.data_dir:
+        source, url = "MUSTER_URL", os.environ.get("MUSTER_URL")
+    url = url or running(args).url
     if not url:
         if args.data_dir or os.environ.get("MUSTER_DATA_DIR"):
             raise BadInput(
@@ -101,7 +104,7 @@ def service_url(args: argparse.Namespace) -> str:
         is_http = False
     if not is_http:
         raise BadInput(
-            f"--url: {addresses.redacted(url)!r} is not an address such as {DEFAULT_URL}"
+            f"{source}: {addresses.redacted(url)!r} is not an address such as {DEFAULT_URL}"
         )
     return url
 

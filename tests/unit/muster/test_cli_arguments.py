@@ -130,9 +130,12 @@ def test_a_named_data_directory_is_the_only_place_that_is_asked(here, monkeypatc
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h:port", "redis://h", "h..1:1"])
-def test_an_invalid_address_is_refused(here, url):
-    with pytest.raises(BadInput, match="--url"):
+def test_an_invalid_address_is_refused(here, monkeypatch, url):
+    with pytest.raises(BadInput, match=r"^--url: "):
         targets.service_url(flags(url=url))
+    monkeypatch.setenv("MUSTER_URL", url)
+    with pytest.raises(BadInput, match=r"^MUSTER_URL: "):
+        targets.service_url(flags())
 
 
 def test_a_key_prefix_with_braces_is_refused(here, monkeypatch):
