@@ -49,7 +49,11 @@ class System:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "System":
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:  # it may come later, and would run for ever
+            await self.stop()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
