@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from eventstore.connection.calls import shielded, translated_errors
+from eventstore.connection.calls import execute_many, translated_errors
 from eventstore.errors import Halted, LogMissing, RolledBack, Unreadable, WrongType
 from eventstore.keys import CATALOGUE
 from eventstore.language.agents import Agent
@@ -90,13 +90,8 @@ class LogQueries(ScriptRunner):
     ) -> dict[str, Any]:
         """The replies about these pools that are not empty; all are asked at once."""
         names = list(pools)
-        if not names:
-            return {}
-        pipeline = self.client.pipeline(transaction=False)
-        for pool in names:
-            pipeline.execute_command(*command(pool))
         with translated_errors("pools cannot be read"):
-            replies = await shielded(pipeline.execute)
+            replies = await execute_many(self.client, map(command, names))
         return {pool: reply for pool, reply in zip(names, replies, strict=True) if reply}
 
     async def waiting_isolated(self, pool: str, count: int) -> list[tuple[str, int]]:

@@ -129,13 +129,15 @@ async def test_an_event_is_in_the_views_at_once(redis_url: str, views_url: str) 
         async with stage.projecting(audit_seconds=30.0, heartbeat_seconds=30.0):
             await pool.spawn()
             await stage.settle()
-            took = []
+            took, spawning = [], []
             for _ in range(20):
                 started = time.monotonic()
                 seq = (await pool.spawn()).seq
+                spawning.append(time.monotonic() - started)
                 assert await stage.views.wait_for(POOL, seq, timeout_seconds=10)
                 took.append(time.monotonic() - started)
-    assert statistics.median(took) < 0.1
+    busy = 10 * statistics.median(spawning)  # the machine, with other things
+    assert statistics.median(took) < max(0.1, busy)
 
 
 async def test_stopping_twice_and_before_a_server_answers_is_safe(redis_url: str) -> None:
