@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import redis
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.ids import new_id
 from eventstore.keys import Keys
 from eventstore.language import workers
@@ -115,7 +115,7 @@ async def open_pool(
     url: str, name: str = "developer_pool", **config: Any
 ) -> AsyncIterator[TestPool]:
     """A new pool on a server; its connections are closed at the end."""
-    client = connect(url)
+    client = Client(url)
     try:
         log = Log(client, Keys())
         await log.create_catalogue()

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from eventstore.connection.calls import execute
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.ids import new_id
 from eventstore.keys import Keys
 from eventstore.language.agent_commands import Terminate
@@ -54,7 +54,7 @@ class WorkerPool:
 
     def __init__(self, url: str, log_dir: Path, config: PoolConfig = QUICK) -> None:
         self.url, self.log_dir, self.config = url, log_dir, config
-        self.log = Log(connect(url), Keys())
+        self.log = Log(Client(url), Keys())
         self._numbers = itertools.count(1)
         self._workers: list[Worker] = []
 

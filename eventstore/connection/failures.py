@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from redis import exceptions
-from redis.asyncio.connection import SSLConnection
 
 from eventstore.connection import protocols
 from eventstore.connection.calls import UNREACHABLE, AsyncClient, is_transient
@@ -54,7 +53,7 @@ def answered(error: Exception) -> bool:
 
 
 async def _unreachable(error: Exception, client: AsyncClient) -> MusterError:
-    options, cause = client.connection_pool.connection_kwargs, error.__cause__ or error.__context__
+    options, cause = client.options, error.__cause__ or error.__context__
     if path := options.get("path"):
         return _socket_failure(error, cause, str(path))
     if unusable := _unusable_file(options):
@@ -64,17 +63,15 @@ async def _unreachable(error: Exception, client: AsyncClient) -> MusterError:
     if isinstance(cause, socket.gaierror):  # the network, or the server's container, may come
         name = options.get("host")
         return LogUnreachable(f"Redis' name {name!r} does not resolve: {cause.strerror}")
-    by_tls = issubclass(client.connection_pool.connection_class, SSLConnection)
     # A server without TLS waits for more of the handshake; one with it closes what is none.
-    undecided = by_tls and not isinstance(cause, ConnectionRefusedError)
+    undecided = client.by_tls and not isinstance(cause, ConnectionRefusedError)
     if undecided or any(sign in str(error) for sign in _CLOSED):
         return await _foreign(client) or LogUnreachable(_silence(error, cause))
     return LogUnreachable(_silence(error, cause))
 
 
 async def _foreign(client: AsyncClient) -> MusterError | None:
-    pool = client.connection_pool
-    options, by_tls = pool.connection_kwargs, issubclass(pool.connection_class, SSLConnection)
+    options, by_tls = client.options, client.by_tls
     match await spoken(str(options.get("host", "localhost")), int(options.get("port", 6379))):
         case protocols.TLS | protocols.MUTUAL_TLS if not by_tls:
             return ServerUnsuitable("the server expects TLS: use rediss://")

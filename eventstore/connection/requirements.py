@@ -6,12 +6,11 @@ cannot read the file at its next start (Redis 7.0.15 and Valkey 9.1.2, with `app
 with `always` it exits instead). A rewrite makes an intact file.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from eventstore.connection.calls import UNREACHABLE, AsyncClient, ask, execute
+from eventstore.connection.calls import UNREACHABLE, AsyncClient, ask
 from eventstore.connection.failures import explain
 from eventstore.errors import ServerUnsuitable
 
@@ -20,16 +19,15 @@ WRITE_PROBE = "#!lua flags=allow-oom\nreturn cmsgpack.unpack('\\1')"
 """Has the rights of the log's scripts and reads MessagePack, as they do, but writes nothing."""
 
 
-async def inspect(client: Redis) -> dict[str, Any]:
+async def inspect(client: AsyncClient) -> dict[str, str]:
     """The server's INFO. Raises `LogUnreachable`, or `ServerUnsuitable` if retrying is useless."""
     try:
-        info: dict[str, Any] = await client.info("all")
+        return await client.info("all")
     except (RedisError, *UNREACHABLE) as error:
         raise await explain(error, client) from error
-    return info
 
 
-async def require_writable(client: Redis) -> None:
+async def require_writable(client: AsyncClient) -> None:
     """Check that the server accepts the log's scripts, which INFO does not show; writes nothing.
 
     Raises `LogUnreachable` if the refusal is transient (it loads, is a replica, cannot save), else
@@ -38,14 +36,14 @@ async def require_writable(client: Redis) -> None:
     await ask(client, "EVAL", WRITE_PROBE, 0, doing="Redis runs no scripts")
 
 
-def server_version(info: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
+def server_version(info: Mapping[str, str]) -> tuple[str, tuple[int, ...]]:
     """`("valkey", (9, 1, 0))`. Valkey reports a Redis version too, for clients that ask."""
     kind = "valkey" if "valkey_version" in info else "redis"
     text = str(info.get(f"{kind}_version", "0"))
     return kind, tuple(int(part) for part in text.split(".") if part.isdigit())
 
 
-def require_suitable(info: dict[str, Any]) -> None:
+def require_suitable(info: Mapping[str, str]) -> None:
     """Refuse a server that is too old, a Cluster, or may evict keys. Raises `ServerUnsuitable`."""
     kind, version = server_version(info)
     if version < MIN_VERSIONS[kind]:
@@ -65,7 +63,7 @@ def require_suitable(info: dict[str, Any]) -> None:
         )
 
 
-def persistence_warning(info: dict[str, Any]) -> str:
+def persistence_warning(info: Mapping[str, str]) -> str:
     """What a restart of this server would lose; empty where it keeps an append-only file."""
     if int(info.get("aof_enabled", 0)):
         return ""
@@ -89,7 +87,7 @@ class AofCheck:
 
     async def poll(self, client: AsyncClient) -> bool:
         """Update `needs_rewrite` from the server's INFO. Raises what the client raises."""
-        info = await execute(client, "INFO", "server", "persistence")
+        info = await client.info("server", "persistence")
         self.failing = info.get("aof_last_write_status", "ok") != "ok"
         if self.failing:
             self.needs_rewrite = True
@@ -97,7 +95,7 @@ class AofCheck:
         elif self.needs_rewrite and info["run_id"] == self._run_id:
             was_rewritten = (
                 _rewrites_started(info) > self._rewrites
-                and not info.get("aof_rewrite_in_progress")
+                and not int(info.get("aof_rewrite_in_progress", 0))
                 and info.get("aof_last_bgrewrite_status") == "ok"
             )
             self.needs_rewrite = not was_rewritten
@@ -106,5 +104,5 @@ class AofCheck:
         return self.needs_rewrite
 
 
-def _rewrites_started(info: dict[str, Any]) -> int:
+def _rewrites_started(info: Mapping[str, str]) -> int:
     return int(info.get("aof_rewrites", 0))

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from eventstore.connection.calls import UNREACHABLE, AsyncClient, execute, unreachable
 from eventstore.language.durability import Level
+from eventstore.log.replies import fields_of
 
 FSYNC_SETTINGS: Final = ("appendfsync", "no-appendfsync-on-rewrite")
 
@@ -60,20 +61,8 @@ async def configuration(client: AsyncClient, *more: str) -> dict[str, str]:
     for name in (*FSYNC_SETTINGS, "min-replicas-to-write", *more):
         reply = await _execute_or_error(client, "CONFIG", "GET", name)
         if not isinstance(reply, RedisError):
-            found.update(pairs(reply))
+            found |= fields_of(reply)
     return found
-
-
-def pairs(reply: Any) -> dict[str, str]:
-    """The reply to CONFIG GET, as a mapping or as alternating names and values."""
-    items = (
-        reply.items() if isinstance(reply, Mapping) else zip(reply[::2], reply[1::2], strict=True)
-    )
-    return {_text(name): _text(value) for name, value in items}
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 async def wait_refusal(client: AsyncClient) -> str:
@@ -93,7 +82,7 @@ async def _execute_or_error(client: AsyncClient, *command: str | int) -> Any:
 
 
 def assess(
-    info: Mapping[str, Any],
+    info: Mapping[str, str],
     config: Mapping[str, str],
     *,
     wanted_replicas: int,
@@ -116,7 +105,9 @@ def assess(
         no_fsync_reason=_no_fsync_reason(info, config),
         replicas=replicas,
         min_replicas=int(config.get("min-replicas-to-write") or 0),
-        good_replicas=info.get("min_slaves_good_slaves"),
+        good_replicas=int(info["min_slaves_good_slaves"])
+        if "min_slaves_good_slaves" in info
+        else None,
         no_replicas_reason=no_replicas_reason,
     )
 
@@ -126,7 +117,7 @@ def fsyncs_before_reply(config: Mapping[str, str]) -> bool:
     return config.get("appendfsync") == "always" and config.get("no-appendfsync-on-rewrite") == "no"
 
 
-def _no_fsync_reason(info: Mapping[str, Any], config: Mapping[str, str]) -> str:
+def _no_fsync_reason(info: Mapping[str, str], config: Mapping[str, str]) -> str:
     policy = config.get("appendfsync", "")
     if not int(info.get("aof_enabled", 0)):
         return "it has no append-only file; set appendonly yes and appendfsync always"

@@ -16,13 +16,14 @@ from typing import Any, Final
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from eventstore.connection.calls import UNREACHABLE, AsyncClient, shielded
-from eventstore.connection.clients import connect
-from eventstore.durability.capability import FSYNC_SETTINGS, fsyncs_before_reply, pairs
+from eventstore.connection.calls import UNREACHABLE
+from eventstore.connection.clients import Client
+from eventstore.connection.wire import Command
+from eventstore.durability.capability import FSYNC_SETTINGS, fsyncs_before_reply
 from eventstore.errors import CommandLost, LogError
 from eventstore.language.durability import Level
 from eventstore.log.log import Log
-from eventstore.log.replies import Proof
+from eventstore.log.replies import Proof, fields_of
 from eventstore.log.script_runner import parse_reply, script
 
 TASKS_MAX: Final = 8
@@ -53,9 +54,7 @@ class Confirmations:
 
     def __init__(self, log: Log, url: str) -> None:
         self._log = log
-        self._client: AsyncClient = connect(
-            url, block_seconds=WAIT_SECONDS_MAX, max_connections=2 * TASKS_MAX
-        )
+        self._client = Client(url, block_seconds=WAIT_SECONDS_MAX)
         self._queues: dict[WaitTarget, deque[_Item]] = {}
         self._tasks: dict[WaitTarget, set[asyncio.Task[None]]] = {}
 
@@ -137,17 +136,17 @@ class Confirmations:
         for item in batch:
             for proof in item.proofs:
                 logs.setdefault((proof.pool, proof.generation), []).append(proof)
-        pipe = self._client.pipeline(transaction=False)
+        commands: list[Command] = []
         for (pool, generation), proofs in logs.items():
             values = [text for p in proofs for text in (p.kind, p.subject, p.value)]
             mark = self._mark_for(pool, generation, max(p.seq for p in proofs))
             keys = self._log.script_keys(pool)
-            pipe.execute_command("EVAL", script("confirm").text, 2, *keys, *mark, *values)
+            commands.append(("EVAL", script("confirm").text, 2, *keys, *mark, *values))
         if target.level is Level.REPLICATED:
-            pipe.execute_command("WAIT", target.replicas, wait_ms)
+            commands.append(("WAIT", target.replicas, wait_ms))
         else:
-            pipe.execute_command("CONFIG", "GET", *FSYNC_SETTINGS)
-        *replies, wait_reply = await shielded(lambda: pipe.execute(raise_on_error=False))
+            commands.append(("CONFIG", "GET", *FSYNC_SETTINGS))
+        *replies, wait_reply = await self._client.execute_blocking(*commands)
         failures: dict[Proof, Exception] = {}
         for ((pool, _), proofs), reply in zip(logs.items(), replies, strict=True):
             failures |= self._failures(pool, proofs, reply)
@@ -187,4 +186,4 @@ def _failure_reason(target: WaitTarget, reply: Any) -> str:
     if target.level is Level.REPLICATED:
         enough = int(reply) >= target.replicas
         return "" if enough else f"{reply} of {target.replicas} replicas have it"
-    return "" if fsyncs_before_reply(pairs(reply)) else "appendfsync was changed"
+    return "" if fsyncs_before_reply(fields_of(reply)) else "appendfsync was changed"

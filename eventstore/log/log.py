@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from eventstore.connection.calls import AsyncClient
+from eventstore.connection.wire import Argument
 from eventstore.errors import LogMissing, Unreadable
 from eventstore.ids import new_id
 from eventstore.keys import CATALOGUE, Keys
@@ -23,7 +24,6 @@ from eventstore.log import replies
 from eventstore.log.commit_retry import Attempts, T
 from eventstore.log.queries import LogQueries
 from eventstore.log.replies import Outcome, Proof, Reply, fields_of, text_of
-from eventstore.log.script_runner import Argument
 from eventstore.retention import Retention, TrimResult
 from eventstore.steps import clauses, hashes
 from eventstore.steps.step import Fence, Origin, Step

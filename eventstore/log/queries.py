@@ -60,7 +60,7 @@ class LogQueries(ScriptRunner):
 
     async def worker(self, pool: str, worker_id: str) -> ObservedWorker | None:
         fields = await self._read(pool, "HGETALL", self.keys.process(pool, worker_id))
-        return decode_worker(worker_id, fields_of(fields)) if len(fields) > 2 else None
+        return decode_worker(worker_id, fields_of(fields)) if len(fields) > 4 else None
 
     async def held(self, pool: str, worker_id: str) -> list[str]:
         """The ids of the agents in a worker's slots."""

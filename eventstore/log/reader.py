@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eventstore.connection import calls
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 
 BLOCK_SECONDS = 5.0
 
@@ -22,9 +22,7 @@ class Reader:
 
     def __init__(self, url: str, *, block_seconds: float = BLOCK_SECONDS) -> None:
         self.block_ms = max(int(block_seconds * 1000), 1)
-        self._client: calls.AsyncClient = connect(
-            url, block_seconds=block_seconds, max_connections=1
-        )
+        self._client = Client(url, block_seconds=block_seconds)
 
     async def read(
         self, positions: Mapping[str, str], *, count: int = 1000, block: bool = True
@@ -60,7 +58,7 @@ class Reader:
 
     async def abort(self) -> None:
         """End running calls with `LogUnreachable`; the next call connects again."""
-        await calls.drop_connections(self._client)
+        self._client.drop()
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -1,11 +1,12 @@
 """The replies of the log's scripts as values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Self
 
 from msgspec import Struct
 
+from eventstore.connection.calls import pairs_of
 from eventstore.language.agents import Agent
 from eventstore.language.workers import Worker
 
@@ -105,17 +106,14 @@ class Leadership(Struct, frozen=True):
     renewal: int
 
 
-def fields_of(flat: Sequence[bytes] | Mapping[bytes, bytes]) -> dict[str, str]:
-    """Alternating names and values (a raw reply) or a mapping (a parsed one), as text."""
-    if isinstance(flat, Mapping):
-        return {text_of(name): text_of(value) for name, value in flat.items()}
-    return {text_of(flat[i]): text_of(flat[i + 1]) for i in range(0, len(flat), 2)}
+def fields_of(flat: Sequence[bytes]) -> dict[str, str]:
+    """A reply in which names and values alternate, as text."""
+    return {text_of(name): text_of(value) for name, value in pairs_of(flat)}
 
 
 def scores_of(flat: Sequence[bytes]) -> list[tuple[str, int]]:
     """Members of a sorted set with their scores, from a reply WITHSCORES."""
-    members = map(text_of, flat[::2])
-    return [(member, int(float(score))) for member, score in zip(members, flat[1::2], strict=True)]
+    return [(text_of(member), int(float(score))) for member, score in pairs_of(flat)]
 
 
 def text_of(value: bytes) -> str:

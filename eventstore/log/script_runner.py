@@ -15,20 +15,27 @@ import time
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from msgspec import Struct
-from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    NoScriptError,
+    OutOfMemoryError,
+    ResponseError,
+)
 
 from eventstore import errors
 from eventstore.connection import calls
 from eventstore.connection.denials import denied_in_script
+from eventstore.connection.wire import Argument, NotSent
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.replies import Outcome, Reply
 from eventstore.steps import hashes
 from eventstore.steps.step import Step
 
-Argument: TypeAlias = str | bytes | int
 CLOCK_STALE_SECONDS: Final = 30.0
 """Without a reply for so long, a log's time is asked for."""
 CLOCK_BATCH: Final = 100
@@ -174,7 +181,7 @@ class ScriptRunner:
         """Run a script on a log with exactly these arguments."""
         keys = self.script_keys(pool)
         try:
-            raw = await calls.shielded(lambda: self._evaluate(script(name), keys, arguments))
+            raw = await self._evaluate(script(name), keys, arguments)
         except calls.UNREACHABLE as error:
             if _never_sent(error):
                 raise calls.unreachable(error) from error
@@ -192,9 +199,9 @@ class ScriptRunner:
         self, source: Script, keys: tuple[str, str], arguments: Sequence[Argument]
     ) -> Any:
         try:
-            return await calls.send(self.client, "EVALSHA", source.digest, 2, *keys, *arguments)
+            return await self.client.execute_command("EVALSHA", source.digest, 2, *keys, *arguments)
         except NoScriptError:
-            return await calls.send(self.client, "EVAL", source.text, 2, *keys, *arguments)
+            return await self.client.execute_command("EVAL", source.text, 2, *keys, *arguments)
 
     def record_position(self, pool: str, generation: int, seq: int, ts: int) -> None:
         """Store the position and time of a log that a reply has reported."""
@@ -234,10 +241,5 @@ def parse_reply(pool: str, raw: Sequence[Any], log: ScriptRunner) -> Reply:
 
 
 def _never_sent(error: BaseException) -> bool:
-    """Whether a connection error happened before anything was sent."""
-    if isinstance(error, BusyLoadingError | calls.NotSent):
-        return True
-    text = str(error)
-    return text.startswith(("Error ", "Timeout connecting", "No connection available")) and (
-        "while reading" not in text.lower() and "while writing" not in text.lower()
-    )
+    """Whether a connection error happened before anything was run."""
+    return isinstance(error, BusyLoadingError | NotSent | AuthenticationError | AuthorizationError)

@@ -16,7 +16,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from eventstore.connection.calls import ask
+from eventstore.connection.calls import scan, translated_errors
 from eventstore.errors import Halted
 from eventstore.keys import CATALOGUE
 from eventstore.language import agent_commands, workers
@@ -77,14 +77,10 @@ class LogRestore:
         client, keys, pool = self._log.client, self._log.keys, self._pool
         preserved = {keys.pool(pool, part) for part in ("meta", REPORTS_PART)}
         for pattern in (keys.pool(pool, "*"), keys.agent(pool, "*"), keys.process(pool, "*")):
-            cursor = -1
-            while cursor:
-                reply = await ask(
-                    client, "SCAN", max(cursor, 0), "MATCH", _literal(pattern), "COUNT", 1000
-                )
-                cursor = int(reply[0])
-                if found := [key for key in reply[1] if key.decode() not in preserved]:
-                    await self._recover("drop", *found)
+            with translated_errors("'SCAN' failed"):
+                async for some in scan(client, _literal(pattern)):
+                    if found := [key for key in some if key.decode() not in preserved]:
+                        await self._recover("drop", *found)
 
     async def start(self, point: RestorePoint) -> None:
         """Create the streams, empty, and the counters."""

@@ -14,13 +14,12 @@ from contextlib import (
     asynccontextmanager,
     suppress,
 )
-from typing import Final, TypeVar, cast
+from typing import Final, TypeVar
 
 from aiohttp import web
 from redis.exceptions import RedisError
 
-from eventstore.connection.calls import UNREACHABLE, drop_connections, execute, translated_errors
-from eventstore.connection.clients import connect
+from eventstore.connection.calls import UNREACHABLE, execute, translated_errors
 from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.language.catalogue import Pool
@@ -32,7 +31,7 @@ from eventstore.steps.step import Origin
 from gateway.backend.acknowledgements import AcknowledgedCommands
 from gateway.backend.durability_levels import Capabilities
 from gateway.backend.read_state import READ_STATE, ReadState
-from gateway.backend.redis_health import FailFastRedis, RedisHealth
+from gateway.backend.redis_health import FailFastClient, RedisHealth
 from gateway.following.counters import Observations
 from gateway.following.subscriptions import Subscriptions
 from gateway.following.tail import Tail
@@ -54,7 +53,7 @@ class Backend:
     def __init__(self, options: GatewayOptions) -> None:
         self.options = options
         self.limits = options.limits
-        client = cast("FailFastRedis", connect(options.redis_url, client=FailFastRedis))
+        client = FailFastClient(options.redis_url)
         self.redis_health = client.health = RedisHealth(options.redis_url, self._on_redis_change)
         self.log = Log(client, Keys(options.key_prefix), retention=options.retention)
         self.views = queries.Views(options.database_url)
@@ -99,7 +98,7 @@ class Backend:
     async def _on_redis_change(self, unreachable: bool) -> None:
         """Abandon what waits for an answer that may never come; or follow again at once."""
         if unreachable:
-            await drop_connections(self.log.client)
+            self.log.client.drop()
             await self._catalogue_reader.abort()
         if unreachable or not self.tail.following:
             await self.tail.retry_now()

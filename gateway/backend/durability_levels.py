@@ -12,7 +12,6 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
-from eventstore.connection.calls import shielded
 from eventstore.connection.requirements import inspect
 from eventstore.durability import capability
 from eventstore.durability.capability import Capability
@@ -82,8 +81,7 @@ class Capabilities:
         """Ask the server. Raises `LogUnreachable`."""
         async with self._refresh_lock:
             if self.capability is None or time.monotonic() - self._refreshed_at > CACHE_SECONDS:
-                # Shielded, so that it does not swallow a cancellation.
-                capability = await shielded(self._query_server)
+                capability = await self._query_server()
                 reason = capability.unavailable_reason(self.default)
                 known = self.capability and self.capability.unavailable_reason(self.default)
                 if reason and not known:

@@ -12,17 +12,17 @@ one whose disk is full does, accepts no writes: it counts as unreachable, and it
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from eventstore.connection.calls import UNREACHABLE, NotSent, execute_blocking
-from eventstore.connection.clients import connect
+from eventstore.connection.calls import UNREACHABLE, execute_blocking
+from eventstore.connection.clients import Client
 from eventstore.connection.requirements import AofCheck
+from eventstore.connection.wire import Argument, Command, NotSent
 
 log = structlog.get_logger("muster.gateway")
 
@@ -45,7 +45,7 @@ class RedisHealth:
         self._on_change = on_change
         self.probe_requested = asyncio.Event()
         """Set when a call failed."""
-        self._client = connect(url, max_connections=1)
+        self._client = Client(url)
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -108,19 +108,24 @@ class RedisHealth:
         await self._on_change(unreachable)
 
 
-class FailFastRedis(Redis):
+class FailFastClient(Client):
     """A client that sends nothing while Redis is unreachable, and has failures probed."""
 
     health: RedisHealth
 
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
+    async def execute_command(self, *command: Argument) -> Any:
+        with self._health_checked():
+            return await super().execute_command(*command)
+
+    async def execute_all(self, commands: Sequence[Command], *, atomic: bool = False) -> list[Any]:
+        with self._health_checked():
+            return await super().execute_all(commands, atomic=atomic)
+
+    @contextmanager
+    def _health_checked(self) -> Iterator[None]:
         self.health.require_reachable()
         try:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            yield
         except UNREACHABLE:
             self.health.probe_requested.set()
             raise
-
-    def pipeline(self, *args: Any, **options: Any) -> Any:
-        self.health.require_reachable()
-        return super().pipeline(*args, **options)

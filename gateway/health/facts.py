@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from eventstore.connection.calls import execute_many, shielded, translated_errors
+from eventstore.connection.calls import execute_many, translated_errors
 from eventstore.connection.requirements import inspect, server_version
 from eventstore.errors import LogError, MusterError
 from eventstore.log import notices
@@ -77,7 +77,7 @@ async def redis_facts(backend: Backend) -> RedisFacts:
     """What Redis reports of itself, if it answers soon."""
     try:
         async with asyncio.timeout(REDIS_TIMEOUT_SECONDS):
-            info = await shielded(lambda: inspect(backend.log.client))
+            info = await inspect(backend.log.client)
     except MusterError as error:
         return RedisFacts(reachable=False, error=str(error))
     except TimeoutError:
@@ -92,7 +92,7 @@ async def redis_facts(backend: Backend) -> RedisFacts:
         memory_limit=int(info.get("maxmemory", 0)),
         memory_system=int(info.get("total_system_memory", 0)),
         clients=int(info.get("connected_clients", 0)),
-        append_only=bool(info.get("aof_enabled", 0)),
+        append_only=bool(int(info.get("aof_enabled", 0))),
         uptime_seconds=int(info.get("uptime_in_seconds", 0)),
     )
 

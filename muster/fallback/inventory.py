@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.language.agents import Agent, shared_fields
@@ -81,7 +81,7 @@ async def collect(folder: Folder, redis_url: str) -> None:
     Raises `LogError` where they do not become complete.
     """
     projector = Projector(ProjectorOptions(redis_url=redis_url, database_url=folder.views_url))
-    client, views = connect(redis_url), Views(folder.views_url)
+    client, views = Client(redis_url), Views(folder.views_url)
     await projector.start()
     try:
         async with asyncio.timeout(VIEWS_SECONDS):

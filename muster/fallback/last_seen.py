@@ -13,7 +13,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.errors import ConfigurationError, LogError
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.log import Log
@@ -71,7 +71,7 @@ class Recorder:
 
     def __init__(self, settings: Settings) -> None:
         self._path = settings.data_dir / NAME
-        self._client = connect(settings.redis_url, max_connections=1)
+        self._client = Client(settings.redis_url)
         self._log = Log(self._client, Keys(settings.key_prefix))
         self._written: LastSeen | None = None
         self._failing = False

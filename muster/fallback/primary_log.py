@@ -15,7 +15,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.errors import ConfigurationError, LogError, OutcomeUnknown
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.language import agent_commands
@@ -49,7 +49,7 @@ class PrimaryLog:
     def __init__(self, settings: Settings, log_id: str) -> None:
         self._log_id = log_id
         self._roles = settings.roles
-        self._client = connect(settings.redis_url)
+        self._client = Client(settings.redis_url)
         keys = Keys(settings.key_prefix)
         self._log = Log(self._client, keys, retention=settings.retention)
         self._reader = Reader(settings.redis_url)
@@ -172,5 +172,5 @@ async def damage(settings: Settings) -> Mapping[str, str]:
 
 
 async def _head(settings: Settings) -> LogHead:
-    async with connect(settings.redis_url, max_connections=1) as client:
+    async with Client(settings.redis_url) as client:
         return await Log(client, Keys(settings.key_prefix)).head(CATALOGUE)

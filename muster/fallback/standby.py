@@ -27,7 +27,7 @@ from redis import exceptions
 
 from eventstore.connection.backoff import Backoff
 from eventstore.connection.calls import execute_blocking
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.connection.failures import answered, explain
 from eventstore.connection.requirements import inspect, require_suitable
 from eventstore.errors import ConfigurationError, LogUnreachable, MusterError
@@ -84,7 +84,7 @@ async def unreachable_reason(url: str, *, timeout_seconds: float) -> str:
 
 async def _ping_failure(url: str) -> str:
     """Why nothing answers there; empty where something does, or where the address is wrong."""
-    async with connect(url, max_connections=1) as client:
+    async with Client(url) as client:
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
                 await execute_blocking(client, "PING")
@@ -226,7 +226,7 @@ async def _is_reachable(url: str) -> bool:
     """Whether it answers and is fit for the log."""
     try:
         async with (
-            connect(url, max_connections=1) as client,
+            Client(url) as client,
             asyncio.timeout(WATCH_ATTEMPT_SECONDS),
         ):
             require_suitable(await inspect(client))

@@ -17,7 +17,7 @@ import structlog
 
 from eventstore import errors
 from eventstore.connection.calls import ask
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.connection.requirements import inspect, require_suitable
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.catalogue import UNKNOWN_DECLARATION, CatalogueLog
@@ -53,7 +53,7 @@ async def prepare(
         log.warning("role.database_unreachable", error=problem)
         if echo is not None:
             echo(f"{problem}; the projector waits for it")
-    client = connect(settings.redis_url, max_connections=2)
+    client = Client(settings.redis_url)
     reader = Reader(settings.redis_url)
     try:
         require_suitable(await inspect(client))

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from eventstore.connection import requirements
 from eventstore.connection.calls import UNREACHABLE, execute
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.embedded.server import EmbeddedServer
 from eventstore.errors import LogError, ServerUnsuitable
 from muster.fallback import directory, standby
@@ -150,7 +150,7 @@ async def check_server(settings: Settings) -> str:
     Raises `MusterError`.
     """
     try:
-        async with connect(settings.redis_url, max_connections=1) as client:
+        async with Client(settings.redis_url) as client:
             info = await requirements.inspect(client)
             requirements.require_suitable(info)
             await requirements.require_writable(client)
@@ -167,7 +167,7 @@ async def check_server(settings: Settings) -> str:
 async def rewrite_when_needed(url: str, stopping: asyncio.Event) -> None:
     """Whenever a rewrite is needed, ask for one until one has succeeded."""
     check, retry_at = requirements.AofCheck(), 0.0
-    async with connect(url, max_connections=1) as client:
+    async with Client(url) as client:
         while not await wait_for_stop(stopping, REWRITE_POLL_SECONDS):
             with contextlib.suppress(*UNREACHABLE, RedisError):  # the next poll tries again
                 needed = await check.poll(client) and not check.failing

@@ -202,7 +202,7 @@ def _catch_up(pool: str, found: _RedisState, events: Sequence[Event]) -> State:
 
 
 def _texts(kind: str, name: str, reply: Any) -> dict[str, str]:
-    """A hash, from the reply of redis-py in a pipeline. Raises `Unreadable`."""
+    """A hash, from its reply. Raises `Unreadable`."""
     if isinstance(reply, ResponseError):
         raise Unreadable(kind, name, "its key is not a hash")
     return fields_of(reply)

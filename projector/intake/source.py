@@ -8,17 +8,11 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from msgspec import Struct
-from redis.exceptions import ResponseError
+from redis.exceptions import BusyLoadingError, ResponseError
 from sqlalchemy import Connection, func, select
 
-from eventstore.connection.calls import (
-    completed,
-    is_transient,
-    refusal,
-    shielded,
-    translated_errors,
-)
-from eventstore.connection.clients import connect
+from eventstore.connection.calls import completed, is_transient, refusal, translated_errors
+from eventstore.connection.clients import Client
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.reader import Entry, Reader
 from eventstore.log.replies import LogHead
@@ -64,7 +58,7 @@ class Source:
     def __init__(self, redis_url: str, key_prefix: str, *, block_seconds: float = 5.0) -> None:
         self.url = redis_url
         self.keys = Keys(key_prefix)
-        self.client = connect(redis_url, max_connections=3)
+        self.client = Client(redis_url)
         self.reader = Reader(redis_url, block_seconds=block_seconds)
 
     async def close(self) -> None:
@@ -106,20 +100,14 @@ class Source:
 
         Raises `LogUnreachable`, and `LogError` where Redis refuses a command for good.
         """
-
-        async def execute() -> list[Any]:
-            async with self.client.pipeline(transaction=atomic) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        with translated_errors("Redis refuses to be read"):
+            replies = await self.client.execute_all(commands, atomic=atomic)
             for command, reply in zip(commands, replies, strict=True):
                 if isinstance(reply, ResponseError) and (is_transient(reply) or not atomic):
                     raise type(reply)(f"{reply} ({' '.join(command[:2])})")
-            return replies
-
-        # Shielded: redis-py can swallow a cancellation, and a projector would not end.
-        with translated_errors("Redis refuses to be read"):
-            return await shielded(execute)
+                if isinstance(reply, BusyLoadingError):
+                    raise reply
+        return replies
 
     async def ask_with_seq(
         self, pool: str, commands: Sequence[tuple[str, ...]]

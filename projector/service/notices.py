@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from eventstore.connection.calls import AsyncClient, completed
-from eventstore.connection.clients import connect
+from eventstore.connection.calls import AsyncClient
+from eventstore.connection.clients import Client
 from eventstore.errors import LogError
 from eventstore.keys import Keys
 from eventstore.log import notices
@@ -36,9 +36,6 @@ class Notices:
             await self._call(lambda c: notices.withdraw(c, self._keys, name))
 
     async def _call(self, work: Callable[[AsyncClient], Awaitable[None]]) -> None:
-        async def call() -> None:
-            async with connect(self._of.redis_url, max_connections=1) as client:
-                with suppress(LogError):
-                    await work(client)
-
-        await completed(call())  # else a stop would leave its connection open
+        async with Client(self._of.redis_url) as client:
+            with suppress(LogError):
+                await work(client)

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 from redis.exceptions import ResponseError
 
-from eventstore.connection.calls import refusal, translated_errors
+from eventstore.connection.calls import pairs_of, refusal, scan, translated_errors
 from eventstore.errors import WrongType
 from eventstore.keys import CATALOGUE
 from eventstore.language.agents import Agent
@@ -54,10 +54,10 @@ class RedisComparison:
             prefixes = {self._hash_key(kind, pool, "").encode(): (kind, pool) for pool in pools}
             pattern = f"{_escape_pattern(self._keys.prefix)}{kind}:{{*"
             with translated_errors("Redis refuses to be read"):
-                async for key in self._source.client.scan_iter(match=pattern, count=1000):
-                    prefix, brace, subject = key.rpartition(b"}:")
-                    if kind_and_pool := prefixes.get(prefix + brace):
-                        self._hashes[kind_and_pool].add(_text(subject))
+                async for keys in scan(self._source.client, pattern):
+                    for prefix, brace, subject in (key.rpartition(b"}:") for key in keys):
+                        if kind_and_pool := prefixes.get(prefix + brace):
+                            self._hashes[kind_and_pool].add(_text(subject))
 
     async def compare(self, reference: ReferenceFold, *, exists: bool) -> None:
         """Compare a log's keys with the fold. `exists`: whether Redis has the log."""
@@ -115,7 +115,7 @@ class RedisComparison:
             replies = await self._read(reference, [("HGETALL", key) for key in keys])
             loads = _loads(reference) if kind == "process" else {}
             for name, reply in zip(names, replies, strict=True):
-                state, found = states.get(name), _texts(reply or {})
+                state, found = states.get(name), _texts(reply or ())
                 if reply is None or (not found and (state is None or state.ended)):
                     continue
                 expected, load = None, loads.get(name, {})
@@ -183,11 +183,11 @@ def _members(command: Command, reply: Sequence[bytes]) -> dict[str, Any]:
     """Of a set; where scores were read, members and scores alternate."""
     if "WITHSCORES" not in command:
         return dict.fromkeys(map(_text, reply), PRESENT)
-    return {_text(reply[i]): int(float(reply[i + 1])) for i in range(0, len(reply), 2)}
+    return {_text(member): int(float(score)) for member, score in pairs_of(reply)}
 
 
-def _texts(reply: Mapping[bytes, bytes]) -> dict[str, str]:
-    return {_text(name): _text(value) for name, value in reply.items()}
+def _texts(reply: Sequence[bytes]) -> dict[str, str]:
+    return {_text(name): _text(value) for name, value in pairs_of(reply)}
 
 
 def _text(raw: bytes) -> str:

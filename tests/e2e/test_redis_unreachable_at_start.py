@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.keys import Keys
 from eventstore.log.log import Log
 from tests.conftest import MakeServer
@@ -46,7 +46,7 @@ async def test_a_redis_that_can_write_nothing_is_waited_for(
 ) -> None:
     """As with a full disk. A supervisor joins as a host, which is a write."""
     server = redis_server()
-    log = Log(connect(server.url), Keys())
+    log = Log(Client(server.url), Keys())
     await log.create_catalogue()
     await log.client.aclose()
     environment = System(tmp_path, env={"MUSTER_REDIS_URL": server.url}).env

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from eventstore.connection.backoff import Backoff
 from eventstore.connection.calls import UNREACHABLE, execute_blocking
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 
 log = structlog.get_logger("muster.worker")
 
@@ -31,7 +31,7 @@ async def listen(
     on_reconnected: Callable[[], None],
 ) -> None:
     """Call the handler of each message (`work` when none came for a while), until cancelled."""
-    client = connect(url, block_seconds=POLL_SECONDS * 1.2, max_connections=1)
+    client = Client(url, block_seconds=POLL_SECONDS * 1.2)
     backoff = Backoff("inbox", key=key)
     async with contextlib.aclosing(client):
         while True:

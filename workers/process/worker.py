@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import structlog
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.keys import Keys
 from eventstore.language.pool_config import read_config
 from eventstore.language.workers import Recover, WorkerStatus
@@ -65,7 +65,7 @@ class Worker:
         self._roles = dict(roles)
         self._start_time = start_time
         self._pipes = pipes
-        client = connect(options.redis_url, max_connections=CONNECTIONS)
+        client = Client(options.redis_url)
         keys, retention = Keys(options.key_prefix), options.retention
         self._log = Log(client, keys, retention=retention, survives_recovery=False)
         origin = Origin(actor=f"worker:{options.worker_id}")

@@ -10,14 +10,14 @@ older version, unless it has this host's name: then it is a former boot.
 import asyncio
 import random
 import socket
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Final
 
 import msgspec
 import structlog
 from msgspec import Struct
 
-from eventstore.connection.calls import ask, execute, translated_errors
+from eventstore.connection.calls import ask, execute, pairs_of, translated_errors
 from eventstore.keys import CATALOGUE
 from eventstore.language.catalogue import Host
 from eventstore.log.catalogue import CatalogueLog
@@ -78,12 +78,8 @@ class HostReports:
 
     async def read(self) -> dict[str, HostReport]:
         """The reports that can be read. Raises `LogUnreachable`, `LogError`."""
-        flat = await self._ask("HGETALL")
-        pairs = (
-            flat.items() if isinstance(flat, Mapping) else zip(flat[::2], flat[1::2], strict=True)
-        )
         reports = {}
-        for host, text in pairs:
+        for host, text in pairs_of(await self._ask("HGETALL")):
             try:
                 reports[host.decode()] = msgspec.json.decode(text, type=HostReport)
             except (msgspec.MsgspecError, UnicodeDecodeError):

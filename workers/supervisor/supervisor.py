@@ -18,7 +18,7 @@ from pathlib import Path
 import structlog
 
 from eventstore import errors
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.keys import Keys
 from eventstore.language.catalogue import Pool
 from eventstore.log.catalogue import CatalogueLog
@@ -59,7 +59,7 @@ class Supervisor:
         self._options = options
         self.host = options.host or host_name()
         self._keys = Keys(options.key_prefix)
-        self._client = connect(options.redis_url)
+        self._client = Client(options.redis_url)
         self._events = Log(self._client, self._keys, retention=options.retention)
         self._reader = Reader(options.redis_url)
         self._catalogue = CatalogueLog(self._events, Reader(options.redis_url))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from eventstore.connection.calls import UNREACHABLE, AsyncClient, execute
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.connection.requirements import inspect, require_suitable, server_version
 from eventstore.durability.capability import assess, configuration
 from eventstore.errors import LogError, ServerUnsuitable
@@ -29,7 +29,7 @@ Config = Mapping[str, str]
 async def check_redis(url: str) -> list[Check]:
     """All checks of one server."""
     try:
-        client = connect(url, max_connections=1)
+        client = Client(url)
     except ValueError as error:
         return [Check(AREA, "address", Level.FAIL, f"{redacted(url)}: {error}", "correct it")]
     try:

@@ -12,7 +12,7 @@ import pytest
 import redis
 from msgspec.structs import replace
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.keys import Keys
 from eventstore.log.log import Log
 from tests.chaos.judge import judge
@@ -160,7 +160,7 @@ async def test_each_thing_that_was_changed_is_one_offence(case: Case) -> None:
 
 
 async def test_a_system_below_a_prefix_is_judged_by_itself(redis_url: str) -> None:
-    client = connect(redis_url)
+    client = Client(redis_url)
     try:
         log = Log(client, Keys("some:"))
         await log.create_catalogue()

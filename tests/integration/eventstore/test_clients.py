@@ -1,112 +1,122 @@
 """A client of Redis: cheap to connect, cancelled at any time, and closed without a trace."""
 
 import asyncio
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Any
 
 import pytest
 import redis
 
-from eventstore.connection import calls
-from eventstore.connection import clients as connection
-from eventstore.connection.calls import execute, execute_blocking, shielded
-from eventstore.connection.clients import connect, connect_sync
+from eventstore.connection import clients
+from eventstore.connection.calls import UNREACHABLE, execute, execute_blocking
+from eventstore.connection.clients import Client
 from tests.waiting import until
 
 TURNS = 40
 
 
 async def test_calls_under_way_when_a_client_is_closed_leave_no_connection(redis_url):
-    """Their callers were cancelled; they connect, or send a command, after the close."""
+    """They connect, or have sent a command."""
     with redis.Redis.from_url(redis_url) as watching:
         before = len(watching.client_list())
-        clients = [await _closed_after(turns, redis_url) for turns in range(TURNS)]
+        closed = [await _closed_after(turns, redis_url) for turns in range(TURNS)]
         await until(lambda: len(watching.client_list()) == before)
-    assert len(clients) == TURNS  # not collected before: that would close their connections
+    assert len(closed) == TURNS  # not collected before: that would close their connections
 
 
 async def test_a_call_that_is_cancelled_at_any_point_ends_as_cancelled(redis_url):
-    """redis-py can swallow a cancellation on Python 3.11; a cancelled loop then never ends."""
-    client = connect(redis_url)
-    await execute(client, "PING")
-    for turns in [*range(TURNS)] * 20:
-        asking = asyncio.ensure_future(execute(client, "PING"))
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        if asking.cancel():
-            await asyncio.wait({asking})
-            assert asking.cancelled(), f"after {turns} turns"
-    await client.aclose()
+    """And its reply is no other call's."""
+    async with Client(redis_url) as client:
+        for turns in [*range(TURNS)] * 20:
+            asking = asyncio.ensure_future(execute(client, "ECHO", f"{turns}"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if asking.cancel():
+                await asyncio.wait({asking})
+                assert asking.cancelled(), f"after {turns} turns"
+            assert await execute(client, "ECHO", "next") == b"next"
 
 
-@pytest.fixture
-def silent(monkeypatch):
-    """Closing a connection never completes, as over TLS with a host that does not answer."""
-
-    async def wait_closed(_writer: asyncio.StreamWriter) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(asyncio.StreamWriter, "wait_closed", wait_closed)
-    for name in ("SOCKET_SECONDS", "CLOSE_SECONDS"):
-        monkeypatch.setattr(connection, name, 0.1)
-
-
-async def _greets(client: redis.asyncio.Redis, connections: int = 1) -> bool:
-    """Whether so many connections are open: each may take a tenth of a second here."""
-    try:
-        await asyncio.gather(*(execute(client, "PING") for _ in range(connections)))
-    except calls.UNREACHABLE:
-        return False
-    return True
+async def test_callers_get_their_own_replies(redis_url):
+    """Whether an error, a reply of many parts, or one longer than what is read at a time."""
+    async with Client(redis_url) as client:
+        texts = ["", "x" * 1_000_000, *map(str, range(200))]
+        echoed: list[Any] = await asyncio.gather(
+            *(execute(client, "ECHO", text) for text in texts),
+            *(client.execute_all([("ECHO", text), ("HGET", text)]) for text in texts),
+            execute(client, "NO-SUCH"),
+            return_exceptions=True,
+        )
+    assert echoed[: len(texts)] == [text.encode() for text in texts]
+    for text, (one, refused) in zip(texts, echoed[len(texts) : -1], strict=True):
+        assert one == text.encode()
+        assert "wrong number of arguments" in str(refused)
+    assert isinstance(echoed[-1], redis.ResponseError)
 
 
-async def test_a_client_of_a_silent_host_is_closed_without_an_error(redis_url, silent):
-    """Otherwise what is closed after it would stay open, and a stop would fail or never end."""
-    client = connect(redis_url)
-    await until(lambda: _greets(client))
-    await client.aclose()
+async def test_a_transaction_is_refused_as_a_whole_or_run(redis_url):
+    async with Client(redis_url) as client:
+        with pytest.raises(redis.ResponseError, match="wrong number"):
+            await client.execute_all([("SET", "a", "1"), ("HGET", "a")], atomic=True)
+        assert await execute(client, "EXISTS", "a") == 0
+        replies = await client.execute_all([("SET", "a", "1"), ("HGET", "a", "f")], atomic=True)
+        assert replies[0] == b"OK"
+        assert isinstance(replies[1], redis.ResponseError)
 
 
-async def test_a_reader_of_a_silent_host_that_is_cancelled_ends_as_cancelled(redis_url, silent):
-    """With another error the loop around it would continue."""
-    client = connect(redis_url, block_seconds=5, max_connections=2)
-    await until(lambda: _greets(client, connections=2))
-    reading = execute_blocking(client, "XREAD", "BLOCK", 5000, "STREAMS", "s", "0")
-    blocked = asyncio.ensure_future(reading)
-    with redis.Redis.from_url(redis_url) as watching:
-        await until(lambda: watching.info("clients")["blocked_clients"])
-    blocked.cancel()
-    await asyncio.wait({blocked})
-    assert blocked.cancelled()
-    await client.aclose()
+async def test_a_call_that_blocks_delays_no_other(redis_url):
+    async with Client(redis_url, block_seconds=5) as client:
+        blocked = asyncio.ensure_future(execute_blocking(client, "BLPOP", "list", "5"))
+        with redis.Redis.from_url(redis_url) as watching:
+            await until(lambda: watching.info("clients")["blocked_clients"])
+            assert await asyncio.wait_for(execute(client, "PING"), 1) == b"PONG"
+            blocked.cancel()
+            await asyncio.wait({blocked})
+            await until(lambda: not watching.info("clients")["blocked_clients"])
+        assert blocked.cancelled()
 
 
-async def test_a_new_connection_reads_no_files_of_redis_py(redis_url, monkeypatch):
-    """Reading them would block the loop; the server gets the version nevertheless."""
+async def test_a_silent_server_costs_its_calls_and_connections(redis_server, monkeypatch):
+    """A stopped process: connections stay open, nothing comes."""
+    monkeypatch.setattr(clients, "SOCKET_SECONDS", 0.2)
+    server = redis_server()
+    async with Client(server.url) as client:
+        await execute(client, "PING")
+        server.pause()
+        calls = [execute(client, "PING") for _ in range(3)]
+        for lost in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(lost, UNREACHABLE), lost
+        server.resume()
+        await until(lambda: _answers(client))
 
-    def read_files() -> str:
-        raise AssertionError("the files of redis-py were read")
 
-    monkeypatch.setattr("redis.utils.get_lib_version", read_files)
-    client = connect(redis_url)
-    blocking = connect(redis_url, block_seconds=1, max_connections=1)
-    with connect_sync(redis_url, timeout_seconds=5) as thread:
-        thread.ping()
-        await execute(blocking, "PING")
-        listed = await client.client_list()
-    assert {entry["lib-ver"] for entry in listed} == {redis.__version__}
-    await blocking.aclose()
-    await client.aclose()
+async def test_connections_are_known_by_name(redis_url):
+    async with Client(f"{redis_url}?client_name=me") as client:
+        await execute(client, "PING")
+        with redis.Redis.from_url(redis_url) as watching:
+            (listed,) = (one for one in watching.client_list() if one["name"] == "me")
+        assert listed["lib-ver"] == version("agent-muster")
+        assert len(clients.open_sockets()) >= 1
+
+
+async def _answers(client: Client) -> bool:
+    with suppress(*UNREACHABLE):
+        return bool(await execute(client, "PING"))
+    return False
 
 
 async def _closed_after(turns: int, url: str) -> object:
-    client = connect(url)
+    client = Client(url)
 
     async def ask() -> None:
         for _ in range(3):
             await execute(client, "PING")
 
-    asking = asyncio.ensure_future(shielded(ask))
+    asking = asyncio.ensure_future(ask())
     for _ in range(turns):
         await asyncio.sleep(0)
-    asking.cancel()
     await client.aclose()
+    with suppress(*UNREACHABLE, asyncio.CancelledError):
+        await asking
     return client

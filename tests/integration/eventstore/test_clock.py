@@ -5,7 +5,7 @@ import time
 import pytest
 import redis
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.ids import new_id
 from eventstore.keys import Keys
 from eventstore.log.log import Log
@@ -41,7 +41,7 @@ async def test_times_are_learnt_as_scripts_read_them(pool, any_redis_url):
     with redis.Redis.from_url(any_redis_url) as client:
         then = int(client.time()[0]) * 1000 - 600_000
         client.hset(f"pool:{{{AHEAD}}}:meta", "clock", then)
-    late = Log(connect(any_redis_url), Keys())
+    late = Log(Client(any_redis_url), Keys())
     try:
         await late.refresh_clocks([NEAR, AHEAD])
         for name in (NEAR, AHEAD):
@@ -59,7 +59,7 @@ async def test_a_log_whose_time_cannot_be_read_delays_no_other(pool, any_redis_u
             client.hset(broken, *damage)
         else:
             client.set(broken, "text")
-    late = Log(connect(any_redis_url), Keys())
+    late = Log(Client(any_redis_url), Keys())
     try:
         await late.refresh_clocks([NEAR, AHEAD])
         assert abs(late.now_ms(NEAR) - time.time() * 1000) < 10_000

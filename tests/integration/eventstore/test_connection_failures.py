@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eventstore.connection import clients
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.connection.requirements import inspect, require_suitable
 from eventstore.errors import LogUnreachable, MusterError, ServerUnsuitable
 from gateway.wire.limiter import stop_accepting
@@ -21,7 +21,7 @@ from tests.servers import RedisServer
 
 async def refusal(url: str) -> MusterError | None:
     """None where the server answers."""
-    async with connect(url, max_connections=1) as client:
+    async with Client(url) as client:
         try:
             await inspect(client)
         except MusterError as error:
@@ -104,7 +104,7 @@ async def test_what_is_no_socket_is_refused(tmp_path: Path) -> None:
 async def test_a_cluster_is_refused(redis_server: MakeServer) -> None:
     bus = str(free_port())  # else it is the other one plus 10,000: one that anyone may have
     server = redis_server(options={"cluster-enabled": "yes", "cluster-port": bus})
-    async with connect(server.url, max_connections=1) as client:
+    async with Client(server.url) as client:
         info = await inspect(client)
     with pytest.raises(ServerUnsuitable, match="cluster-enabled yes"):
         require_suitable(info)

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import redis
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.errors import Unreadable
 from eventstore.keys import Keys
 from eventstore.language import workers
@@ -148,7 +148,7 @@ class Life:
 async def lived(url: str) -> Any:
     """The content of Redis afterwards, masked."""
     numbers = itertools.count(1)
-    client, reader = connect(url), Reader(url)
+    client, reader = Client(url), Reader(url)
     log = Log(client, Keys())
     log.new_id = lambda: f"id-{next(numbers)}"
     try:

@@ -3,7 +3,7 @@
 import pytest
 import redis
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.language.pool_config import PoolConfig
@@ -16,7 +16,7 @@ from tests.pools import ORIGIN, TestPool
 
 @pytest.mark.parametrize("prefix", ["x:", "pool:", "my*pool:", ""])
 async def test_every_key_begins_with_the_prefix(any_redis_url: str, prefix: str) -> None:
-    async with connect(any_redis_url) as client:
+    async with Client(any_redis_url) as client:
         log = Log(client, Keys(prefix))
         catalogue = CatalogueLog(log, Reader(any_redis_url))
         await catalogue.create()
@@ -33,7 +33,7 @@ async def test_every_key_begins_with_the_prefix(any_redis_url: str, prefix: str)
 async def test_keys_of_an_older_version_are_renamed_once(any_redis_url: str) -> None:
     keys = Keys("x:")
     meta = keys.pool(CATALOGUE, "meta")
-    async with connect(any_redis_url) as client:
+    async with Client(any_redis_url) as client:
         await Log(client, keys).create_catalogue()
         with redis.Redis.from_url(any_redis_url) as plain:
             plain.rename(meta, "{x:muster:catalogue}:meta")
@@ -67,7 +67,7 @@ async def test_a_refusal_names_key_and_command(
     with redis.Redis.from_url(any_redis_url) as plain:
         plain.execute_command("ACL", "SETUSER", "u", "reset", "on", ">p", *rules)
     url = any_redis_url.replace("redis://", "redis://u:p@")
-    async with connect(url) as client:
+    async with Client(url) as client:
         log = Log(client, Keys("x:"))
         catalogue = CatalogueLog(log, Reader(url))
         with pytest.raises(LogError, match=why):

@@ -4,7 +4,7 @@ import asyncio
 
 import redis
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.keys import Keys
 from eventstore.language import agent_commands
 from eventstore.language.agent_commands import Fail, MarkLost, Terminate
@@ -158,7 +158,7 @@ async def test_keys_of_the_public_contract(any_redis_url: str) -> None:
 
 
 async def test_two_prefixes_share_no_key(any_redis_url: str) -> None:
-    client = connect(any_redis_url)
+    client = Client(any_redis_url)
     for prefix in ("a:", "b:"):
         log = Log(client, Keys(prefix))
         await log.create_catalogue()

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.errors import LogUnreachable, OutcomeUnknown
 from eventstore.keys import Keys
 from eventstore.log.log import Log
@@ -61,7 +61,7 @@ async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
 
 @asynccontextmanager
 async def log_at(url: str) -> AsyncIterator[Log]:
-    client = connect(url)
+    client = Client(url)
     try:
         yield Log(client, Keys())
     finally:

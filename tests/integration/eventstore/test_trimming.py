@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import count
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventstore.connection.calls import execute
-from eventstore.connection.clients import connect
+from eventstore.connection.calls import execute, execute_many
+from eventstore.connection.clients import Client
 from eventstore.errors import LogMissing, MemoryExhausted, RolledBack
 from eventstore.keys import Keys
 from eventstore.log.log import Log
@@ -37,21 +38,18 @@ def seqs(url: str) -> list[int]:
     return [int(event["seq"]) for event in raw_events(url)]
 
 
-async def written(pool: TestPool, count: int) -> None:
-    for _ in range(count):
+async def written(pool: TestPool, number: int) -> None:
+    for _ in range(number):
         await pool.spawn()
 
 
 async def old_events(pool: TestPool, counts: list[int], *, data: str = "{}") -> None:
     """Add events to the stream: so many in each millisecond, from a time long ago."""
-    times = [ms for ms, count in enumerate(counts, 1000) for _ in range(count)]
+    times = [ms for ms, some in enumerate(counts, 1000) for _ in range(some)]
     stream, meta = (pool.log.keys.pool(pool.name, part) for part in ("events", "meta"))
-    async with pool.log.client.pipeline(transaction=False) as pipeline:
-        for seq, ms in enumerate(times, 1):
-            fields = ("type", "x", "version", "1", "seq", str(seq), "data", data)
-            pipeline.execute_command("XADD", stream, f"{ms}-*", *fields)
-        pipeline.execute_command("HSET", meta, "seq", str(len(times)))
-        await pipeline.execute()
+    named = (("type", "x", "version", "1", "seq", f"{n}", "data", data) for n in count(1))
+    added = [("XADD", stream, f"{ms}-*", *fields) for ms, fields in zip(times, named, strict=False)]
+    await execute_many(pool.log.client, [*added, ("HSET", meta, "seq", str(len(times)))])
 
 
 async def test_events_beyond_the_number_are_trimmed_and_the_newest_stay(
@@ -210,7 +208,7 @@ async def test_a_trimmed_log_is_restored_from_the_append_only_file(
     server.kill9()
     server.start()
     assert seqs(server.url) == remaining
-    client = connect(server.url)
+    client = Client(server.url)
     log = Log(client, Keys(), retention=Retention(events=10))
     assert (await log.trim(POOL, 1, 400)).events == 80
     await client.aclose()

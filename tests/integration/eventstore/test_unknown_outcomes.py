@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from eventstore.connection.clients import connect
+from eventstore.connection.calls import execute
+from eventstore.connection.clients import Client
 from eventstore.errors import LogUnreachable, MemoryExhausted, OutcomeUnknown, Recovered
 from eventstore.keys import Keys
 from eventstore.language.agent_commands import Terminate
@@ -51,7 +52,7 @@ async def unreliable(server: RedisLikeServer) -> AsyncIterator[tuple[Log, LosesR
     """A log with one pool, over a link; its scripts are loaded already."""
     link = LosesReplies("log", server.port, Random(1))
     await link.start()
-    log = Log(connect(f"redis://127.0.0.1:{link.port}/0"), Keys())
+    log = Log(Client(f"redis://127.0.0.1:{link.port}/0"), Keys())
     try:
         await log.create_catalogue()
         await log.initialise(POOL)
@@ -184,7 +185,7 @@ LOST, RECOVERED, FULL = OutcomeUnknown("lost"), Recovered(POOL, 2), MemoryExhaus
 async def test_only_if_every_attempt_was_refused_nothing_was_written(
     answers, raised, redis_url, monkeypatch
 ):
-    log = Log(connect(redis_url), Keys())
+    log = Log(Client(redis_url), Keys())
     left = iter(answers)
 
     async def commit(*_: Any, **__: Any) -> Any:
@@ -217,7 +218,7 @@ async def test_a_state_is_read_again_after_a_recovery_even_with_the_same_version
     of, redis_url, monkeypatch
 ):
     """Another task notices the recovery when this one has already read its state."""
-    log = Log(connect(redis_url), Keys())
+    log = Log(Client(redis_url), Keys())
     await log.create_catalogue()
     await log.initialise(POOL)
     await spawn(log, "a-1")
@@ -230,7 +231,7 @@ async def test_a_state_is_read_again_after_a_recovery_even_with_the_same_version
     async def read_and_recovered(*names: str) -> Any:
         states.append(await read(*names))
         if len(states) == 1:
-            await log.client.hset(log.keys.pool(POOL, "meta"), "generation", 2)
+            await execute(log.client, "HSET", log.keys.pool(POOL, "meta"), "generation", 2)
             log.raise_high_water_mark(POOL, 2, 2)
         return states[-1]
 

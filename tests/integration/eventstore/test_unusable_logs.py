@@ -3,7 +3,7 @@
 import pytest
 import redis
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.connection.requirements import inspect, require_suitable
 from eventstore.errors import (
     Halted,
@@ -83,7 +83,7 @@ async def test_at_the_memory_limit_only_spawns_are_refused(redis_server: MakeSer
 
 async def test_a_server_that_evicts_is_refused(redis_server: MakeServer) -> None:
     server = redis_server(options={"maxmemory-policy": "allkeys-lru"})
-    client = connect(server.url)
+    client = Client(server.url)
     with pytest.raises(ServerUnsuitable, match="noeviction"):
         require_suitable(await inspect(client))
     await client.aclose()

@@ -10,7 +10,7 @@ import pytest
 import redis
 from msgspec.structs import replace
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.errors import LogUnreachable, NotEnoughReplicas, RolledBack
 from eventstore.keys import Keys
 from eventstore.language.pool_config import PoolConfig
@@ -120,7 +120,7 @@ async def test_a_command_whose_position_another_event_has_is_reported_as_lost(
             await until(lambda: raw_events(old.url))
             old.kill9()
             replication.promote()
-            other = connect(new.url)  # a process that knows nothing of what was acknowledged
+            other = Client(new.url)  # a process that knows nothing of what was acknowledged
             pool = TestPool(Log(other, Keys()), POOL)
             pool.pool = stage.pool.pool
             for _ in range(3):
@@ -149,7 +149,7 @@ async def test_an_outdated_primary_accepts_no_writes_when_it_returns(
     """Split brain: it has writes that no other server has, and lacks those made since."""
     old, new = replication.primary, replication.replica
     async with crossing(old.port) as address:
-        client = connect(address.url)
+        client = Client(address.url)
         try:
             log = Log(client, Keys())
             pool = TestPool(log, POOL)
@@ -158,7 +158,7 @@ async def test_an_outdated_primary_accepts_no_writes_when_it_returns(
             await pool.spawn()
             await until(replication.in_step)
             replication.part()
-            other = connect(old.url)
+            other = Client(old.url)
             await TestPool(Log(other, Keys()), POOL).spawn()  # a process that saw only the old one
             await other.aclose()
             replication.promote()
@@ -207,7 +207,7 @@ async def test_a_primary_that_became_a_replica_is_left_for_the_new_one(
 async def test_a_lease_is_renewed_at_the_new_primary(replication: Replication):
     """A worker retains its lease through an orderly failover, and its agents run on."""
     async with crossing(replication.primary.port) as address:
-        client = connect(address.url)
+        client = Client(address.url)
         log = Log(client, Keys())
         await log.create_catalogue()
         await log.initialise(POOL)

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from eventstore.connection.calls import AsyncClient
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.connection.requirements import AofCheck
 from tests.full_disk import accepts, bounded, limit, write_again, written_in_part
 from tests.integration.gateway.stage import AGENTS, gateway_stage
@@ -68,7 +68,7 @@ class Watched:
 async def refused(redis_server):
     """A server that was refused some writes, and may write again."""
     server = redis_server(bounded(ValkeyServer))
-    async with connect(server.url) as connection:
+    async with Client(server.url) as connection:
         watched = Watched(connection)
         assert await watched.is_done()
         with server.client() as client:
@@ -121,5 +121,5 @@ async def test_a_server_that_was_started_again_could_read_its_file(refused):
     assert await watched.needs_rewrite()
     server.kill9()
     server.start()
-    await watched.client.connection_pool.disconnect()
+    watched.client.drop()
     await until(watched.is_done)

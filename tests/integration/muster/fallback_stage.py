@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.embedded.server import PONG, EmbeddedServer
 from eventstore.keys import Keys
 from eventstore.language.pool_config import PoolConfig, RestartPolicy
@@ -62,7 +62,7 @@ class Fallback:
     async def __aenter__(self) -> "Fallback":
         self.server.launch()
         await until(lambda: self.server.ping() == PONG)
-        self.log = Log(connect(self.server.url), Keys())
+        self.log = Log(Client(self.server.url), Keys())
         self.reader = Reader(self.server.url)
         self.catalogue = CatalogueLog(self.log, self.reader)
         await self.catalogue.create()
@@ -107,7 +107,7 @@ def ids(url: str, kind: str = "agent.requested", pool: str = POOL) -> list[str]:
 async def spawn_for_real(settings: Settings, **asked: Any) -> str:
     """An agent that the real log has from before."""
     await prepare(settings)
-    client = connect(settings.redis_url)
+    client = Client(settings.redis_url)
     try:
         return (await TestPool(Log(client, Keys())).spawn(**asked)).agent_id
     finally:

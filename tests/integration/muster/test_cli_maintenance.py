@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.keys import Keys
 from eventstore.language.pool_config import PoolConfig
 from eventstore.log.catalogue import CatalogueLog
@@ -27,7 +27,7 @@ def wait(work: Coroutine[Any, Any, Any]) -> Any:
 
 async def write_log(url: str) -> None:
     """A pool of three agents."""
-    client, reader = connect(url), Reader(url)
+    client, reader = Client(url), Reader(url)
     log = Log(client, Keys())
     catalogue = CatalogueLog(log, reader)
     await catalogue.create()

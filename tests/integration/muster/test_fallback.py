@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from eventstore.connection.clients import connect
+from eventstore.connection.calls import execute
+from eventstore.connection.clients import Client
 from eventstore.errors import ConfigurationError
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.language.pool_config import PoolConfig
@@ -121,7 +122,7 @@ async def test_a_host_that_is_not_alone_does_not_fall_back(
     """The views know the other host: it may reach the Redis that we do not, and serve that log."""
     monkeypatch.setattr(standby, "UNREACHABLE_SECONDS", 0.0)
     await prepare(settings)
-    client, reader = connect(settings.redis_url), Reader(settings.redis_url)
+    client, reader = Client(settings.redis_url), Reader(settings.redis_url)
     catalogue = CatalogueLog(Log(client, Keys()), reader)
     await catalogue.join_host("elsewhere", "gauss", 1, ORIGIN)
     await archived(settings, CATALOGUE, catalogue.state.seq)
@@ -156,7 +157,7 @@ async def test_the_pools_are_those_of_the_views_and_such_as_the_log_never_had(
     """What was changed or deleted live stays so, and only new ones come from the file."""
     declared = dict(settings.pools)
     await prepare(settings)
-    client, reader = connect(settings.redis_url), Reader(settings.redis_url)
+    client, reader = Client(settings.redis_url), Reader(settings.redis_url)
     catalogue = CatalogueLog(Log(client, Keys()), reader)
     await catalogue.refresh()
     await catalogue.change_pool(POOL, lambda old: replace(old, max_workers=7), ORIGIN)
@@ -183,7 +184,7 @@ async def test_the_record_follows_the_catalogue_and_never_goes_back(
     await recorder.refresh()
     before = last_seen.read(settings)
     following = asyncio.create_task(recorder.follow())
-    client, reader = connect(settings.redis_url), Reader(settings.redis_url)
+    client, reader = Client(settings.redis_url), Reader(settings.redis_url)
     try:
         catalogue = CatalogueLog(Log(client, Keys()), reader)
         await catalogue.join_host("other", "gauss", 1, ORIGIN)
@@ -195,7 +196,7 @@ async def test_the_record_follows_the_catalogue_and_never_goes_back(
     found = last_seen.read(settings)
     assert found.position == (1, before.seq + 1)
     assert found.own_hosts == (last_seen.own_host(settings),)
-    await client.flushall()
+    await execute(client, "FLUSHALL")
     await client.aclose()
     await prepare(settings)
     again = last_seen.Recorder(settings)

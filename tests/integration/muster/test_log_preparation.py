@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from eventstore.connection.clients import connect
+from eventstore.connection.calls import execute
+from eventstore.connection.clients import Client
 from eventstore.errors import LogUnreachable, Recovered
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.log import Log
@@ -16,7 +17,7 @@ from tests.integration.muster.fallback_stage import settings_on
 
 @pytest.fixture
 async def events(redis_url: str) -> AsyncIterator[Log]:
-    log = Log(connect(redis_url), Keys())
+    log = Log(Client(redis_url), Keys())
     yield log
     await log.client.aclose()
 
@@ -36,7 +37,7 @@ async def test_a_log_that_another_role_created_meanwhile_is_not_lost(
 
     monkeypatch.setattr(log_preparation, "_is_archived", answer_late)
     assert await log_preparation.prepare(settings, "gateway") == existing
-    written = await events.client.xlen(events.keys.catalogue)
+    written = await execute(events.client, "XLEN", events.keys.catalogue)
     assert written >= len(settings.pools) if existing else written == 0, "its pools, or nothing"
 
 
@@ -47,10 +48,10 @@ async def test_a_catalogue_that_lost_its_stream_is_lost_where_the_file_has_chang
     monkeypatch.chdir(tmp_path)
     settings = settings_on(redis_url, tmp_path)
     assert await log_preparation.prepare(settings, "gateway")
-    await events.client.delete(events.keys.catalogue)
+    await execute(events.client, "DEL", events.keys.catalogue)
     for name in settings.pools:
         meta = events.keys.pool(CATALOGUE, "meta")
-        await events.client.hset(meta, f"declared:{name}", "another file")
+        await execute(events.client, "HSET", meta, f"declared:{name}", "another file")
     assert not await log_preparation.prepare(settings, "gateway")
 
 

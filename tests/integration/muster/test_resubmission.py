@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 import redis
 from msgspec.structs import replace
 
-from eventstore.connection.clients import connect
+from eventstore.connection.calls import execute
+from eventstore.connection.clients import Client
 from eventstore.ids import new_id
 from eventstore.keys import Keys
 from eventstore.language.agent_commands import Terminate
@@ -117,7 +118,7 @@ async def test_a_handover_that_an_older_version_started_is_completed_as_it_would
             await fallback.log.commit(step)
         log_id = fallback.folder.identity().log_id
     await prepare(settings)
-    client = connect(settings.redis_url)
+    client = Client(settings.redis_url)
     accepted = await submit(
         Log(client, Keys()),
         fallback.pool.pool,
@@ -129,7 +130,7 @@ async def test_a_handover_that_an_older_version_started_is_completed_as_it_would
     )
     assert accepted.outcome is Outcome.DONE
     await Log(client, Keys()).act(POOL, every[0], Terminate(), ORIGIN)
-    await client.delete(f"agent:{{{POOL}}}:{every[0]}")
+    await execute(client, "DEL", f"agent:{{{POOL}}}:{every[0]}")
     await client.aclose()
     assert "3 handed over" in (await do_handover(settings))[0]
     assert ids(settings.redis_url) == sorted(every)

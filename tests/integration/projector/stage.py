@@ -9,7 +9,7 @@ import redis
 from sqlalchemy import Connection, text
 
 from eventstore.connection.calls import execute
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.ids import new_id
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.language import agent_commands, workers
@@ -174,7 +174,7 @@ class Stage:
 
 @asynccontextmanager
 async def open_stage(redis_url: str, database_url: str) -> AsyncIterator[Stage]:
-    client, reader = connect(redis_url), Reader(redis_url)
+    client, reader = Client(redis_url), Reader(redis_url)
     log = Log(client, Keys())
     stage = Stage(log, CatalogueLog(log, reader), redis_url, database_url)
     await stage.catalogue.create()

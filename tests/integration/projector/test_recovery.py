@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import redis
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.errors import LogMissing, Recovered
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.language.agent_commands import Terminate
@@ -140,7 +140,7 @@ async def test_a_worker_from_before_the_loss_is_refused_for_good(
 ) -> None:
     async with open_stage(redis_url, views_url) as stage:
         await stage.pool(**QUICK)
-        client = connect(redis_url)
+        client = Client(redis_url)
         theirs = TestPool(Log(client, Keys(), survives_recovery=False), POOL)
         fence = await theirs.worker("w")
         (agent_id,) = await stage.started(theirs, fence, 1)

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from eventstore.connection.clients import connect
+from eventstore.connection.clients import Client
 from eventstore.keys import Keys
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.workers import WorkerStatus
@@ -39,7 +39,7 @@ class Site:
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url, self.folder = url, folder
-        self.log = Log(connect(url), Keys())
+        self.log = Log(Client(url), Keys())
         self.catalogue = CatalogueLog(self.log, Reader(url))
         self.supervisors: list[Supervisor] = []
 

@@ -5,7 +5,7 @@ import pytest
 from eventstore.durability.capability import assess
 from eventstore.language.durability import Level
 
-AOF = {"aof_enabled": 1, "redis_version": "8.0.1", "connected_slaves": 0}
+AOF = {"aof_enabled": "1", "redis_version": "8.0.1", "connected_slaves": "0"}
 ALWAYS = {"appendfsync": "always", "no-appendfsync-on-rewrite": "no"}
 
 
@@ -28,7 +28,7 @@ def test_fsynced_needs_appendfsync_always(config, reason):
 
 
 def test_without_an_append_only_file_nothing_is_fsynced():
-    found = assess({**AOF, "aof_enabled": 0}, ALWAYS, wanted_replicas=1)
+    found = assess({**AOF, "aof_enabled": "0"}, ALWAYS, wanted_replicas=1)
     assert "no append-only file" in found.unavailable_reason(Level.FSYNCED)
 
 
@@ -43,7 +43,9 @@ def test_without_an_append_only_file_nothing_is_fsynced():
 )
 def test_replicated_needs_as_many_replicas_as_were_ever_observed(now, seen, wanted, why):
     """One that is unreachable for a while may return in time; one that never was will not."""
-    found = assess({**AOF, "connected_slaves": now}, {}, wanted_replicas=wanted, peak_replicas=seen)
+    found = assess(
+        {**AOF, "connected_slaves": str(now)}, {}, wanted_replicas=wanted, peak_replicas=seen
+    )
     assert found.unavailable_reason(Level.REPLICATED).startswith(why)
     assert bool(found.unavailable_reason(Level.REPLICATED)) is bool(why)
 

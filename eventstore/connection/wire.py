@@ -1,0 +1,193 @@
+"""One connection to Redis that any number of calls share.
+
+What is called in one turn of the loop goes out in one write, and callers get their replies in the
+order of their calls. A caller that is cancelled leaves at once: its reply is read and dropped, so
+that no other call gets it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+from hiredis import Reader, pack_command
+from redis import exceptions
+
+Argument: TypeAlias = str | bytes | int
+Command: TypeAlias = Sequence[Argument]
+CLOSED: Final = "Connection closed by server."
+_MORE: Final = object()
+"""What the parser returns if a reply is not complete."""
+_ERRORS: Final[dict[str, type[Exception]]] = {
+    "OOM": exceptions.OutOfMemoryError,
+    "WRONGPASS": exceptions.AuthenticationError,
+    "NOAUTH": exceptions.AuthenticationError,
+    "EXECABORT": exceptions.ExecAbortError,
+    "LOADING": exceptions.BusyLoadingError,
+    "NOSCRIPT": exceptions.NoScriptError,
+    "READONLY": exceptions.ReadOnlyError,
+    "NOPERM": exceptions.NoPermissionError,
+    "TRYAGAIN": exceptions.TryAgainError,
+    "CLUSTERDOWN": exceptions.ClusterDownError,
+    "MASTERDOWN": exceptions.MasterDownError,
+}
+"""The classes of redis-py for replies that begin so; all others are a `ResponseError`."""
+
+
+class NotSent(exceptions.ConnectionError):
+    """Nothing was sent: Redis is known to be unreachable, or the client was closed."""
+
+
+def error_of(reply: str) -> Exception:
+    """The error that a server has replied with, as redis-py would raise it."""
+    code, _, text = reply.partition(" ")
+    if kind := _ERRORS.get(code):
+        return kind(text)
+    if code != "ERR":
+        return exceptions.ResponseError(reply)
+    if text == "max number of clients reached":
+        return exceptions.ConnectionError(text)
+    if "without any password configured" in text:
+        return exceptions.AuthenticationError(text)
+    return exceptions.ResponseError(text)
+
+
+def _packed(command: Command) -> bytes:
+    packed: bytes = pack_command(tuple(command))  # type: ignore[arg-type]
+    return packed
+
+
+class _Call:
+    """One command, or some whose replies are returned together."""
+
+    __slots__ = ("due_at", "future", "replies", "wanted")
+
+    def __init__(self, future: "asyncio.Future[Any]", wanted: int, due_at: float) -> None:
+        self.future = future
+        self.wanted = wanted
+        """How many replies are returned as a list; 0: the only one is returned itself."""
+        self.replies: list[Any] = []
+        self.due_at = due_at
+
+
+class Wire(asyncio.Protocol):
+    """A connection whose calls are answered within `timeout_seconds`, or else it is lost."""
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timeout_seconds = timeout_seconds
+        self._reader: Any = Reader(
+            protocolError=exceptions.InvalidResponse, replyError=error_of, notEnoughData=_MORE
+        )
+        self._transport: Any = None
+        self._calls: deque[_Call] = deque()
+        self._unsent: list[bytes] = []
+        """One for each of the last calls, until the loop's next turn."""
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._reason: Exception | None = None
+        self._retired = False
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+
+    @property
+    def usable(self) -> bool:
+        return self._transport is not None and not self._retired
+
+    def fileno(self) -> int:
+        """The socket's descriptor; -1 if it is closed."""
+        sock = self._transport.get_extra_info("socket") if self._transport else None
+        return int(sock.fileno()) if sock else -1
+
+    def call(self, command: Command) -> "asyncio.Future[Any]":
+        """The command's reply; an error's is raised. Raises `NotSent` at once."""
+        return self._add(_packed(command), 0)
+
+    def call_all(self, commands: Sequence[Command]) -> "asyncio.Future[list[Any]]":
+        """The replies to commands that follow each other, errors as replies too."""
+        return self._add(b"".join(map(_packed, commands)), len(commands))
+
+    def retire(self) -> None:
+        """Close as soon as nothing waits for a reply."""
+        self._retired = True
+        if not self._calls:
+            self.abort()
+
+    def abort(self, reason: Exception | None = None) -> None:
+        """Close now: what waits for a reply fails."""
+        self._reason = self._reason or reason
+        if self._transport:
+            self._transport.abort()
+
+    def _add(self, packed: bytes, wanted: int) -> "asyncio.Future[Any]":
+        if self._transport is None:
+            raise NotSent("the connection is closed")
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(packed)
+        future = self._loop.create_future()
+        call = _Call(future, wanted, self._loop.time() + self._timeout_seconds)
+        self._calls.append(call)
+        if self._watchdog is None:
+            self._watchdog = self._loop.call_at(call.due_at, self._watch)
+        return future
+
+    def _flush(self) -> None:
+        if self._transport and self._unsent:
+            self._transport.write(b"".join(self._unsent))
+            self._unsent.clear()
+
+    def _watch(self) -> None:
+        self._watchdog = None
+        if not self._calls:
+            return
+        if (due_at := self._calls[0].due_at) > self._loop.time():
+            self._watchdog = self._loop.call_at(due_at, self._watch)
+        else:
+            self.abort(exceptions.TimeoutError("Timeout reading from Redis"))
+
+    # ---- what the transport calls --------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        next_reply = self._reader.gets
+        try:
+            self._reader.feed(data)
+            while (reply := next_reply()) is not _MORE:
+                self._settle(reply)
+        except Exception as error:  # noqa: BLE001 - no protocol of Redis: there is no way to read on
+            self.abort(error)
+
+    def _settle(self, reply: Any) -> None:
+        if not self._calls:  # such as: too many clients
+            error = isinstance(reply, Exception)
+            raise reply if error else exceptions.InvalidResponse("a reply to nothing")
+        call = self._calls[0]
+        if call.wanted:
+            call.replies.append(reply)
+            if len(call.replies) < call.wanted:
+                return
+            reply = call.replies
+        self._calls.popleft()
+        if not call.future.done():
+            if isinstance(reply, Exception):
+                call.future.set_exception(reply)
+            else:
+                call.future.set_result(reply)
+        if self._retired and not self._calls:
+            self.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        reason = self._reason or exceptions.ConnectionError(str(error) if error else CLOSED)
+        sent = len(self._calls) - len(self._unsent)
+        for number, call in enumerate(self._calls):
+            if not call.future.done():
+                lost = type(reason)(*reason.args) if number < sent else NotSent(str(reason))
+                lost.__cause__ = error
+                call.future.set_exception(lost)
+        self._calls.clear()
+        self._unsent.clear()
+        self.closed.set_result(None)
