@@ -8,6 +8,7 @@ own. `PLANTED` says with which faults each bug comes to light; without it they d
 """
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
+from redis import exceptions
 
 ACKNOWLEDGED_SECONDS = 0.3
 """How long before it is written a spawn is acknowledged."""
@@ -108,11 +110,17 @@ def trimmed_by_length() -> None:
 
 def client_retries() -> None:
     """The Redis client sends again what was not answered, by itself."""
-    from eventstore.connection import clients
+    from eventstore.connection.clients import Client
 
-    for name in ("AsyncRetry", "Retry"):
-        original = getattr(clients, name)
-        setattr(clients, name, lambda backoff, _none, kind=original: kind(backoff, RETRIES))
+    call = Client.execute_command
+
+    async def insistent(self: Client, *command: Any) -> Any:
+        for _ in range(RETRIES):
+            with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError):
+                return await call(self, *command)
+        return await call(self, *command)
+
+    Client.execute_command = insistent  # type: ignore[method-assign]
 
 
 PLANTED = {
