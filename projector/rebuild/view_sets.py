@@ -172,7 +172,7 @@ def _migrate_postgres(connection: sa.Connection, prefix: str, *, empty: bool) ->
                 connection.execute(table.delete())
     try:
         with connection.begin_nested():
-            _alter_all(connection, prefix)
+            _alter_all(connection, prefix, empty=empty)
     except DBAPIError as error:
         if _state(error) not in _IN_THE_WAY:
             raise
@@ -180,7 +180,7 @@ def _migrate_postgres(connection: sa.Connection, prefix: str, *, empty: bool) ->
             raise ViewsInUse(_dependents(error)) from error
         try:
             connection.execute(sa.text(f"DROP VIEW IF EXISTS {prefix}pool_capacity"))
-            _alter_all(connection, prefix)
+            _alter_all(connection, prefix, empty=empty)
         except DBAPIError as other:
             if _state(other) not in _IN_THE_WAY:
                 raise
@@ -206,22 +206,24 @@ def _dependents(error: DBAPIError) -> str:
     )
 
 
-def _alter_all(connection: sa.Connection, prefix: str) -> None:
+def _alter_all(connection: sa.Connection, prefix: str, *, empty: bool) -> None:
     present = sa.inspect(connection).get_table_names(tables.SCHEMA)
     for table in tables.SERVING.all():
         if table.name in present:
-            _alter(connection, table)
+            _alter(connection, table, empty=empty)
     tables.METADATA.create_all(connection)
     view = tables.POOL_CAPACITY.format(schema=prefix)
     connection.execute(sa.text(view.replace("CREATE VIEW", "CREATE OR REPLACE VIEW", 1)))
 
 
-def _alter(connection: sa.Connection, table: sa.Table) -> None:
+def _alter(connection: sa.Connection, table: sa.Table, *, empty: bool) -> None:
+    """A table with rows gets no column that must have a value: that is for a trial only."""
     found = sa.inspect(connection).get_columns(table.name, tables.SCHEMA)
     existing, expected = {column["name"] for column in found}, {c.name: c for c in table.columns}
     changes = [f'DROP COLUMN "{name}"' for name in sorted(existing - expected.keys())]
     for name in expected.keys() - existing:
-        column = CreateColumn(expected[name]).compile(dialect=connection.dialect)
+        wanted = expected[name] if empty else sa.Column(name, expected[name].type)
+        column = CreateColumn(wanted).compile(dialect=connection.dialect)
         changes.append(f"ADD COLUMN {column}")
     for change in changes:
         connection.execute(sa.text(f"ALTER TABLE {tables.SCHEMA}.{table.name} {change}"))

@@ -152,6 +152,7 @@ async def test_views_of_another_version_are_built_again(redis_url: str, database
         before = await stage.contents()
         await stage.sql("UPDATE {}view_versions SET version = -1")
         await stage.sql("ALTER TABLE {}agents ADD COLUMN surplus TEXT")
+        await stage.sql("ALTER TABLE {}agents DROP COLUMN has_run")
         async with stage.projecting():
             await stage.settle()
             assert await stage.contents() == before
@@ -164,6 +165,7 @@ async def test_views_that_others_built_on_ours_stay_or_are_named(
     """Those on columns that stay are kept. Others are named at once, before all is folded."""
     async with archived_story(redis_url, postgres_url) as (stage, _):
         await stage.sql("UPDATE {}view_versions SET version = 1")
+        await stage.sql("ALTER TABLE {}agents DROP COLUMN has_run")
         await stage.sql("CREATE VIEW free AS SELECT available_capacity FROM {}pool_capacity")
         await stage.sql("CREATE VIEW theirs AS SELECT status FROM {}agents")
         await stage.catch_up()
