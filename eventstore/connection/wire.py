@@ -106,7 +106,7 @@ class Wire(asyncio.Protocol):
         return self._add(b"".join(map(_packed, commands)), len(commands))
 
     def retire(self) -> None:
-        """Close as soon as nothing waits for a reply."""
+        """Take no more calls, and close as soon as nothing waits for a reply."""
         self._retired = True
         if not self._calls:
             self.abort()
@@ -114,6 +114,7 @@ class Wire(asyncio.Protocol):
     def abort(self, reason: Exception | None = None) -> None:
         """Close now: what waits for a reply fails."""
         self._reason = self._reason or reason
+        self._retired = True
         if self._transport:
             self._transport.abort()
 

@@ -110,6 +110,14 @@ async def test_what_no_redis_sends_ends_the_connection(garbage: bytes) -> None:
             await call
 
 
+async def test_an_aborted_connection_takes_no_more_calls() -> None:
+    wire = Wire(5)
+    Transport(wire)
+    wire.abort()
+    assert not wire.usable
+    await asyncio.wait_for(wire.closed, 1)
+
+
 async def test_a_retired_connection_ends_with_its_last_reply() -> None:
     wire = Wire(5)
     Transport(wire)
