@@ -75,36 +75,26 @@ def _set_handlers(handlers: dict[int, Any]) -> None:
 
 
 class Kind(Struct, frozen=True):
-    """One kind of state: how to read it and how to put it back."""
+    """One kind of state: how to read it and how to put it back, and what changes it."""
 
     read: Callable[[], Any]
     restore: Callable[[Any], object]
+    functions: tuple[tuple[Any, str], ...] = ()
 
 
+_setlocale = functools.partial(locale.setlocale, locale.LC_ALL)
 KINDS: Final[Mapping[str, Kind]] = {
-    "working directory": Kind(os.getcwd, os.chdir),
-    "umask": Kind(_umask, os.umask),
-    "resource limits": Kind(_limits, _set_limits),
-    "locale": Kind(
-        functools.partial(locale.setlocale, locale.LC_ALL),
-        functools.partial(locale.setlocale, locale.LC_ALL),
-    ),
-    HANDLERS: Kind(_handlers, _set_handlers),
+    "working directory": Kind(os.getcwd, os.chdir, ((os, "chdir"), (os, "fchdir"))),
+    "umask": Kind(_umask, os.umask, ((os, "umask"),)),
+    "resource limits": Kind(_limits, _set_limits, ((resource, "setrlimit"), (resource, "prlimit"))),
+    "locale": Kind(_setlocale, _setlocale, ((locale, "setlocale"),)),
+    HANDLERS: Kind(_handlers, _set_handlers, ((signal, "signal"), (signal, "set_wakeup_fd"))),
     "signal mask": Kind(
         functools.partial(signal.pthread_sigmask, signal.SIG_BLOCK, ()),
         functools.partial(signal.pthread_sigmask, signal.SIG_SETMASK),
+        ((signal, "pthread_sigmask"),),
     ),
 }
-WATCHED: Final = {
-    "working directory": ((os, "chdir"), (os, "fchdir")),
-    "umask": ((os, "umask"),),
-    "resource limits": ((resource, "setrlimit"), (resource, "prlimit")),
-    "locale": ((locale, "setlocale"),),
-    HANDLERS: ((signal, "signal"), (signal, "set_wakeup_fd")),
-    "signal mask": ((signal, "pthread_sigmask"),),
-    ENVIRONMENT: ((os, "putenv"), (os, "unsetenv")),
-}
-"""The functions that change each kind."""
 
 
 class ProcessState:
@@ -221,7 +211,9 @@ def _read(kind: Kind) -> Any:
 @functools.cache
 def watch() -> None:
     """Wrap them. A second call does nothing."""
-    for kind, functions in WATCHED.items():
+    watched = {name: kind.functions for name, kind in KINDS.items()}
+    watched[ENVIRONMENT] = ((os, "putenv"), (os, "unsetenv"))
+    for kind, functions in watched.items():
         for module, name in functions:
             if hasattr(module, name):
                 setattr(module, name, _watched(kind, getattr(module, name)))
