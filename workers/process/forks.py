@@ -118,12 +118,12 @@ def _end_on_return() -> None:
     """End the child when the code that forked it has returned, or awaits something."""
     frames = [frame for frame, _ in walk_stack(sys._getframe())]
     called = [frame for frame in frames if frame.f_back and frame.f_back.f_code in _callers]
-    file, function = EXITS_ITSELF
+    (file, function), profile = EXITS_ITSELF, sys.getprofile()
 
     def on_event(frame: FrameType, event: str, _: object) -> None:
         code = frame.f_code
         if event == "call" and code.co_name == function and code.co_filename.endswith(file):
-            sys.setprofile(None)
+            sys.setprofile(profile)
         elif event == "return" and frame in called:
             os.write(2, RETURNED.encode())
             os._exit(EXIT_RETURNED)
