@@ -34,7 +34,7 @@ from workers.process.options import WorkerOptions
 from workers.process.registration import Registration, ShutdownResult
 from workers.process.role_setup import RoleSetup, SetupFailed
 from workers.process.upkeep import Upkeep
-from workers.runtime.calls import STUCK_SECONDS
+from workers.runtime.calls import CANCEL_SECONDS, STUCK_SECONDS
 from workers.runtime.loop_guard import guard_loop
 from workers.runtime.slots import Slots
 from workers.runtime.stop_signal import StopRequest
@@ -156,8 +156,8 @@ class Worker:
         result = await self._drain_result()
         self.exit_code = result.value
         reason = self._lost_reason or ("stuck" if result is ShutdownResult.STUCK else reason)
-        worker_id, outcome = self._options.worker_id, result.name.lower()
-        log.info("worker.exited", worker_id=worker_id, result=outcome, reason=reason)
+        worker_id = self._options.worker_id
+        log.info("worker.exited", worker_id=worker_id, result=result.name.lower(), reason=reason)
         if self._slots.stuck and self._options.exits:
             os._exit(self.exit_code)
         try:
@@ -205,10 +205,9 @@ class Worker:
         self._drain("defect", ordered=False)
 
     async def _cancel_tasks(self) -> None:
-        """Stop listening and claiming."""
-        for task in (tasks := tuple(self._tasks)):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Stop listening and claiming. A time-out at the same time may swallow a cancellation."""
+        while tasks := [task for task in tuple(self._tasks) if task.cancel()]:
+            await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
 
     # ---- what comes from outside ---------------------------------------------------------------
 
@@ -221,8 +220,8 @@ class Worker:
             "drain": lambda: self.request_drain("drain"),
             "quit": lambda: None if self._slots.runs else self.request_drain("quit"),
         }
-        on_reconnected = partial(self._slots.wake, redeliver=True)
-        await listen(options.redis_url, key, handlers, on_reconnected=on_reconnected)
+        redeliver = partial(self._slots.wake, redeliver=True)
+        await listen(options.redis_url, key, handlers, on_reconnected=redeliver)
 
     def _on_renewed(self, raw: list[Any]) -> None:
         reply = parse_reply(self._options.pool_name, raw, self._log)

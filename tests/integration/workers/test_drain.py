@@ -1,6 +1,7 @@
 """A worker ends: drained, stopped, or after a failure of its own."""
 
 import asyncio
+import contextlib
 
 import pytest
 from msgspec.structs import replace
@@ -152,6 +153,25 @@ async def test_the_leader_drains_an_empty_worker(pool: WorkerPool):
     await pool.log.act_on_worker(POOL, "w1", Drain(reason="empty"), ORIGIN)
     assert await asyncio.wait_for(worker.wait(), 15) == "drain"
     assert (await pool.types("w1"))[-2:] == ["worker.draining", "worker.stopped"]
+
+
+async def test_a_part_that_swallows_its_cancellation_is_cancelled_again(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+):
+    """As by a time-out of its client at the same time."""
+    monkeypatch.setattr("workers.process.worker.CANCEL_SECONDS", 0.05)
+    running = asyncio.Event()
+
+    async def swallow() -> None:
+        running.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    worker = await pool.worker(Quiet)
+    worker._start_task(swallow())
+    await running.wait()
+    await asyncio.wait_for(worker.stop(), 10)
 
 
 async def test_stop_may_be_called_twice(pool: WorkerPool):
