@@ -8,6 +8,7 @@ older version, unless it has this host's name: then it is a former boot.
 """
 
 import asyncio
+import contextlib
 import random
 import socket
 from collections.abc import Callable, Collection
@@ -17,11 +18,12 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from eventstore.connection.calls import ask, execute, pairs_of, translated_errors
+from eventstore.connection.calls import ask, execute, translated_errors
 from eventstore.keys import CATALOGUE
 from eventstore.language.catalogue import Host
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
+from eventstore.log.replies import fields_of
 from eventstore.steps.step import Origin
 from workers.launch.pool_processes import HostProcesses
 
@@ -79,11 +81,9 @@ class HostReports:
     async def read(self) -> dict[str, HostReport]:
         """The reports that can be read. Raises `LogUnreachable`, `LogError`."""
         reports = {}
-        for host, text in pairs_of(await self._ask("HGETALL")):
-            try:
-                reports[host.decode()] = msgspec.json.decode(text, type=HostReport)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
-                continue
+        for host, text in fields_of(await self._ask("HGETALL")).items():
+            with contextlib.suppress(msgspec.MsgspecError):
+                reports[host] = msgspec.json.decode(text, type=HostReport)
         return reports
 
     async def _sweep(self) -> None:

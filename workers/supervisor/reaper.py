@@ -26,7 +26,7 @@ from eventstore.language.events import WorkerLost
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.workers import Worker
 from eventstore.log.pool_log import PoolLog
-from eventstore.log.replies import Outcome
+from eventstore.log.replies import Outcome, fields_of
 from eventstore.log.survey import ObservedWorker, UnreadableWorker
 from eventstore.steps import clauses
 from eventstore.steps.clauses import Leaves
@@ -190,9 +190,8 @@ async def pending_for(pool_log: PoolLog, worker_id: str) -> Sequence[tuple[str, 
     found = []
     for item in await _ask(pool_log, "XPENDING", GROUP, "-", "+", "1000", worker_id):
         entries = await _ask(pool_log, "XRANGE", item[0], item[0])
-        fields = entries[0][1] if entries else ()
-        named = dict(zip(fields[::2], fields[1::2], strict=True))
-        found.append((item[0].decode(), named.get(b"agent_id", b"").decode()))
+        fields = fields_of(entries[0][1]) if entries else {}
+        found.append((item[0].decode(), fields.get("agent_id", "")))
     return found
 
 
