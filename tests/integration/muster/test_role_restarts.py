@@ -105,10 +105,12 @@ async def test_a_role_whose_process_dies_during_its_start_is_restarted(
 
 
 async def test_a_role_is_not_started_after_a_stop_request(
-    role: Role, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it would still run when all others have been stopped."""
     monkeypatch.setattr(restarts, "RESTART_SECONDS", (60.0, 60.0))
+    role = Role(tmp_path)
+    await role.start()
     pid = role.child.pid
     os.kill(pid, signal.SIGKILL)
     await role.reports("starting it again in")
