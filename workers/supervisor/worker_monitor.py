@@ -147,15 +147,18 @@ class WorkerMonitor:
         await asyncio.gather(*(self._local.launch(pool, name) for name in worker_ids))
 
     async def _drain_host(self, survey: Survey) -> None:
-        """All at once: one that is not draining yet would claim what another releases."""
+        """In one step: one that is not draining yet would claim what another releases.
+
+        If one of them has changed since the survey, all drain in the next round.
+        """
         drain = workers.Drain(reason=self.drain_reason or OUTDATED)
-        names = [
-            worker.worker_id
-            for worker in self._own_workers(survey)
-            if self.drain_reason or self._local.is_outdated(worker.worker_id)
-            if worker.alive and not worker.draining
-        ]
-        await asyncio.gather(*(self._pool_log.act_on_worker(name, drain) for name in names))
+        step = self._pool_log.step()
+        for worker in self._own_workers(survey):
+            is_due = self.drain_reason or self._local.is_outdated(worker.worker_id)
+            if is_due and worker.alive and not worker.draining:
+                step.worker(worker.worker_id, worker, workers.decide(drain, worker))
+        if step.events:
+            await self._pool_log.commit(step)
 
     def _terminate_overdue(self, survey: Survey, now: float) -> None:
         """Ask processes to end that should have ended by themselves, then kill them."""

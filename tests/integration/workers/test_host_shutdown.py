@@ -1,12 +1,10 @@
 """A host that shuts down releases its agents and leaves, within its time."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from eventstore.language.pool_config import PoolConfig
-from eventstore.language.workers import Drain
 from tests.integration.workers.hosts import POOL, Site
 from tests.pools import ORIGIN, types
 from tests.waiting import until
@@ -35,24 +33,17 @@ async def test_a_host_that_shuts_down_releases_its_agents_to_another(site: Site)
 
 
 async def test_a_host_that_shuts_down_starts_none_of_its_released_agents_again(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site,
 ) -> None:
     """Another of its workers would claim them, if it did not drain as well."""
     pool = await site.pool(agents_per_worker=1)
     host = await site.host()
     await site.run(pool, 3)
-    pool_log = host._pools[POOL]._pool_log
-    act, draining = pool_log.act_on_worker, asyncio.Barrier(3)
-
-    async def together(worker_id: str, command: Any, **options: Any) -> Any:
-        if isinstance(command, Drain):
-            await asyncio.wait_for(draining.wait(), 5)
-        return await act(worker_id, command, **options)
-
-    monkeypatch.setattr(pool_log, "act_on_worker", together)
     await host.stop()
-    assert not draining.broken
-    assert types(site.url).count("agent.claimed") == 3
+    events = types(site.url)
+    first = events.index("worker.draining")
+    assert events[first : first + 3] == ["worker.draining"] * 3, "in one step"
+    assert events.count("agent.claimed") == 3
     assert await site.incarnations() == {2: 3}
     site.check()
 
