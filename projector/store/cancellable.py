@@ -3,10 +3,13 @@
 import os
 import socket
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Self
 
 CANCEL_SECONDS: Final = 5
+AGAIN_SECONDS: Final = 0.1
 
 
 class Cancellable:
@@ -39,8 +42,16 @@ class Cancellable:
         if current is not None:
             current.close()
 
-    def cancel(self) -> None:
-        """Cancel the statement that runs, if one does. It blocks while PostgreSQL is asked to."""
+    def cancel(self, is_over: Callable[[], bool]) -> None:
+        """Cancel what its transaction runs, until that is over; it blocks meanwhile.
+
+        Between two statements, or before the first, there is nothing that could be cancelled.
+        """
+        while not is_over():
+            self._cancel_statement()
+            time.sleep(AGAIN_SECONDS)
+
+    def _cancel_statement(self) -> None:
         with self._cancelling, suppress(Exception):  # it is cut where this does not help
             if hasattr(self._driver, "interrupt"):
                 self._driver.interrupt()

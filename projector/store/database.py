@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -187,7 +188,8 @@ class Database:
         except asyncio.CancelledError:
             if not writes:
                 loop = asyncio.get_running_loop()
-                threading.Thread(target=wire.cancel, name="views.cancel", daemon=True).start()
+                cancel = partial(wire.cancel, future.done)
+                threading.Thread(target=cancel, name="views.cancel", daemon=True).start()
                 loop.call_later(ABANDONED_QUERY_SECONDS, wire.shut_down)
             raise
 

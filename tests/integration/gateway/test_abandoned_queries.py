@@ -1,12 +1,13 @@
 """A query whose client has gone is cancelled in the database."""
 
 import asyncio
+import threading
 
 from sqlalchemy import Connection, text
 
 from projector.queries import views
 from projector.store.cancellable import CANCEL_SECONDS
-from projector.store.database import ABANDONED_QUERY_SECONDS
+from projector.store.database import ABANDONED_QUERY_SECONDS, Database
 from tests.integration.gateway.raw_connections import connection
 from tests.integration.gateway.stage import gateway_stage
 from tests.waiting import until
@@ -52,6 +53,27 @@ async def test_a_slow_query_ends_with_the_last_client_that_waits_for_it(
         for failure in failures:
             assert "interrupted" in failure or "canceling statement" in failure
         assert await stage.backend.views.count_agents() == {}
+
+
+async def test_a_query_is_cancelled_although_its_statement_starts_later(tmp_path):
+    """SQLite interrupts only what runs."""
+    database = Database(f"sqlite:///{tmp_path / 'v.db'}")
+    database.open()
+    loop, started, left = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def slow(connection: Connection) -> None:
+        loop.call_soon_threadsafe(started.set)
+        left.wait(10)
+        connection.execute(text(FOREVER["sqlite"]))
+
+    reading = asyncio.ensure_future(database.read(slow))
+    await started.wait()
+    reading.cancel()
+    await asyncio.wait([reading])
+    await asyncio.sleep(0.05)  # it is cancelled once before the statement starts
+    left.set()
+    await until(lambda: not database._running)
+    await database.close()
 
 
 async def test_a_slow_query_ends_when_its_time_is_over(redis_url, database_url, monkeypatch):
