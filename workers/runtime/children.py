@@ -16,6 +16,7 @@ import functools
 import gc
 import os
 import signal
+import time
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -38,8 +39,10 @@ COMMANDS_MAX: Final = 10
 
 log = structlog.get_logger("muster.children")
 
-_ended_before: set[int] = set()
-"""Ended children, not started here, that were there at the last look."""
+ADOPTED_SECONDS: Final = 1.0
+"""For so long, at least, the exit code of an ended child is left to whoever may wait for it."""
+_ended_since: dict[int, float] = {}
+"""When ended children that were not started here were first seen."""
 
 
 async def end_children(owner: Owner, *, grace: bool) -> bool:
@@ -93,20 +96,25 @@ async def _end(
 
 
 def collect_adopted() -> None:
-    """Collect the exit codes of ended children that were not started here. To be called often.
+    """Collect the exit codes of ended children that were not started here. To be called often."""
+    known = dict(_ended_since)
+    _ended_since.clear()
+    if not _child():
+        return
+    loop, now = asyncio.get_running_loop(), time.monotonic()
+    for pid, found in _look().items():
+        if found.ended and found.parent == os.getpid() and pid not in STARTED:
+            _ended_since[pid] = known.get(pid, now)
+    if old := [pid for pid, since in _ended_since.items() if now - since >= ADOPTED_SECONDS]:
+        # What uvloop has just started is not recorded yet; its turns in between collect that.
+        loop.call_soon(loop.call_soon, _collect, old)
 
-    Only of those that were there at the last call too: uvloop collects its own a moment later.
-    """
-    ended: set[int] = set()
-    if _child():
-        for pid, found in _look().items():
-            if found.ended and found.parent == os.getpid() and pid not in STARTED:
-                ended.add(pid)
-        for pid in ended & _ended_before:
+
+def _collect(pids: Collection[int]) -> None:
+    for pid in pids:
+        if pid not in STARTED:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
-    _ended_before.clear()
-    _ended_before.update(ended)
 
 
 def _all_below() -> list[Found]:

@@ -1,13 +1,18 @@
-"""Ending what an agent has started, where the system lists no processes."""
+"""Ending what an agent has started, and collecting the exit codes of what nobody waits for."""
 
+import asyncio
+import ctypes
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from tests.waiting import until
 from workers.output.lines import Owner
 from workers.runtime import children
 from workers.runtime.child_records import STARTED, Started
+from workers.runtime.worker_loop import Loop
 
 
 @pytest.mark.parametrize("grace", [True, False])
@@ -30,3 +35,39 @@ async def test_without_a_list_of_processes_those_started_here_are_ended(
     for process in processes:
         process.wait(5)
     assert not STARTED.keys() & {process.pid for process in processes}
+
+
+def test_exit_codes_are_left_to_the_loop_that_waits_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a stall, several looks come in one turn, before the loop hears of a child's end."""
+    monkeypatch.setattr(children, "ADOPTED_SECONDS", 0.0)
+
+    async def exit_code() -> int:
+        starting = asyncio.ensure_future(asyncio.create_subprocess_exec("false"))
+        await asyncio.sleep(0)
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        for _ in range(3):
+            children.collect_adopted()
+        async with asyncio.timeout(5):
+            return await (await starting).wait()
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        assert runner.run(exit_code()) == 1
+
+
+async def test_exit_codes_that_nobody_waits_for_are_collected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of a process whose parent has ended, or of one that a library in C has started."""
+    libc = ctypes.CDLL(None)
+    pid = libc.fork()
+    if pid == 0:
+        libc._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    children.collect_adopted()
+    await asyncio.sleep(0.05)
+    assert Path(f"/proc/{pid}").exists(), "it may still be waited for"
+    monkeypatch.setattr(children, "ADOPTED_SECONDS", 0.0)
+    children.collect_adopted()
+    await until(lambda: not Path(f"/proc/{pid}").exists())
