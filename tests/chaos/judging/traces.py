@@ -186,7 +186,7 @@ def _after_the_end(
             continue
         lease = catalogue.lease_seconds(command.pool)
         for trace in by_agent.get(command.agent_id, ()):
-            for index, (first, last) in enumerate(trace.runs(lease)):
+            for index, (first, last) in enumerate(trace.runs(BREATH_SECONDS)):
                 woke = index > 0 and first > command.ended_at
                 if last > command.ended_at + (lease if woke else 0.0) and not (
                     woke and last - first <= lease

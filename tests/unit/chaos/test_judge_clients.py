@@ -230,6 +230,15 @@ def test_an_agent_that_ran_after_its_end_was_acknowledged_is_found() -> None:
     assert only(found, "after its end was answered").invariant == 3
 
 
+def test_a_process_that_was_stopped_may_run_for_a_moment_when_it_wakes() -> None:
+    """As docs/reliability.md says: it may not have run for long before its lease ended."""
+    woke = (3.0, 4.0, 5.2, 5.3)
+    assert list(judge_runs(*incarnations(first=(1, 2), second=woke), ended_at=5.1)) == []
+    stayed = (*woke, *(5.3 + 0.5 * n for n in range(100)))
+    found = judge_runs(*incarnations(first=(1, 2), second=stayed), ended_at=5.1)
+    assert only(found, "after its end was answered").invariant == 3
+
+
 def test_an_agent_whose_claim_was_lost_may_not_continue() -> None:
     """A recovery voids the claim; what ran by it has ended before anything runs again."""
     before, after = incarnations(first=(1, 2), second=(14, 15))
