@@ -40,15 +40,18 @@ def terminal():
 
 def pool():
     executor = concurrent.futures.ProcessPoolExecutor(2, mp_context=CONTEXT)
-    future = executor.submit(time.sleep, 60)
-    executor.submit(time.sleep, 60)
+    futures = [executor.submit(time.sleep, 60) for _ in range(2)]
     child = next(iter(executor._processes.values()))
     def ended():
-        child.join()
-        try:
-            future.result()
-        except concurrent.futures.process.BrokenProcessPool:
-            return child.exitcode
+        done, _ = concurrent.futures.wait(futures, return_when="FIRST_COMPLETED")
+        error = done.pop().exception()
+        if isinstance(error, KeyboardInterrupt):  # it was at work, and takes that for a result
+            child.kill()
+            return -signal.SIGINT
+        assert isinstance(error, concurrent.futures.process.BrokenProcessPool)
+        while child.exitcode is None:  # its pool waits for it, too: whoever is first has it
+            time.sleep(0.01)
+        return child.exitcode
     return child.pid, ended
 
 class Forker(Agent):
