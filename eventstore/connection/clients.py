@@ -147,7 +147,14 @@ class Client:
         if self._opening is None:
             self._opening = asyncio.ensure_future(self._open())
             self._opening.add_done_callback(self._opened)
-        return await asyncio.shield(self._opening)
+        opening = self._opening
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if opening.cancelled() and not (task and task.cancelling()):
+                self._require_open()  # it was closed: nobody cancelled this call
+            raise
 
     def _opened(self, opening: "asyncio.Task[Wire]") -> None:
         self._opening = None

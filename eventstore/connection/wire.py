@@ -117,6 +117,8 @@ class Wire(asyncio.Protocol):
         self._retired = True
         if self._transport:
             self._transport.abort()
+        elif not self.closed.done():
+            self.closed.set_result(None)
 
     def _add(self, packed: bytes, wanted: int) -> "asyncio.Future[Any]":
         if self._transport is None:
@@ -149,6 +151,8 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        if self._retired:
+            self.abort()
 
     def data_received(self, data: bytes) -> None:
         next_reply = self._reader.gets
@@ -191,4 +195,5 @@ class Wire(asyncio.Protocol):
                 call.future.set_exception(lost)
         self._calls.clear()
         self._unsent.clear()
-        self.closed.set_result(None)
+        if not self.closed.done():
+            self.closed.set_result(None)

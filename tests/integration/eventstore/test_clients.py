@@ -116,7 +116,8 @@ async def _closed_after(turns: int, url: str) -> object:
     asking = asyncio.ensure_future(ask())
     for _ in range(turns):
         await asyncio.sleep(0)
-    await client.aclose()
-    with suppress(*UNREACHABLE, asyncio.CancelledError):
+    await asyncio.wait_for(client.aclose(), 0.5)
+    with suppress(*UNREACHABLE):
         await asking
+    assert not asking.cancelled(), "nobody cancelled it"
     return client
