@@ -153,7 +153,7 @@ class Client:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if opening.cancelled() and not (task and task.cancelling()):
-                self._require_open()  # it was closed: nobody cancelled this call
+                self._require_open()  # it was closed; this call was not cancelled
             raise
 
     def _opened(self, opening: "asyncio.Task[Wire]") -> None:

@@ -119,5 +119,5 @@ async def _closed_after(turns: int, url: str) -> object:
     await asyncio.wait_for(client.aclose(), 0.5)
     with suppress(*UNREACHABLE):
         await asking
-    assert not asking.cancelled(), "nobody cancelled it"
+    assert not asking.cancelled(), "it was not cancelled"
     return client

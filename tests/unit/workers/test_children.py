@@ -1,4 +1,4 @@
-"""Ending what an agent has started, and collecting the exit codes of what nobody waits for."""
+"""Ending what an agent has started, and collecting exit codes that are not waited for."""
 
 import asyncio
 import ctypes
@@ -56,7 +56,7 @@ def test_exit_codes_are_left_to_the_loop_that_waits_for_them(
         assert runner.run(exit_code()) == 1
 
 
-async def test_exit_codes_that_nobody_waits_for_are_collected(
+async def test_exit_codes_that_are_not_waited_for_are_collected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As of a process whose parent has ended, or of one that a library in C has started."""
