@@ -34,11 +34,13 @@ async def redis_killed(scene: Scene) -> None:
 async def redis_paused(scene: Scene) -> None:
     """SIGSTOP of Redis: connections stay, nothing answers."""
     scene.count("outage")
-    scene.system.redis.pause()
+    if scene.system.redis.running:  # another fault may end it, before or meanwhile
+        scene.system.redis.pause()
     try:
         scene.note(f"for {await scene.wait(0.5, 8.0):.1f} s")
     finally:
-        scene.system.redis.resume()
+        if scene.system.redis.running:
+            scene.system.redis.resume()
 
 
 @fault()
