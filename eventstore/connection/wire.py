@@ -16,6 +16,7 @@ from redis import exceptions
 Argument: TypeAlias = str | bytes | int
 Command: TypeAlias = Sequence[Argument]
 CLOSED: Final = "Connection closed by server."
+LATE_SECONDS: Final = 0.05
 _MORE: Final = object()
 """What the parser returns if a reply is not complete."""
 _ERRORS: Final[dict[str, type[Exception]]] = {
@@ -138,12 +139,19 @@ class Wire(asyncio.Protocol):
             self._transport.write(b"".join(self._unsent))
             self._unsent.clear()
 
-    def _watch(self) -> None:
+    def _watch(self, late: _Call | None = None) -> None:
+        """`late`: the oldest call a moment ago, which had been due.
+
+        uvloop runs timers before it writes and reads: after a stall that comes first.
+        """
         self._watchdog = None
         if not self._calls:
             return
-        if (due_at := self._calls[0].due_at) > self._loop.time():
-            self._watchdog = self._loop.call_at(due_at, self._watch)
+        oldest = self._calls[0]
+        if oldest.due_at > self._loop.time():
+            self._watchdog = self._loop.call_at(oldest.due_at, self._watch)
+        elif oldest is not late:
+            self._watchdog = self._loop.call_later(LATE_SECONDS, self._watch, oldest)
         else:
             self.abort(exceptions.TimeoutError("Timeout reading from Redis"))
 

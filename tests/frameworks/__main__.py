@@ -195,8 +195,6 @@ class Trial:
 def _right(line: dict[str, Any]) -> bool:
     if "never retrieved" in json.dumps(line):
         return False
-    if line.get("event") == "worker.loop_stalled":  # our own code never does that
-        return bool(line.get("agent_id")) and any("/bots/" in at for at in line["frames"])
     return line.get("level", "info") in QUIET or line.get("event") in EXPECTED | STALLS
 
 

@@ -1,12 +1,14 @@
 """A client of Redis: cheap to connect, cancelled at any time, and closed without a trace."""
 
 import asyncio
+import time
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
 import pytest
 import redis
+import uvloop
 
 from eventstore.connection import clients
 from eventstore.connection.calls import UNREACHABLE, execute, execute_blocking
@@ -89,6 +91,26 @@ async def test_a_silent_server_costs_its_calls_and_connections(redis_server, mon
             assert isinstance(lost, UNREACHABLE), lost
         server.resume()
         await until(lambda: _answers(client))
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.SelectorEventLoop, uvloop.Loop])
+def test_a_loop_that_was_stalled_reads_the_reply_before_it_gives_up(
+    redis_url, monkeypatch, loop_factory
+):
+    monkeypatch.setattr(clients, "SOCKET_SECONDS", 0.2)
+
+    async def stall() -> object:
+        async with Client(redis_url) as client:
+            await execute(client, "PING")
+            asking = asyncio.ensure_future(execute(client, "PING"))
+            await asyncio.sleep(0.01)
+            later = [asyncio.ensure_future(execute(client, "ECHO", f"{n}")) for n in range(3)]
+            await asyncio.sleep(0)
+            time.sleep(0.5)  # as an agent may, before they have been sent
+            return [await asking, *[await one for one in later]]
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(stall()) == [b"PONG", b"0", b"1", b"2"]
 
 
 async def test_connections_are_known_by_name(redis_url):

@@ -37,4 +37,4 @@ class ProcessPoolBot(Agent):
 
     async def stop(self, _: Context) -> None:
         await self.client.close()
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self.pool.shutdown, cancel_futures=True)
