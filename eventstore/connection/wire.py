@@ -16,7 +16,8 @@ from redis import exceptions
 Argument: TypeAlias = str | bytes | int
 Command: TypeAlias = Sequence[Argument]
 CLOSED: Final = "Connection closed by server."
-LATE_SECONDS: Final = 0.05
+TICKS: Final = 5
+"""In so many parts the time of a call is counted; one more until it is given up."""
 _MORE: Final = object()
 """What the parser returns if a reply is not complete."""
 _ERRORS: Final[dict[str, type[Exception]]] = {
@@ -61,22 +62,23 @@ def _packed(command: Command) -> bytes:
 class _Call:
     """One command, or some whose replies are returned together."""
 
-    __slots__ = ("due_at", "future", "replies", "wanted")
+    __slots__ = ("future", "replies", "wanted")
 
-    def __init__(self, future: "asyncio.Future[Any]", wanted: int, due_at: float) -> None:
+    def __init__(self, future: "asyncio.Future[Any]", wanted: int) -> None:
         self.future = future
         self.wanted = wanted
         """How many replies are returned as a list; 0: the only one is returned itself."""
         self.replies: list[Any] = []
-        self.due_at = due_at
 
 
 class Wire(asyncio.Protocol):
-    """A connection whose calls are answered within `timeout_seconds`, or else it is lost."""
+    """A connection, lost if a call is not answered within `timeout_seconds`, or a fifth more."""
 
     def __init__(self, timeout_seconds: float) -> None:
         self._loop = asyncio.get_running_loop()
-        self._timeout_seconds = timeout_seconds
+        self._tick_seconds = timeout_seconds / TICKS
+        self._oldest: _Call | None = None
+        self._ticks = 0
         self._reader: Any = Reader(
             protocolError=exceptions.InvalidResponse, replyError=error_of, notEnoughData=_MORE
         )
@@ -128,10 +130,9 @@ class Wire(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._unsent.append(packed)
         future = self._loop.create_future()
-        call = _Call(future, wanted, self._loop.time() + self._timeout_seconds)
-        self._calls.append(call)
+        self._calls.append(_Call(future, wanted))
         if self._watchdog is None:
-            self._watchdog = self._loop.call_at(call.due_at, self._watch)
+            self._watchdog = self._loop.call_later(self._tick_seconds, self._watch)
         return future
 
     def _flush(self) -> None:
@@ -139,21 +140,21 @@ class Wire(asyncio.Protocol):
             self._transport.write(b"".join(self._unsent))
             self._unsent.clear()
 
-    def _watch(self, late: _Call | None = None) -> None:
-        """`late`: the oldest call a moment ago, which had been due.
+    def _watch(self) -> None:
+        """Give up the connection whose oldest call has waited for all ticks of its time.
 
-        uvloop runs timers before it writes and reads: after a stall that comes first.
+        Not by the clock: a loop that was stalled has neither written nor read meanwhile.
         """
         self._watchdog = None
         if not self._calls:
             return
-        oldest = self._calls[0]
-        if oldest.due_at > self._loop.time():
-            self._watchdog = self._loop.call_at(oldest.due_at, self._watch)
-        elif oldest is not late:
-            self._watchdog = self._loop.call_later(LATE_SECONDS, self._watch, oldest)
-        else:
+        if self._calls[0] is not self._oldest:
+            self._oldest, self._ticks = self._calls[0], 0
+        self._ticks += 1
+        if self._ticks > TICKS:
             self.abort(exceptions.TimeoutError("Timeout reading from Redis"))
+        else:
+            self._watchdog = self._loop.call_later(self._tick_seconds, self._watch)
 
     # ---- what the transport calls --------------------------------------------------------------
 

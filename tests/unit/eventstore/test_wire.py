@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from typing import Any, cast
 
 import pytest
@@ -84,6 +85,19 @@ async def test_what_was_not_written_is_known_not_to_be_sent() -> None:
     assert b"b" not in transport.written
     with pytest.raises(NotSent):
         await wire.call(("GET", "a"))
+
+
+async def test_a_stall_of_the_loop_is_no_time_without_a_reply() -> None:
+    """However long: what was called has not been sent yet, or its reply not been read."""
+    wire = Wire(0.2)
+    Transport(wire)
+    call = wire.call(("GET", "a"))
+    for _ in range(4):
+        time.sleep(0.25)
+        await asyncio.sleep(0)
+    wire.data_received(b"+OK\r\n")
+    assert await call == b"OK"
+    assert wire.usable
 
 
 async def test_a_call_without_a_reply_ends_the_connection_in_time() -> None:
