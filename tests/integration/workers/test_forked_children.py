@@ -54,17 +54,21 @@ def pool():
         return child.exitcode
     return child.pid, ended
 
+async def end(number, pid, ended):
+    os.kill(pid, number)
+    ending = asyncio.ensure_future(asyncio.to_thread(ended))
+    # Python ignores a KeyboardInterrupt that comes within another module's hook of a fork.
+    while number == signal.SIGINT and not (await asyncio.wait({ending}, timeout=2))[0]:
+        os.kill(pid, number)
+    return await ending
+
 class Forker(Agent):
     async def run(self, context):
         found = {}
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT):
             for means in (process, fork, terminal, pool):
-                pid, ended = means()
-                os.kill(pid, number)
-                found[f"{means.__name__} {number.name}"] = await asyncio.to_thread(ended)
-            pid, ended = await asyncio.to_thread(fork)
-            os.kill(pid, number)
-            found[f"thread {number.name}"] = await asyncio.to_thread(ended)
+                found[f"{means.__name__} {number.name}"] = await end(number, *means())
+            found[f"thread {number.name}"] = await end(number, *await asyncio.to_thread(fork))
         FOUND.write_text(json.dumps(found))
         await context.stopping.wait()
 
