@@ -19,7 +19,7 @@ from tests.chaos.views import select
 
 FAULTS: Final = re.compile(
     r"its lease was not renewed|killed by signal 9|log-recovered|its process is gone"
-    r"|exited with code 75|exited with code 79"
+    r"|exited with code 7[459]"
 )
 """How workers end by the faults of the harness: it stops and kills them, and takes Redis away."""
 ORDERS: Final = frozenset({"empty", "pool-deleted", "host-shutdown", "owner-gone"})
