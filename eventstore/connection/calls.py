@@ -57,8 +57,9 @@ async def execute_many(
     return replies
 
 
-async def scan(client: AsyncClient, pattern: str) -> AsyncIterator[Sequence[bytes]]:
-    """The keys that match, in portions; a key may come twice."""
+async def scan(client: AsyncClient, prefix: str) -> AsyncIterator[Sequence[bytes]]:
+    """The keys that begin so, in portions; a key may come twice."""
+    pattern = "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in prefix) + "*"
     cursor = -1
     while cursor:
         reply = await execute(client, "SCAN", max(cursor, 0), "MATCH", pattern, "COUNT", 1000)

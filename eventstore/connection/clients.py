@@ -9,7 +9,7 @@ import socket
 from collections.abc import Sequence
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 from weakref import WeakSet
 
 from redis import Redis as SyncRedis
@@ -33,7 +33,6 @@ DRIVER = DriverInfo()
 """Sent by each connection; redis-py would read its package's files for each of them again."""
 _clients: Final[WeakSet["Client"]] = WeakSet()
 _sync_pools: Final[WeakSet[Any]] = WeakSet()
-C = TypeVar("C", bound="Client")
 
 
 class Client:
@@ -41,7 +40,8 @@ class Client:
 
     def __init__(self, url: str, *, block_seconds: float = 0.0) -> None:
         self.options: dict[str, Any] = dict(parse_url(url))
-        """As redis-py names them; `connection_class` is absent for TCP without TLS."""
+        """As redis-py names them."""
+        self.by_tls = self.options.pop("connection_class", None) is SSLConnection
         self._timeout_seconds = block_seconds + SOCKET_SECONDS
         self._wires: set[Wire] = set()
         self._shared: Wire | None = None
@@ -57,10 +57,6 @@ class Client:
         self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
     ) -> None:
         await self.aclose()
-
-    @property
-    def by_tls(self) -> bool:
-        return self.options.get("connection_class") is SSLConnection
 
     # ---- calls ---------------------------------------------------------------------------------
 
@@ -198,7 +194,7 @@ class Client:
         if path := options.get("path"):
             await loop.create_unix_connection(lambda: wire, path)
             return
-        tls = SSLConnection(**_without_class(options)).ssl_context.get() if self.by_tls else None
+        tls = SSLConnection(**options).ssl_context.get() if self.by_tls else None
         transport, _ = await loop.create_connection(
             lambda: wire, options.get("host", "localhost"), options.get("port", 6379), ssl=tls
         )
@@ -226,10 +222,6 @@ class Client:
         return str(
             options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
         )
-
-
-def _without_class(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name != "connection_class"}
 
 
 def connect_sync(url: str, *, timeout_seconds: float) -> SyncRedis:

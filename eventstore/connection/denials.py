@@ -30,7 +30,7 @@ def denied_in_script(error: Exception, source: str, keys: Sequence[str]) -> str:
     lines = source.splitlines()
     line = lines[int(found[1]) - 1] if found and 0 < int(found[1]) <= len(lines) else ""
     if (call := _CALL.search(line)) is None:
-        return _sentence(f"a command of the script on a key beside {keys[0]}")
+        return _sentence(f"a command of the script on a key next to {keys[0]}")
     return _sentence(f"{call['command']} on {_key(call['key'].strip(), keys)}")
 
 
@@ -40,7 +40,7 @@ def _key(expression: str, keys: Sequence[str]) -> str:
     known = {"meta_key": keys[0], "events_key": keys[1], "commands_key": f"{base}commands"}
     if part := _PART.fullmatch(expression):
         return f"{base}{part[1]}"
-    return known.get(expression, f"a key beside {keys[0]}")
+    return known.get(expression, f"a key next to {keys[0]}")
 
 
 def _text(part: object) -> str:

@@ -169,8 +169,10 @@ class Wire(asyncio.Protocol):
             self._reader.feed(data)
             while (reply := next_reply()) is not _MORE:
                 self._settle(reply)
-        except Exception as error:  # noqa: BLE001 - no protocol of Redis: there is no way to read on
+        except exceptions.RedisError as error:  # there is no way to read on
             self.abort(error)
+        except Exception as error:  # noqa: BLE001  such as bytes that are no text
+            self.abort(exceptions.InvalidResponse(str(error)))
 
     def _settle(self, reply: Any) -> None:
         if not self._calls:  # such as: too many clients

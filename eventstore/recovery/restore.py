@@ -76,9 +76,9 @@ class LogRestore:
             return  # `start` deletes its only keys
         client, keys, pool = self._log.client, self._log.keys, self._pool
         preserved = {keys.pool(pool, part) for part in ("meta", REPORTS_PART)}
-        for pattern in (keys.pool(pool, "*"), keys.agent(pool, "*"), keys.process(pool, "*")):
+        for prefix in (keys.pool(pool, ""), keys.agent(pool, ""), keys.process(pool, "")):
             with translated_errors("'SCAN' failed"):
-                async for some in scan(client, _literal(pattern)):
+                async for some in scan(client, prefix):
                     if found := [key for key in some if key.decode() not in preserved]:
                         await self._recover("drop", *found)
 
@@ -185,9 +185,3 @@ class LogRestore:
         if reply.outcome is not Outcome.DONE:
             raise Halted(self._pool, "another recovery has started since")
         return reply
-
-
-def _literal(pattern: str) -> str:
-    """A pattern for SCAN in which only the last star is a wildcard."""
-    escaped = "".join(f"\\{c}" if c in "*?[]\\" else c for c in pattern[:-1])
-    return escaped + "*"

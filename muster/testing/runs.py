@@ -1,4 +1,4 @@
-"""Running an agent in a test: to its end, or beside the test."""
+"""Running an agent in a test: to its end, or while the test goes on."""
 
 import asyncio
 import logging

@@ -52,9 +52,8 @@ class RedisComparison:
         """Find all existing hashes, before any is compared."""
         for kind in ("agent", "process"):
             prefixes = {self._hash_key(kind, pool, "").encode(): (kind, pool) for pool in pools}
-            pattern = f"{_escape_pattern(self._keys.prefix)}{kind}:{{*"
             with translated_errors("Redis refuses to be read"):
-                async for keys in scan(self._source.client, pattern):
+                async for keys in scan(self._source.client, f"{self._keys.prefix}{kind}:{{"):
                     for prefix, brace, subject in (key.rpartition(b"}:") for key in keys):
                         if kind_and_pool := prefixes.get(prefix + brace):
                             self._hashes[kind_and_pool].add(_text(subject))
@@ -192,8 +191,3 @@ def _texts(reply: Sequence[bytes]) -> dict[str, str]:
 
 def _text(raw: bytes) -> str:
     return raw.decode(errors="backslashreplace")
-
-
-def _escape_pattern(text: str) -> str:
-    """For SCAN: with all characters escaped that have a meaning in its patterns."""
-    return "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in text)

@@ -122,6 +122,14 @@ class Scene:
         """Wait until the log has so many events of a type."""
         await until(lambda: self.events().count(kind) == count, timeout=15, what=kind)
 
+    async def survived(self, names: Sequence[str], losses: int) -> None:
+        """So many workers were lost, and these agents run again; then end them."""
+        await self.recorded("worker.lost", losses)
+        await self.running(len(names))
+        await self.at_rest()
+        await self.terminate(*names)
+        await self.running(0)
+
     async def statuses(self) -> dict[str, int]:
         found = [await self.stage.log.agent(POOL, name) for name in await self._live()]
         return Counter(agent.status.value for agent in found if agent)

@@ -150,11 +150,7 @@ async def test_a_spawn_whose_worker_died_runs_elsewhere(
         scene.arm(place)
         names = await scene.spawn(3)
         await scene.died(place)
-        await scene.recorded("worker.lost", losses)
-        await scene.running(3)
-        await scene.at_rest()
-        await scene.terminate(*names)
-        await scene.running(0)
+        await scene.survived(names, losses)
     assert scene.events().count("worker.lost") == len(STARTING)
 
 
@@ -192,11 +188,7 @@ async def test_an_interrupted_drain_leaves_no_agent_behind(
             await scene.order_drain()
         os.kill(pid, signal.SIGTERM)
         await scene.died(place)
-        await scene.recorded("worker.lost", losses)
-        await scene.running(3)
-        await scene.at_rest()
-        await scene.terminate(*names)
-        await scene.running(0)
+        await scene.survived(names, losses)
     assert scene.events().count("worker.lost") == len(DRAINING)
 
 

@@ -56,7 +56,7 @@ class Older:
         assert offences == []
 
     async def views_are_new(self) -> bool:
-        """They are made again beside the old ones, which lack columns that are read now."""
+        """They are made again next to the old ones, which lack columns that are read now."""
         return (await self.system.call("GET", f"{API}/agents?limit=1"))[0] == 200
 
     async def agents_go_on(self) -> None:

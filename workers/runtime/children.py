@@ -63,7 +63,7 @@ async def end_children(owner: Owner, *, grace: bool) -> bool:
     ended = await _end(find, signal.SIGTERM, GRACE_SECONDS, refused) if grace else False
     ended = ended or await _end(find, signal.SIGKILL, KILL_SECONDS, refused)
     for pid in [pid for pid, started in STARTED.items() if started.belongs_to(owner)]:
-        del STARTED[pid]  # nobody waits for it any more
+        del STARTED[pid]  # it is not waited for any more
     if refused:
         pids = sorted(process.pid for process in refused)
         log.error("agent.children_remain", **owner.ids, pids=pids)
