@@ -1,1 +1,1 @@
-"""Measurements; run them with `pytest -m bench`."""
+"""Measurements: `python -m tests.bench`, and the slow ones of the tests with `pytest -m bench`."""

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import psutil
@@ -48,7 +48,7 @@ class System:
         self.redis_url = ""
         self._session: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> "System":
+    async def __aenter__(self) -> Self:
         try:
             await self.start()
         except BaseException:  # it may come later, and would run for ever

@@ -1,0 +1,1 @@
+"""One file per benchmark: `async def run(setup) -> Report`."""

@@ -1,0 +1,97 @@
+"""Spawns through HTTP, from request to views, beside the jobs of a queue from enqueue to result.
+
+Agents return at once. Everything is logged and projected into SQLite. CPU is that of all processes
+of a system: gateway, projector, workers, Redis and supervisor; of a peer the client that enqueues,
+its workers and its Redis. Who sends requests to the gateway is no part of the system.
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from tests.bench.figures import Breakdown, Figure, Report, median_rows
+from tests.bench.muster_system import MeasuredSystem, Round, muster
+from tests.bench.peers import environment, running_peer
+from tests.bench.setup import Setup, interleaved
+
+POOL = {"min_workers": 4, "max_workers": 4, "backlog_limit": 1_000_000}
+POOLS = ("returns", "starts")
+SHARE_WITH_START = 0.8
+"""Of the target, for agents with a `start` of their own."""
+
+
+async def run(setup: Setup) -> Report:
+    count = setup.scaled(3000, 1000)
+    versions = [environment(setup, peer).versions() for peer in setup.peers]
+    async with muster(setup.new_folder("muster"), dict.fromkeys(POOLS, POOL)) as system:
+        for pool in POOLS:
+            await system.spawned(pool, 500)
+        parts: dict[str, Callable[[], Awaitable[Round]]] = {
+            **{pool: partial(system.spawned, pool, count) for pool in POOLS},
+            **{peer: partial(jobs, setup, peer, count) for peer in setup.peers},
+        }
+        found = await interleaved(setup.rounds, parts)
+        await check(system, count, setup.rounds)
+    return Report(
+        name="end-to-end",
+        figures=tuple(figures(found, setup.peers)),
+        breakdowns=(
+            Breakdown(
+                title="CPU of one spawn or job, by process",
+                unit="µs",
+                rows={n: median_rows([one.cpu for one in rounds]) for n, rounds in found.items()},
+            ),
+        ),
+        notes=(f"{count:,} spawns or jobs a round, 64 clients, 4 workers of 10", *versions),
+    )
+
+
+async def jobs(setup: Setup, name: str, count: int) -> Round:
+    """A round of a peer, which is started for it: none runs while another is measured."""
+    async with running_peer(setup, name) as peer:
+        return await peer.run_jobs(count)
+
+
+async def check(system: MeasuredSystem, count: int, rounds: int) -> None:
+    """That what was measured was done: every agent completed, and the views equal the log."""
+    for pool in POOLS:
+        page = await system.get(f"/api/v1/agents?pool_name={pool}&status=terminated&limit=1")
+        assert len(page["agents"]) == 1, page
+    await system.verify()
+
+
+def figures(found: dict[str, list[Round]], peers: tuple[str, ...]) -> list[Figure]:
+    made = []
+    for pool in POOLS:
+        share = SHARE_WITH_START if pool == "starts" else 1.0
+        what = "with a `start`" if pool == "starts" else "plain"
+        for peer in peers:
+            has_target = peer == "taskiq"
+            made += [
+                Figure(
+                    name=f"rate, {what}",
+                    unit="/s",
+                    ours=tuple(one.rate for one in found[pool]),
+                    beside=peer,
+                    baseline=tuple(one.rate for one in found[peer]),
+                    target=1.0 * share if has_target else None,
+                    aim=2.0 * share if has_target else None,
+                ),
+                Figure(
+                    name=f"CPU, {what}",
+                    unit="µs",
+                    ours=tuple(one.cpu_sum for one in found[pool]),
+                    beside=peer,
+                    baseline=tuple(one.cpu_sum for one in found[peer]),
+                    over="ours",
+                    target=1.1 * share if has_target else None,
+                    aim=2.0 * share if has_target else None,
+                ),
+            ]
+        made.append(
+            Figure(
+                name=f"accepted, {what}",
+                unit="/s",
+                ours=tuple(one.accepted_rate for one in found[pool]),
+            )
+        )
+    return made

@@ -1,0 +1,79 @@
+"""Profiles of running processes with py-spy, in an environment of its own.
+
+python -m tests.bench.flames FOLDER       flame graphs of each kind of process under load
+"""
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from tests.bench.environments import Environment
+from tests.bench.muster_system import muster
+from tests.bench.setup import Setup, cache_folder
+
+RATE = 250
+"""Samples per second."""
+SHOWN = 25
+
+
+def record(setup: Setup, pid: int, seconds: int, target: Path, form: str = "raw") -> str:
+    """Stacks of a process, one line each with the number of its samples; or a flame graph.
+
+    Raises subprocess.CalledProcessError, OSError.
+    """
+    environment = Environment(setup.cache, "py-spy", ("py-spy",))
+    environment.make()
+    command: list[str | Path] = [
+        environment.bin / "py-spy",
+        "record",
+        "--pid",
+        str(pid),
+        "--rate",
+        str(RATE),
+    ]
+    options = ["--duration", str(seconds), "--format", form, "--output", str(target)]
+    subprocess.run([*command, *options], check=True, capture_output=True)
+    return target.read_text()
+
+
+def hottest(stacks: str) -> str:
+    """The functions with most samples: in themselves, and with all that they call."""
+    own: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for line in stacks.splitlines():
+        stack, _, number = line.rpartition(" ")
+        frames = stack.split(";")
+        own[frames[-1]] += int(number)
+        for frame in set(frames):
+            total[frame] += int(number)
+    samples = max(1, own.total())
+    lines = [f"{'own':>7} {'total':>7}"]
+    for frame, count in own.most_common(SHOWN):
+        lines.append(f"{count / samples:7.1%} {total[frame] / samples:7.1%}  {frame}")
+    return "\n".join(lines)
+
+
+async def graphs(folder: Path) -> None:
+    """Flame graphs of a gateway, a projector, a worker and a supervisor under load."""
+    from tests.bench.benchmarks.end_to_end import POOL
+    from tests.bench.keep import cpu_time, keep_loaded
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="muster-bench-") as name:
+        setup = Setup(quick=True, folder=Path(name), cache=cache_folder())
+        async with muster(setup.new_folder("muster"), {"returns": POOL}) as system:
+            await system.spawned("returns", 500)
+            load = asyncio.create_task(keep_loaded(system, "returns"))
+            for kind in ("gateway", "projector", "workers", "supervisor"):
+                pid = max(system.processes()[kind], key=cpu_time).pid
+                target = folder / f"{kind}.svg"
+                await asyncio.to_thread(record, setup, pid, 10, target, "flamegraph")
+            load.cancel()
+            await asyncio.gather(load, return_exceptions=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(graphs(Path(sys.argv[1])))

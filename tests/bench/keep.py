@@ -1,0 +1,151 @@
+"""Fails if a process needs more CPU for a spawn than `ratios.toml` says, and shows its profile.
+
+    python -m tests.bench.keep            compare
+    python -m tests.bench.keep --write    write the ratios, with a change that is meant to move them
+
+A ratio is the CPU time of a process for one spawn, by that of a bare gateway and its Redis for the
+same appends (see `bare_gateway`) in the same round: a slower machine slows both.
+"""
+
+import argparse
+import asyncio
+import statistics
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from tests.bench.benchmarks.end_to_end import POOL, POOLS
+from tests.bench.flames import hottest, record
+from tests.bench.muster_system import MeasuredSystem, Round, muster
+from tests.bench.roles import bare_gateway
+from tests.bench.setup import Setup, cache_folder, interleaved
+from tests.bench.table import rows_of
+
+RATIOS = Path(__file__).with_name("ratios.toml")
+ROUNDS, SPAWNS, BARE = 4, 1500, 4000
+ROOM = 1.3
+"""A ratio may be so many times what was committed: runs on one machine differ by less."""
+ROOM_ABSOLUTE = 0.15
+"""And so much more: what costs nearly nothing differs by its multiples."""
+PROFILE_SECONDS = 5
+HEAD = """\
+# CPU time of each process for one spawn, by that of the bare appends in the same run.
+# Written by `python -m tests.bench.keep --write`; compared by `.ci/bench`.
+"""
+
+Ratios = Mapping[str, Mapping[str, float]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m tests.bench.keep", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="replace the committed ratios")
+    return asyncio.run(run(write=parser.parse_args().write))
+
+
+async def run(*, write: bool) -> int:
+    with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
+        Path(folder).chmod(0o711)
+        setup = Setup(quick=True, folder=Path(folder), cache=cache_folder())
+        async with (
+            bare_gateway(setup) as bare,
+            muster(setup.new_folder("muster"), dict.fromkeys(POOLS, POOL)) as system,
+        ):
+            for pool in POOLS:
+                await system.spawned(pool, 500)
+            await bare.accept(500)
+            parts = {pool: partial(system.spawned, pool, SPAWNS) for pool in POOLS}
+            found = await interleaved(ROUNDS, {**parts, "bare": partial(bare.accept, BARE)})
+            measured = {pool: ratios_of(found[pool], found["bare"]) for pool in POOLS}
+            if write:
+                RATIOS.write_text(HEAD + as_toml(measured))
+                return 0
+            committed = tomllib.loads(RATIOS.read_text())
+            print(table(measured, committed))
+            worse = slower(measured, committed)
+            for pool, kind in worse:
+                print(f"\n{pool}: {kind} needs more than it did; where its time goes:")
+                print(await profiled(setup, system, pool, kind))
+    return 1 if worse else 0
+
+
+def ratios_of(rounds: Sequence[Round], bare: Sequence[Round]) -> dict[str, float]:
+    """Of each process, the median over the rounds."""
+    pairs = list(zip(rounds, bare, strict=True))
+    return {
+        kind: statistics.median(ours.cpu[kind] / base.cpu_sum for ours, base in pairs)
+        for kind in rounds[0].cpu
+    }
+
+
+def slower(measured: Ratios, committed: Ratios) -> list[tuple[str, str]]:
+    """The pools and processes that need more than committed, with room for noise.
+
+    A process that was not committed counts as slower; so does one that was not measured, since it
+    would never be compared again.
+    """
+    worse = []
+    for pool in measured.keys() | committed.keys():
+        ours, theirs = measured.get(pool, {}), committed.get(pool, {})
+        for kind in ours.keys() | theirs.keys():
+            limit = theirs.get(kind, -1.0) * ROOM + ROOM_ABSOLUTE
+            if kind not in ours or kind not in theirs or ours[kind] > limit:
+                worse.append((pool, kind))
+    return sorted(worse)
+
+
+def table(measured: Ratios, committed: Ratios) -> str:
+    rows = [("pool", "process", "measured", "committed")]
+    for pool, kinds in measured.items():
+        for kind, ratio in kinds.items():
+            was = committed.get(pool, {}).get(kind)
+            rows.append((pool, kind, f"{ratio:.2f}", "" if was is None else f"{was:.2f}"))
+    return "\n".join(rows_of(rows))
+
+
+def as_toml(measured: Ratios) -> str:
+    return (
+        "\n".join(
+            f"\n[{pool}]\n" + "\n".join(f"{kind} = {ratio:.2f}" for kind, ratio in kinds.items())
+            for pool, kinds in measured.items()
+        )
+        + "\n"
+    )
+
+
+async def profiled(setup: Setup, system: MeasuredSystem, pool: str, kind: str) -> str:
+    """The hottest functions of the process (of one of several) under the same load."""
+    processes = system.processes().get(kind)
+    if not processes:
+        return f"there is no {kind}"
+    busiest = max(processes, key=cpu_time)
+    load = asyncio.create_task(keep_loaded(system, pool))
+    try:
+        stacks = await asyncio.to_thread(
+            record, setup, busiest.pid, PROFILE_SECONDS, setup.folder / f"{pool}-{kind}"
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"no profile: {error} {getattr(error, 'stderr', '')!r}"
+    finally:
+        load.cancel()
+        await asyncio.gather(load, return_exceptions=True)
+    return hottest(stacks)
+
+
+async def keep_loaded(system: MeasuredSystem, pool: str) -> None:
+    while True:
+        await system.spawned(pool, 500)
+
+
+def cpu_time(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
