@@ -67,7 +67,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     host_launches_max: Annotated[int, Meta(ge=0, le=10_000)] = 0
     host_memory_min_mb: Annotated[float, Meta(ge=0, le=10_000_000)] = 128.0
     shutdown_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 25.0
-    poll_seconds: Annotated[float, Meta(ge=0.01, le=60)] = 1.0
+    poll_seconds: Annotated[float, Meta(ge=0.01, le=60)] = 2.0
     min_heartbeat_interval: Annotated[float, Meta(ge=0.05, le=3600)] = 10.0
     min_idle_time: Annotated[float, Meta(ge=0.05, le=86400)] = 60.0
     retention_age_seconds: Annotated[float, Meta(ge=1, le=315_360_000)] = 86_400.0

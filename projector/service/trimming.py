@@ -6,6 +6,7 @@ shrink: a pass that is interrupted, repeated, or overtaken by another projector'
 is not archived. The script chooses the entries, a bounded number in each step.
 """
 
+import time
 from collections.abc import Iterable
 from typing import Final
 
@@ -28,6 +29,8 @@ from projector.store.rows import Position
 
 log = structlog.get_logger("muster.projector")
 
+IDLE_SECONDS: Final = 60.0
+"""How often a log is trimmed to which nothing was added; more often if little is retained."""
 TRIM_STEPS_MAX: Final = 100
 """Steps for one pool in one pass; the rest is left to the next pass."""
 
@@ -41,6 +44,10 @@ class Trimmer:
         self._reader = Reader(source.url)
         catalogue = CatalogueLog(self._log, self._reader)
         self._retirement = Retirement(self._log, catalogue, "projector")
+        shortest_ms = min(retention.age_ms, retention.heartbeats_ms)
+        self._idle_seconds = min(IDLE_SECONDS, shortest_ms / 10_000)
+        self._trimmed: dict[str, tuple[LogHead, float]] = {}
+        """How far each log was trimmed to its end, and when."""
         self._failing: set[str] = set()
         self._catalogue_due_seq = 0
         """Where the catalogue is trimmed next: at once, then in steps."""
@@ -69,7 +76,7 @@ class Trimmer:
                     await self._trim_catalogue(trimmable, catalogue)
                     await self._retirement.delete_keys()
                     continue
-                if at.generation:
+                if at.generation and self._is_due(at.pool, trimmable):
                     await self._trim(at.pool, trimmable)
                 if (pool := catalogue.pools.get(at.pool)) and pool.deleted:
                     await self._remove(pool, at, trimmable)
@@ -100,6 +107,11 @@ class Trimmer:
         if trimmable.generation and trimmable.seq == at.seq:
             await self._retirement.remove(pool, trimmable)
 
+    def _is_due(self, pool: str, trimmable: LogHead) -> bool:
+        """Where nothing was added only what gets old is left to be trimmed, which can wait."""
+        trimmed, at = self._trimmed.get(pool, (None, 0.0))
+        return trimmed != trimmable or time.monotonic() - at >= self._idle_seconds
+
     async def _trim(self, pool: str, trimmable: LogHead) -> None:
         self._log.raise_high_water_mark(pool, trimmable.generation, trimmable.seq)
         events = others = 0
@@ -108,6 +120,7 @@ class Trimmer:
             events += trimmed.events
             others += trimmed.others
             if not trimmed.more:
+                self._trimmed[pool] = trimmable, time.monotonic()
                 break
         if events:
             log.debug("stream.trimmed", pool=pool, events=events, others=others)

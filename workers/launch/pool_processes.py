@@ -42,7 +42,7 @@ class HostProcesses:
         self,
         launcher: Launcher,
         options_for: Callable[[Pool, str], WorkerOptions],
-        wake: Callable[[], None],
+        wake: Callable[[str], None],
         *,
         limits: HostLimits | None = None,
     ) -> None:
@@ -52,6 +52,7 @@ class HostProcesses:
         self._stopping: set[asyncio.Task[None]] = set()
         self._options_for = options_for
         self._wake = wake
+        """Called with the pool of a worker whose process has ended; empty if that is not known."""
         self._limits = limits or HostLimits()
         self._full = ""
         self._starting: set[str] = set()
@@ -223,4 +224,4 @@ class HostProcesses:
             del self._ended[next(iter(self._ended))]
         self._ended[worker_id] = how
         self._forget_outdated(worker_id)
-        self._wake()
+        self._wake(local.pool if local is not None else "")

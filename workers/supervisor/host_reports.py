@@ -1,7 +1,8 @@
 """What the supervisors of all hosts report: that they live, and whether their host has room.
 
 Each writes its own field of one hash every few seconds. A leader reads it when it places workers,
-so that it orders none where they would not be started. A host whose report is old has no
+so that it orders none where they would not be started. At an idle pool, whose leader does not renew
+its lead, the report shows that it lives. A host whose report is old has no
 supervisor: nothing is ordered there, and once no worker is left on it, it is recorded as left. (A
 supervisor that lives all the same joins again.) A host without a report has a supervisor of an
 older version, unless it has this host's name: then it is a former boot.
@@ -25,7 +26,9 @@ from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.replies import fields_of
 from eventstore.steps.step import Origin
+from workers.host.processes import boot_seconds
 from workers.launch.pool_processes import HostProcesses
+from workers.supervisor.polling import Stopwatch
 
 REPORT_SECONDS: Final = 5.0
 GONE_MS: Final = 60_000
@@ -65,6 +68,8 @@ class HostReports:
         self._catalogue, self._log, self._origin = catalogue, events, origin
         self._local, self._host, self._hosts_in_use = local, host, hosts_in_use
         self._key = events.keys.pool(CATALOGUE, "hosts")
+        self._unchanged = Stopwatch()
+        self._silent: dict[str, float] = {}
 
     async def run(self) -> None:
         """Report, and sweep, until cancelled. Returns only by an error."""
@@ -72,8 +77,20 @@ class HostReports:
             room, full = self._local.room()
             report = HostReport(self._log.now_ms(CATALOGUE), room, full)
             await self._ask("HSET", self._host, msgspec.json.encode(report))
+            await self._observe()
             await self._sweep()
             await asyncio.sleep(REPORT_SECONDS * random.uniform(0.8, 1.0))
+
+    async def _observe(self) -> None:
+        """A holder of a lease is judged in the same way (see `polling`)."""
+        reports, gap_seconds = await self.read(), 2 * REPORT_SECONDS
+        seen = {(host, report.at_ms) for host, report in reports.items()}
+        unchanged = self._unchanged.observe(seen, boot_seconds(), max_gap_seconds=gap_seconds)
+        self._silent = {host: seconds for (host, _), seconds in unchanged.items()}
+
+    def silent_seconds(self, host: str) -> float:
+        """For how long its report has not changed; 0 for a host that has none."""
+        return self._silent.get(host, 0.0)
 
     async def forget(self, host: str) -> None:
         await self._ask("HDEL", host)

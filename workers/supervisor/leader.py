@@ -4,6 +4,8 @@ The lead is a term in the pool's log. A leader that does not renew it for a whol
 at an idle pool) is replaced by another, and what it still attempts is refused by its term.
 """
 
+from math import inf
+
 import structlog
 
 from eventstore.language.agent_commands import Command, Restart, Terminate, Withdraw
@@ -15,6 +17,7 @@ from eventstore.log.survey import Survey
 from eventstore.steps import clauses
 from eventstore.steps.clauses import Leaves
 from workers.supervisor import polling
+from workers.supervisor.host_reports import REPORT_SECONDS
 from workers.supervisor.isolation import clear_suspects
 from workers.supervisor.reaper import consumers, handle_agent_errors, requeue_unclaimed, unlist
 from workers.supervisor.scaler import Scaler
@@ -33,8 +36,8 @@ class Leader:
         self._host, self._pool_log = context.host, context.pool_log
         self._monitor = monitor
         self._lead = NO_LEADER
+        self._lease_seconds = inf
         self._other_leader = polling.Stopwatch()
-        self._idle_other_leader = polling.Stopwatch()  # following one that lives does no harm
         self._scaler = Scaler(context, NO_LEADER, monitor)
 
     @property
@@ -74,17 +77,26 @@ class Leader:
         self._lead = lead
 
     def _is_dead(self, other: Leadership, survey: Survey, now: float) -> bool:
-        """At an idle pool it renews as rarely as it polls, which proves nothing later on."""
+        """At an idle pool it does not renew, which proves nothing later on."""
         pool = self._context.pool()
         idle = polling.is_idle(survey, pool)
-        timeout = pool.config.lease_seconds
+        timeout = self._lease_seconds = pool.config.lease_seconds
         unrenewed = self._other_leader.observe(
             () if idle else (other,), now, max_gap_seconds=polling.max_gap(timeout)
         )
-        idle_unrenewed = self._idle_other_leader.observe((other,) if idle else (), now)
-        pause = polling.idle_poll_interval(pool, poll_seconds=self._context.poll_seconds)
-        idle_timeout = timeout + polling.IDLE_LEADER_POLLS * pause
-        return unrenewed.get(other, 0.0) > timeout or idle_unrenewed.get(other, 0.0) > idle_timeout
+        return unrenewed.get(other, 0.0) > timeout or (idle and self._is_silent(other))
+
+    def _is_silent(self, other: Leadership) -> bool:
+        """Whether its host has not reported for a lease, and for longer than between reports.
+
+        To follow a leader that lives does no harm.
+        """
+        seconds = self._context.reports.silent_seconds(other.host)
+        return seconds > self._lease_seconds + 2 * REPORT_SECONDS
+
+    def is_gone(self) -> bool:
+        """Whether an idle pool is led by a host that seems to be gone."""
+        return not self.leads and self._is_silent(self._lead)
 
     async def _expire_orders(self, survey: Survey) -> None:
         for observed in survey.workers:

@@ -18,7 +18,7 @@ class SupervisorOptions(HostOptions, frozen=True, kw_only=True):
     roles: dict[str, str] = field(default_factory=dict)
     deferred_roles: tuple[str, ...] = ()
     """Those that each worker imports itself."""
-    poll_seconds: float = 1.0
+    poll_seconds: float = 2.0
     shutdown_seconds: float = SHUTDOWN_SECONDS
     single_process: bool = False
     reload: bool = False

@@ -5,16 +5,13 @@ not changed, on a clock that also runs while the machine sleeps. Time in which t
 observed nothing (Redis was unreachable, or it was suspended) counts only up to a bound, so that one
 that polls rarely, because it has too much to do, finds the dead later, but does find them.
 
-An idle pool is polled as rarely as the operator configures. In any other one a worker may die, or
-the leader, without whom nothing is started there. So the pause is a share of the lease, and a death
-is noticed about a lease after it whatever `poll_seconds` is. And it is well below the pause that
-would be too long to prove anything about a lease.
-
-Deleted pools stay known, and their number is not bounded: one that is empty is polled once a
-minute. Whatever still enters it signals.
+An idle pool is not polled (see `idle_pools`). In any other one a worker may die, or the leader,
+without whom nothing is started there. So the pause is a share of the lease, and a death is noticed
+about a lease after it whatever `poll_seconds` is. And it is well below the pause that would be too
+long to prove anything about a lease.
 """
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from math import inf
 from typing import Any, Final, TypeVar
 
@@ -28,12 +25,6 @@ GAP_SHARE: Final = 0.25
 LEASE_SHARE: Final = 0.2
 MAX_SECONDS: Final = MAX_GAP_SECONDS * 2 / 3
 """The rest is for jitter, and for a poll that comes late."""
-IDLE_FACTOR: Final = 2.0
-"""The pause at an idle pool, in times of `poll_seconds`."""
-DELETED_MIN_SECONDS: Final = 60.0
-"""The shortest pause at a deleted pool that is idle."""
-IDLE_LEADER_POLLS: Final = 3
-"""A leader of an idle pool has so many of them beyond its lease: it polls as rarely."""
 
 T = TypeVar("T", bound=Hashable)
 
@@ -45,20 +36,23 @@ def is_idle(survey: Survey, pool: Pool) -> bool:
     return not busy and (pool.deleted or not to_lead)
 
 
-def poll_interval(survey: Survey, pool: Pool, *, poll_seconds: float, lease_late: bool) -> float:
-    """How many seconds after a survey the next one should be made, before jitter.
+def poll_interval(
+    survey: Survey,
+    pool: Pool,
+    *,
+    poll_seconds: float,
+    lease_late: bool,
+    strays: Collection[str] = (),
+) -> float:
+    """How many seconds after a survey the next should be made, before jitter; infinite if idle.
 
-    `lease_late`: a lease was not renewed for a while, and a death is to be noticed soon.
+    `lease_late`: a lease was not renewed for a while, and a death is to be noticed soon. `strays`:
+    workers that run on this host, and may be in no survey.
     """
-    if is_idle(survey, pool):
-        return idle_poll_interval(pool, poll_seconds=poll_seconds)
+    if is_idle(survey, pool) and not strays:
+        return inf
     seconds = min(poll_seconds, pool.config.lease_seconds * LEASE_SHARE, MAX_SECONDS)
     return seconds / 4 if lease_late else seconds
-
-
-def idle_poll_interval(pool: Pool, *, poll_seconds: float) -> float:
-    """How many seconds after a poll of an idle pool the next one should be made."""
-    return max(poll_seconds * IDLE_FACTOR, DELETED_MIN_SECONDS if pool.deleted else 0.0)
 
 
 def max_gap(lease_seconds: float) -> float:

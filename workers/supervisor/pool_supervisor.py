@@ -1,18 +1,20 @@
 """One pool, as one host's supervisor reconciles it.
 
 One survey, then what every supervisor does, then what the leader does. What fails in one round is
-observed again in the next. Each pool has a task, woken by signals and the clock; a task that fails
-starts again, with back-off.
+observed again in the next. Each pool has a task, woken by signals, and by the clock unless it is
+idle; a task that fails starts again, with back-off.
 """
 
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from math import inf
 
 import structlog
 
 from eventstore.connection.backoff import Backoff
 from eventstore.errors import LogError, LogUnreachable, OutcomeUnknown
+from eventstore.language.workers import WorkerStatus
 from eventstore.log.survey import Survey
 from workers.host.processes import boot_seconds
 from workers.supervisor import reaper
@@ -32,11 +34,15 @@ class PoolSupervisor:
         self.wakeup = asyncio.Event()
         self.reconciled = asyncio.Event()
         """Set once this host's workers of the pool are known."""
+        self.idle = self.deleted = False
+        """Idle: nothing is to be done before it is woken."""
+        self.waits = False
+        """Something waits for a worker, or for the start of one."""
         self._context = context
         self._pool_log = context.pool_log
         self._monitor = WorkerMonitor(context)
         self._leader = Leader(context, self._monitor)
-        self.resign = self._leader.resign
+        self.resign, self.leader_is_gone = self._leader.resign, self._leader.is_gone
         self._unreadable: set[str] = set()
 
     @property
@@ -46,21 +52,26 @@ class PoolSupervisor:
 
     async def run(self) -> None:
         """Reconcile whenever woken, and by the clock. Returns only by an error."""
+        self.idle = False
         self._context.pool()  # raises where the catalogue was recovered without it
         await self._pool_log.log.initialise(self._pool_log.pool)
         while True:
             self.wakeup.clear()
             seconds = await self.reconcile() * random.uniform(0.8, 1.2)
+            self.idle = seconds == inf
             try:  # not wait_for: 3.11's forgets a cancellation that comes with the wake-up
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(None if self.idle else seconds):
                     await self.wakeup.wait()
             except TimeoutError:
                 continue
 
     async def reconcile(self) -> float:
         """One round; returns after how many seconds the next is due at the latest."""
-        self._context.pool()  # as in `run`
+        self.deleted = self._context.pool().deleted  # raises, as in `run`
         survey = await self._pool_log.survey()
+        self.waits = survey.waiting + survey.waiting_isolated > 0 or any(
+            one.worker.status is WorkerStatus.REQUESTED for one in survey.workers
+        )
         now = boot_seconds()  # not before: what was just observed would count as old
         await self._fence_unreadable(survey)
         await self._monitor.reconcile(survey, now)
@@ -89,6 +100,7 @@ class PoolSupervisor:
             self._context.pool(),
             poll_seconds=self._context.poll_seconds,
             lease_late=self._monitor.lease_late,
+            strays=self._context.local.running(self._pool_log.pool),
         )
         if self._leader.leads:
             for _, at_ms in (*survey.due[:1], *survey.timeouts[:1]):

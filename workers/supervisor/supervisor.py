@@ -10,17 +10,15 @@ import contextlib
 import os
 import signal
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 
 import structlog
 
 from eventstore import errors
 from eventstore.connection.clients import Client
 from eventstore.keys import Keys
-from eventstore.language.catalogue import Pool
+from eventstore.language.catalogue import Catalogue, Pool
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.pool_log import PoolLog
@@ -28,12 +26,12 @@ from eventstore.log.reader import Reader
 from eventstore.steps.step import Origin
 from workers.host.lock import LOCK_TIMEOUT_SECONDS, HostLock
 from workers.host.processes import host_name
-from workers.launch import leftovers
 from workers.launch.launchers import ForkLauncher, InProcessLauncher, Launcher
 from workers.launch.pool_processes import HostProcesses
 from workers.launch.zygote_messages import Plan
-from workers.output.log_files import remove_old_files
 from workers.supervisor.host_reports import HostReports
+from workers.supervisor.housekeeping import clean_up_logs, end_leftovers
+from workers.supervisor.idle_pools import IdlePools
 from workers.supervisor.options import SupervisorOptions, limit_to_one_worker, worker_options
 from workers.supervisor.pool_supervisor import PoolSupervisor, retry_forever
 from workers.supervisor.reloading import Reloading
@@ -44,12 +42,8 @@ log = structlog.get_logger("muster.supervisor")
 KILL_SECONDS = 2.0
 FINAL_LEAVE_SECONDS = 1.0
 """For a host that ran out of time to record that it left, if Redis is reachable."""
-LEFTOVERS_SECONDS = 0.2
-"""Between searches for what dead workers have left; a zygote comes first."""
-LEFTOVERS_SEARCHES = 25
-"""At most, after the end of a worker: what is killed may need long to end."""
-LOG_CLEANUP_SECONDS = 600.0
-"""How often old log files are removed."""
+GATHER_SECONDS = 0.05
+"""Signals that come so soon after others are followed together."""
 
 
 class Supervisor:
@@ -82,6 +76,7 @@ class Supervisor:
             self._origin,
             lambda: {host for pool in self._pools.values() for host in pool.hosts},
         )
+        self._idle_pools = IdlePools(self._events, self._pools, options.poll_seconds)
         self._reloading = Reloading(options, self._new_launcher, self._processes, self._wake_all)
         self._joined = False
         self._stopped = False
@@ -100,8 +95,9 @@ class Supervisor:
         except (errors.LogMissing, errors.Halted, errors.RolledBack) as error:
             log.warning("supervisor.waits_for_log", reason=str(error))
         self._start_task("following", self._follow)
-        self._start_task("removing old logs", self._clean_up_logs)
+        self._start_task("removing old logs", partial(clean_up_logs, self._options))
         self._start_task("reporting this host", self._reports.run)
+        self._start_task("checking idle pools", self._idle_pools.run)
         self._start_task("ending leftovers", self._end_leftovers)
         if self._options.reload:
             self._start_task("watching code", self._reloading.run)
@@ -142,9 +138,20 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    def _on_worker_ended(self) -> None:
+    def _on_worker_ended(self, pool_name: str) -> None:
+        """Wake its pool, and those that wait for room on this host."""
         self._worker_ended.set()
-        self._wake_all()
+        for name, pool_supervisor in self._pools.items():
+            if name == pool_name or not pool_name or pool_supervisor.waits:
+                pool_supervisor.wakeup.set()
+
+    def _wake_changed(self, before: Catalogue, now: Catalogue) -> None:
+        """The pools whose settings have changed; all of them if hosts came or went."""
+        if now.hosts != before.hosts:
+            self._wake_all()
+        for name, pool_supervisor in self._pools.items():
+            if now.pools.get(name) is not before.pools.get(name):
+                pool_supervisor.wakeup.set()
 
     def _wake_all(self) -> None:
         for pool_supervisor in self._pools.values():
@@ -166,7 +173,7 @@ class Supervisor:
     async def _follow(self) -> None:
         """Wake pool supervisors when the catalogue or signals change. Returns only by an error."""
         positions: dict[str, str] = {}
-        last_seq = -1
+        known = Catalogue()
         if not self._joined:
             await self._join()
         while True:
@@ -174,42 +181,28 @@ class Supervisor:
             self._supervise_new_pools()
             self._abandon_removed_pools(positions)
             await self._rejoin()
-            if self._catalogue.state.seq != last_seq:
-                last_seq = self._catalogue.state.seq
-                self._wake_all()
-            positions[self._keys.catalogue] = self._catalogue.state.stream_id
+            self._wake_changed(known, self._catalogue.state)
+            known = self._catalogue.state
+            positions[self._keys.catalogue] = known.stream_id
             pools = {self._keys.pool(name, "signals"): pool for name, pool in self._pools.items()}
             for signals in pools.keys() - positions.keys():
                 positions[signals] = await self._reader.last_id(signals)
                 pools[signals].wakeup.set()
-            for stream, entries in (await self._reader.read(positions)).items():
+            signalled = await self._reader.read(positions)
+            for stream, entries in signalled.items():
                 positions[stream] = entries[-1][0].decode()
                 if stream in pools:
                     pools[stream].wakeup.set()
-
-    async def _clean_up_logs(self) -> None:
-        """Remove old log files of workers that are gone, now and then."""
-        folder, limits = Path(self._options.log_dir), self._options.log_limits
-        while True:
-            removed = await asyncio.to_thread(remove_old_files, folder, limits, time.time())
-            if removed:
-                log.info("logs.removed", files=len(removed))
-            await asyncio.sleep(LOG_CLEANUP_SECONDS)
+            if signalled.keys() & pools.keys():
+                await asyncio.sleep(GATHER_SECONDS)
 
     async def _end_leftovers(self) -> None:
-        """End what dead workers have left: those of a supervisor before, then of each that ends."""
-        while True:
-            for pool in tuple(self._pools.values()):
-                await pool.reconciled.wait()
-            self._worker_ended.clear()
-            for _ in range(LEFTOVERS_SEARCHES):
-                killed = leftovers.kill_leftovers(self._lock.scope, self._processes.pids)
-                if not killed:
-                    break
-                log.warning("worker.leftovers_killed", count=len(killed), commands=sorted(killed))
-                await asyncio.sleep(LEFTOVERS_SECONDS)
-            await self._worker_ended.wait()
-            await asyncio.sleep(LEFTOVERS_SECONDS)
+        await end_leftovers(
+            self._lock.scope,
+            lambda: self._processes.pids,
+            lambda: (pool.reconciled for pool in self._pools.values()),
+            self._worker_ended,
+        )
 
     def _supervise_new_pools(self) -> None:
         for name, pool in self._catalogue.state.pools.items():
@@ -266,7 +259,9 @@ class Supervisor:
                 await self._catalogue.cordon_host(self.host, reason, self._origin)
                 log.info("host.cordoned", workers=self._processes.count)
                 while self._processes.count:
-                    self._wake_all()
+                    for pool_supervisor in self._pools.values():
+                        if not pool_supervisor.idle:
+                            pool_supervisor.wakeup.set()
                     await asyncio.sleep(0.1)
                 await self._resign_and_leave(reason)
         except (TimeoutError, errors.LogError) as error:

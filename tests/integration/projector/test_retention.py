@@ -191,6 +191,42 @@ async def test_a_log_whose_time_is_ahead_removes_no_live_rows_of_others(
                 assert await both()
 
 
+async def test_a_log_to_which_nothing_was_added_is_seldom_trimmed(
+    redis_url: str, views_url: str
+) -> None:
+    """Else hundreds of pools that are never used would cost hundreds of calls in every pass."""
+    async with open_stage(redis_url, views_url) as stage:
+        pool = await stage.pool()
+        trims: list[str] = []
+        trim, once = Trimmer._trim, Trimmer.run_once
+
+        async def noted(trimmer: Trimmer, pool: str, trimmable: Any) -> None:
+            await trim(trimmer, pool, trimmable)
+            trims.append(pool)
+
+        passes = 0
+
+        async def counted(trimmer: Trimmer, *arguments: Any) -> None:
+            nonlocal passes
+            await once(trimmer, *arguments)
+            passes += 1
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trimmer, "_trim", noted)
+            patch.setattr(Trimmer, "run_once", counted)
+            async with stage.projecting(retention=ONE, trim_seconds=0.02):
+                await pool.spawn()
+                await stage.settle()
+                await until(lambda: trims)
+                first = passes
+                await until(lambda: passes > first + 2)
+                seen, first = len(trims), passes
+                await until(lambda: passes > first + 5)
+                assert len(trims) == seen
+                await pool.spawn()
+                await until(lambda: len(trims) == seen + 1)
+
+
 async def test_a_log_that_cannot_be_trimmed_is_logged_once_and_stops_no_other(
     redis_url: str, views_url: str
 ) -> None:

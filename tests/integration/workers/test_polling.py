@@ -3,6 +3,8 @@
 Time is made: every pause is over at once, and as long as the jitter can make it.
 """
 
+from math import inf
+
 import pytest
 from msgspec.structs import replace
 
@@ -10,8 +12,9 @@ from eventstore.language.agent_commands import Terminate
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.replies import Leadership, Outcome
 from tests.integration.workers.hosts import POOL, Site
-from tests.integration.workers.test_stale_surveys import context_of, status
+from tests.integration.workers.test_stale_surveys import Reports, context_of, status
 from tests.pools import ORIGIN, TestPool
+from workers.supervisor.host_reports import REPORT_SECONDS
 from workers.supervisor.pool_supervisor import PoolSupervisor
 
 LONGEST = 1.2
@@ -35,12 +38,14 @@ class PolledPool:
             return await lead(host, term, stale)
 
         patch.setattr(pool.pool_log, "lead", slow)
-        self._supervisor = PoolSupervisor(context_of(pool, "other", poll_seconds=poll_seconds))
+        self.reports = Reports()
+        context = context_of(pool, "other", poll_seconds=poll_seconds, reports=self.reports)
+        self.supervisor = PoolSupervisor(context)
 
     async def poll(self) -> float:
-        """Poll once, and let the pause after it pass; returns its length."""
-        pause = await self._supervisor.reconcile() * LONGEST
-        self.now += pause
+        """Poll once, and let the pause after it pass, if it ends; returns its length."""
+        pause = await self.supervisor.reconcile() * LONGEST
+        self.now += pause if pause < inf else 60.0
         return pause
 
 
@@ -79,7 +84,7 @@ async def test_a_dead_leader_is_replaced_once_there_is_something_to_lead(
     await pool.log.lead(POOL, "dead", 0)
     polled = PolledPool(pool, monkeypatch, poll_seconds)
     for _ in range(3):
-        assert await polled.poll() >= 2 * poll_seconds, "an idle pool is polled rarely"
+        assert await polled.poll() == inf, "an idle pool is not polled"
     await pool.spawn()
     started = polled.now
     while await leading(pool) == "dead":
@@ -98,38 +103,38 @@ async def test_a_pool_that_is_to_have_workers_is_not_idle(
         await polled.poll()
 
 
-async def test_a_leader_that_polls_rarely_retains_the_lead_of_an_idle_pool(
+async def test_the_leader_of_an_idle_pool_need_not_renew_its_lead(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its lease is shorter than its pause there, which proves nothing, also later."""
+    """And has a whole lease for it once there is something to lead."""
     pool = await site.pool(lease_seconds=1.0)
-    _, lead = await pool.log.lead(POOL, "rare", 0)
+    await pool.log.lead(POOL, "silent", 0)
     polled = PolledPool(pool, monkeypatch, 0.6)
-    for _ in range(5):
+    for _ in range(3):
         await polled.poll()
-        await polled.poll()
-        await pool.log.lead(POOL, "rare", lead.term)
-    await polled.poll()
-    await polled.poll()
     await pool.spawn()
     await polled.poll()
-    assert await leading(pool) == "rare"
+    assert await leading(pool) == "silent"
 
 
-@pytest.mark.parametrize("poll_seconds", POLLS)
-async def test_a_dead_leader_of_an_idle_pool_is_replaced_before_it_is_needed(
-    site: Site, monkeypatch: pytest.MonkeyPatch, poll_seconds: float
+async def test_the_leader_of_an_idle_pool_is_replaced_when_its_host_is_gone(
+    site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the first spawn need not wait for a lease."""
-    pool = await site.pool()
+    pool = await site.pool(lease_seconds=1.0)
     await pool.log.lead(POOL, "dead", 0)
-    polled = PolledPool(pool, monkeypatch, poll_seconds)
-    while await leading(pool) == "dead":
-        assert polled.now - 100.0 < pool.pool.config.lease_seconds + 12 * poll_seconds
-        await polled.poll()
+    polled = PolledPool(pool, monkeypatch, 1.0)
+    await polled.poll()
+    polled.reports.seconds = REPORT_SECONDS * 2
+    assert not polled.supervisor.leader_is_gone(), "it may just be late"
+    polled.reports.seconds += 1.1
+    assert polled.supervisor.leader_is_gone()
+    await polled.poll()
+    assert await leading(pool) == "other"
+    assert not polled.supervisor.leader_is_gone()
 
 
-async def test_a_pool_that_is_empty_again_is_polled_rarely_again(
+async def test_a_pool_that_is_empty_again_is_not_polled_any_more(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = await site.pool()
@@ -138,10 +143,10 @@ async def test_a_pool_that_is_empty_again_is_polled_rarely_again(
     spawned = await pool.spawn()
     assert await polled.poll() < pool.pool.config.lease_seconds
     await pool.log.act(POOL, spawned.agent_id, Terminate(), ORIGIN)
-    assert await polled.poll() >= 120.0
+    assert await polled.poll() == inf
 
 
-async def test_a_deleted_pool_is_polled_once_a_minute_unless_it_contains_something(
+async def test_a_deleted_pool_is_not_polled_unless_it_contains_something(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are never forgotten: thousands of them would use all of a supervisor's time."""
@@ -152,21 +157,8 @@ async def test_a_deleted_pool_is_polled_once_a_minute_unless_it_contains_somethi
     polled = PolledPool(pool, monkeypatch, 0.2)
     assert await polled.poll() < 1.0
     await pool.log.act(POOL, spawned.agent_id, Terminate(), ORIGIN)
-    assert await polled.poll() >= 60.0
-
-
-async def test_a_leader_retains_the_lead_of_a_deleted_pool(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pool = await site.pool(lease_seconds=1.0)
-    pool.pool = replace(pool.pool, deleted=True)
-    _, lead = await pool.log.lead(POOL, "rare", 0)
-    polled = PolledPool(pool, monkeypatch, 0.2)
-    for _ in range(5):
-        await polled.poll()
-        await polled.poll()
-        await pool.log.lead(POOL, "rare", lead.term)
-    assert await leading(pool) == "rare"
+    assert await polled.poll() == inf
+    assert polled.supervisor.deleted
 
 
 async def test_agents_that_wait_too_long_are_withdrawn_on_time(

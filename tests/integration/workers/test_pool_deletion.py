@@ -1,6 +1,7 @@
 """A pool is closed, emptied and deleted, and may be created again."""
 
 import asyncio
+from math import inf
 
 import pytest
 
@@ -9,7 +10,6 @@ from eventstore.language.catalogue import Catalogue
 from tests.integration.workers.hosts import POOL, Site
 from tests.pools import ORIGIN, raw_events
 from tests.waiting import until
-from workers.supervisor.polling import DELETED_MIN_SECONDS
 
 
 async def test_a_closed_pool_is_emptied_and_deleted_by_its_leader(site: Site) -> None:
@@ -68,7 +68,7 @@ async def test_a_pool_that_is_created_again_is_supervised_at_once(
 
     monkeypatch.setattr(host._pools[POOL], "reconcile", noted)
     host._wake_all()
-    await until(lambda: pauses and pauses[-1] > DELETED_MIN_SECONDS / 2)
+    await until(lambda: pauses and pauses[-1] == inf)
 
     async def refresh_late() -> Catalogue:
         await asyncio.sleep(0.3)
@@ -81,7 +81,7 @@ async def test_a_pool_that_is_created_again_is_supervised_at_once(
     async def launched() -> bool:
         return len(await site.workers()) == 1
 
-    await until(launched, timeout=20)  # a deleted one is polled once a minute
+    await until(launched, timeout=20)  # a deleted one is not polled
 
 
 async def test_an_agent_that_entered_a_deleted_pool_is_ended(site: Site) -> None:

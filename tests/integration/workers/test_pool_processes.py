@@ -36,7 +36,7 @@ async def test_of_two_processes_of_one_order_the_later_one_is_ignored(site: Site
     """A supervisor died after the fork, and the next one found the order still open."""
     pool = await site.pool()
     launcher = Launcher()
-    local = HostProcesses(cast("Any", launcher), cast("Any", lambda *_: None), lambda: None)
+    local = HostProcesses(cast("Any", launcher), cast("Any", lambda *_: None), lambda _: None)
     await local.start()
     watch = WorkerMonitor(context_of(pool, local=local))
     await pool.order("w")
@@ -58,7 +58,7 @@ async def test_a_leaving_host_starts_no_worker_that_was_just_ordered(
 ) -> None:
     """It would continue without a supervisor on a host that has left."""
     pool = await site.pool()
-    local = HostProcesses(cast("Any", Launcher()), cast("Any", lambda *_: None), lambda: None)
+    local = HostProcesses(cast("Any", Launcher()), cast("Any", lambda *_: None), lambda _: None)
     watch = WorkerMonitor(context_of(pool, local=local))
     await pool.order("w")
     watch.drain_reason = "host-shutdown"
@@ -71,7 +71,7 @@ async def test_a_host_that_leaves_resigns_before_its_workers_have_ended(
 ) -> None:
     """Their released agents may need a worker elsewhere, and only a leader orders one."""
     pool = await site.pool(lease_seconds=600.0)
-    local = HostProcesses(cast("Any", Launcher()), cast("Any", lambda *_: None), lambda: None)
+    local = HostProcesses(cast("Any", Launcher()), cast("Any", lambda *_: None), lambda _: None)
     first, second = (PoolSupervisor(context_of(pool, host, local)) for host in "ab")
     await first.reconcile()
     await second.reconcile()
@@ -85,7 +85,7 @@ async def test_a_host_that_leaves_resigns_before_its_workers_have_ended(
 async def test_the_end_of_the_process_that_is_the_worker_is_the_workers(site: Site) -> None:
     pool = await site.pool()
     launcher = Launcher()
-    local = HostProcesses(cast("Any", launcher), cast("Any", lambda *_: None), lambda: None)
+    local = HostProcesses(cast("Any", launcher), cast("Any", lambda *_: None), lambda _: None)
     await local.start()
     watch = WorkerMonitor(context_of(pool, local=local))
     await pool.order("w")
@@ -105,7 +105,7 @@ async def test_a_launch_with_an_unknown_error_leaves_no_worker(site: Site) -> No
     def defect(*_: Any) -> Any:
         raise ZeroDivisionError
 
-    local = HostProcesses(cast("Any", Launcher()), defect, lambda: None)
+    local = HostProcesses(cast("Any", Launcher()), defect, lambda _: None)
     await local.start()
     with pytest.raises(ZeroDivisionError):
         await local.launch(pool.pool, "w")
@@ -117,7 +117,7 @@ async def test_a_launch_with_an_unknown_error_leaves_no_worker(site: Site) -> No
 async def test_a_single_process_lets_workers_with_a_process_of_their_own_live(site: Site) -> None:
     """A supervisor was killed, and its host runs as a single process: its workers continue."""
     pool = await site.pool()
-    local = HostProcesses(cast("Any", Launcher()), cast("Any", lambda *_: None), lambda: None)
+    local = HostProcesses(cast("Any", Launcher()), cast("Any", lambda *_: None), lambda _: None)
     watch = WorkerMonitor(context_of(pool, local=local))
     with subprocess.Popen(["sleep", "60"]) as other:
         try:

@@ -35,14 +35,24 @@ class Hosts:
 
 
 class Reports:
-    """No host has reported."""
+    """No host has reported, for so many seconds."""
+
+    seconds = 0.0
+
+    def silent_seconds(self, _: str) -> float:
+        return self.seconds
 
     async def read(self) -> dict[str, object]:
         return {}
 
 
 def context_of(
-    pool: TestPool, host: str = "h", local: object = None, *, poll_seconds: float = 1.0
+    pool: TestPool,
+    host: str = "h",
+    local: object = None,
+    *,
+    poll_seconds: float = 1.0,
+    reports: Reports | None = None,
 ) -> PoolContext:
     return PoolContext(
         host,
@@ -50,7 +60,7 @@ def context_of(
         cast("Any", local or Ended()),
         cast("Any", Hosts()),
         lambda: pool.pool,
-        cast("Any", Reports()),
+        cast("Any", reports or Reports()),
         poll_seconds,
     )
 

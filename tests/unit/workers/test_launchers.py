@@ -190,7 +190,7 @@ async def test_a_zygote_that_cannot_restart_fails_the_launch_and_leaves_no_proce
     role = tmp_path / "changing.py"
     role.write_text("from muster import Agent\nclass Changing(Agent): pass\n")
     plan = Plan(roles={"r": "changing:Changing"}, app_dir=str(tmp_path))
-    local = HostProcesses(ForkLauncher(plan), cast("Any", lambda *_: None), lambda: None)
+    local = HostProcesses(ForkLauncher(plan), cast("Any", lambda *_: None), lambda _: None)
     await local.start()
     try:
         launcher = cast("ForkLauncher", local._launcher)
@@ -261,7 +261,7 @@ async def test_a_host_starts_no_more_workers_at_once_than_it_may() -> None:
     launcher = cast("Any", SimpleNamespace(launch=launch))
     options_for = cast("Any", lambda _, worker_id: worker_id)
     limits = HostLimits(launches_max=2)
-    local = HostProcesses(launcher, options_for, lambda: None, limits=limits)
+    local = HostProcesses(launcher, options_for, lambda _: None, limits=limits)
     pool = Pool(pool_name="p", role_type="r")
     await asyncio.gather(*(local.launch(pool, name) for name in "abcd"))
     assert launched == ["a", "b"]
