@@ -14,7 +14,6 @@ import asyncio
 import atexit
 import ctypes
 import functools
-import inspect
 import os
 import signal
 import sys
@@ -28,6 +27,7 @@ from typing import Any, Final
 from eventstore.connection.clients import open_sockets
 from workers.host.process_tree import name_process
 from workers.output.lines import Output
+from workers.runtime.stacks import caller_of_task
 
 EXIT_RETURNED: Final = 70
 """Of a child that returned to what called the agent's code."""
@@ -51,9 +51,7 @@ _prctl: Any = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 def protect(loop: asyncio.AbstractEventLoop, output: Output | None) -> Callable[[], None]:
     """Reset what is forked from now on; called in a task of the loop. Returns how to end that."""
     _loops.append((loop, output))
-    frames = [frame for frame, _ in walk_stack(sys._getframe())]
-    tasks = [n for n, frame in enumerate(frames) if frame.f_code.co_flags & inspect.CO_COROUTINE]
-    _callers.update(frame.f_code for frame in frames[tasks[-1] + 1 :][:1] if tasks)
+    _callers.update(code for code in (caller_of_task(),) if code is not None)
     _register()
     return lambda: _loops.remove((loop, output))
 

@@ -1,8 +1,7 @@
 """A worker's inbox: a Redis list that it blocks on, and on nothing else.
 
 A message wakes exactly the worker that it is for. Messages may be lost (the list expires, a
-connection breaks after the message left it), so all that they say can be learned otherwise: a
-time-out counts as `work`, stop flags and drains come with every renewal too.
+connection breaks after the message left it), so all that they say comes with every renewal, too.
 """
 
 import asyncio
@@ -11,16 +10,16 @@ import random
 from collections.abc import Callable, Mapping
 
 import structlog
-from redis.exceptions import RedisError
 
 from eventstore.connection.backoff import Backoff
 from eventstore.connection.calls import UNREACHABLE, execute_blocking
 from eventstore.connection.clients import Client
+from eventstore.redis_errors import RedisError
 
 log = structlog.get_logger("muster.worker")
 
-POLL_SECONDS = 5.0
-"""About how often a worker polls for work by itself."""
+BLOCK_SECONDS = 20.0
+"""About how long it waits in one call; the connection may have been lost unnoticed."""
 
 
 async def listen(
@@ -30,12 +29,12 @@ async def listen(
     *,
     on_reconnected: Callable[[], None],
 ) -> None:
-    """Call the handler of each message (`work` when none came for a while), until cancelled."""
-    client = Client(url, block_seconds=POLL_SECONDS * 1.2)
+    """Call the handler of each message, until cancelled."""
+    client = Client(url, block_seconds=BLOCK_SECONDS * 1.2)
     backoff = Backoff("inbox", key=key)
     async with contextlib.aclosing(client):
         while True:
-            seconds = POLL_SECONDS * random.uniform(0.8, 1.2)
+            seconds = BLOCK_SECONDS * random.uniform(0.8, 1.2)
             try:
                 popped = await execute_blocking(client, "BRPOP", key, f"{seconds:.2f}")
             except (*UNREACHABLE, RedisError) as error:

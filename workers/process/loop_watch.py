@@ -1,7 +1,9 @@
 """Whether a worker's event loop turns, and where it hangs if it does not.
 
-The guard of the lease asks the loop to turn about once a second; what the loop answers with is the
-snapshot for the next heartbeat, and how long that took is its lag. A loop that has not turned for
+The guard of the lease looks about once a second whether the loop waits for something to do: its
+thread is then in no Python code but what runs the loop. If it is not, the loop is asked to turn. So
+it is before each renewal; what it answers with is the snapshot for the next heartbeat, and how long
+that took is its lag. A loop that has not turned for
 `STALL_SECONDS` is stalled: where, and in which agent's task, is read from its thread's stack. It
 turns again once it has done so for `GOOD_SECONDS`.
 
@@ -27,6 +29,7 @@ from msgspec import Struct
 
 from eventstore.log.survey import PREPARING
 from workers.host.processes import boot_seconds
+from workers.runtime.stacks import caller_of_task
 
 STALL_SECONDS: Final = 1.0
 GOOD_SECONDS: Final = 3.0
@@ -96,6 +99,8 @@ class LoopWatch:
         self.preparing = preparing
         self.stalled_in = PREPARING + preparing if preparing else ""
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        running = caller_of_task()  # asyncio's own loops wait in Python code
+        self._runs_loop = None if running is asyncio.Handle._run.__code__ else running
         self.snapshot = self._new_snapshot(0.0)
         self._observed = boot_seconds(), time.process_time()
 
@@ -130,7 +135,7 @@ class LoopWatch:
         if elapsed - due_seconds >= STALL_SECONDS and self._may_warn(now):
             fields = self._fields(self.place(), elapsed)
             log.warning("worker.process_stalled", **fields, cpu_seconds=round(used, 1))
-        waited = self.ask(ANSWER_SECONDS)
+        waited = 0.0 if self._rests() else self.ask(ANSWER_SECONDS)
         if self.preparing:
             self._change(PREPARING + self.preparing)
         elif waited >= STALL_SECONDS:
@@ -141,6 +146,11 @@ class LoopWatch:
                 log.warning("worker.loop_stalled", **self._fields(place, waited))
         elif now - self._stalled_at >= GOOD_SECONDS:
             self._change("")
+
+    def _rests(self) -> bool:
+        """Whether it waits, as far as can be seen; one that has still to answer may hang in C."""
+        frame = sys._current_frames().get(self._thread)
+        return frame is not None and frame.f_code is self._runs_loop and self._answered.is_set()
 
     def report_hang(self, seconds: float) -> None:
         """It hangs for so long that the lease is to lapse."""

@@ -227,6 +227,8 @@ class Worker:
         reply = parse_reply(self._options.pool_name, raw, self._log)
         status = reply.rest[0].decode()
         self._slots.apply_stop_flags(reply.rest[1])
+        if int(reply.rest[4]):
+            self._slots.wake()
         if version := reply.rest[2].decode():
             self._context.config, _ = read_config(reply.rest[3])
             self._lease.reconfigure(self._context.config, version)

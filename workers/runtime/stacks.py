@@ -8,7 +8,9 @@ import gc
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
-from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
+from inspect import CO_COROUTINE
+from traceback import walk_stack
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any, Final
 
 from workers.runtime.errors import FRAMES_MAX, LAST, OWN_FOLDER, readable
@@ -27,7 +29,7 @@ def task_stack(task: "asyncio.Task[Any]") -> str:
 def thread_stack(thread_id: int) -> str:
     """Where a thread is."""
     frame = sys._current_frames().get(thread_id)
-    frames = [found for found, _ in traceback.walk_stack(frame)] if frame else []
+    frames = [found for found, _ in walk_stack(frame)] if frame else []
     return readable(lambda: _format(reversed(frames)), "stack", LAST)
 
 
@@ -58,3 +60,11 @@ def _format(frames: Iterable[FrameType]) -> str:
     found = [f for f in frames if not f.f_code.co_filename.startswith(OWN_FOLDER)]
     lines = ((frame, frame.f_lineno) for frame in found[-FRAMES_MAX:])
     return "".join(traceback.StackSummary.extract(iter(lines)).format())
+
+
+def caller_of_task() -> CodeType | None:
+    """Called in a task: the code that has called it, of its loop or of what runs that."""
+    frames = [frame for frame, _ in walk_stack(sys._getframe())]
+    tasks = [n for n, frame in enumerate(frames) if frame.f_code.co_flags & CO_COROUTINE]
+    outer = frames[tasks[-1] + 1 :] if tasks else []
+    return outer[0].f_code if outer else None

@@ -3,7 +3,8 @@
 --       8 where its event loop is stalled, '' while it turns, 9 its lease in seconds, 10 the version
 --       of the settings that it has
 -- Returns {OK, generation, seq, ts, worker status, {agent id, flag, …} of agents to stop (their stop
---       flag, or 'restart'), version and JSON of the pool's settings: '' if it has them}.
+--       flag, or 'restart'), version and JSON of the pool's settings: '' if it has them, how many
+--       agents wait for a worker}.
 -- Invariant: a fenced worker renews nothing.
 
 local worker, epoch = ARGV[3], ARGV[4]
@@ -37,6 +38,7 @@ for _, id in ipairs(redis.call('SMEMBERS', base .. 'held:' .. worker)) do
     stops[#stops + 1] = flag
   end
 end
-local config = redis.call('HMGET', meta_key, 'config_version', 'config')
+local config = redis.call('HMGET', meta_key, 'config_version', 'config', 'waiting')
+local waiting = tonumber(config[3] or '0') + redis.call('ZCARD', base .. 'alone')
 if not config[1] or config[1] == ARGV[10] then config = { '', '' } end
-return reply('OK', process[2], stops, config[1], config[2])
+return reply('OK', process[2], stops, config[1], config[2], number(waiting))

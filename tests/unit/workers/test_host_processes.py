@@ -4,10 +4,13 @@ import asyncio
 import errno
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from workers.host import processes
 from workers.host.processes import Process, start_time
 
 
@@ -52,3 +55,13 @@ async def test_without_a_pidfd_a_process_is_watched_too(
     async with asyncio.timeout(10):
         await ended.wait()
     await child.wait()
+
+
+def test_the_end_of_a_process_is_seen_without_reading_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        ended = Process(child.pid, start_time(child.pid)).end_check()
+        with monkeypatch.context() as patch:
+            patch.setattr(processes, "start_time", lambda _: 0)
+            assert [ended() for _ in range(3)] == [False] * 3
+    assert ended()
+    assert Process(child.pid, 1).end_check()()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import structlog
+import uvloop
 
 from workers.process import loop_watch
 from workers.process.loop_watch import LoopWatch
@@ -39,15 +40,22 @@ def reads_a_socket(release: threading.Event) -> None:
 class Site:
     """A loop in a thread of its own, and its watch."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    ) -> None:
         self.changes: list[str] = []
         self.task: asyncio.Task[Any] | None = None
-        self.loop = asyncio.new_event_loop()
-        self.watch = LoopWatch("w1", lambda _: b"{}", self.agent_of, self.note)
+        self.loop = new_loop()
+        self.answers = 0
+        self.watch = LoopWatch("w1", self.answer, self.agent_of, self.note)
         program = compile("run()", "<string>", "exec")  # as `python -c` runs a worker
         self.thread = threading.Thread(target=exec, args=(program, {"run": self.loop.run_forever}))
         self.thread.start()
         self.call(self.watch.start)
+
+    def answer(self, _: float) -> bytes:
+        self.answers += 1
+        return b"{}"
 
     def agent_of(self, task: asyncio.Task[object]) -> str:
         return "a1" if task is self.task else ""
@@ -167,3 +175,29 @@ def test_a_thread_that_comes_late_reports_a_held_interpreter(site: Site):
     [line] = logs
     assert line["event"] == "worker.process_stalled"
     assert line["seconds"] >= 0.1
+
+
+def test_a_loop_that_waits_is_not_woken_and_one_that_hangs_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """In whatever it hangs: before each renewal it is asked anyway."""
+    monkeypatch.setattr(loop_watch, "STALL_SECONDS", 0.1)
+    site = Site(uvloop.new_event_loop)
+    before = site.answers
+    for _ in range(20):
+        site.watch.observe(1.0)
+    assert site.answers == before
+    release = threading.Event()
+    site.block(sleeps, release)
+    site.observe_until(lambda: bool(site.watch.stalled_in))
+    release.set()
+    site.observe_until(lambda: site.watch.ask(0.1) == 0.0)
+    site.changes.clear()
+    site.loop.call_soon_threadsafe(release.clear)
+    site.loop.call_soon_threadsafe(release.wait)  # code of C calls it, in no Python code
+    site.watch.ask(0.1)
+    monkeypatch.setattr(loop_watch, "GOOD_SECONDS", 0.0)
+    site.observe_until(lambda: bool(site.watch.stalled_in))
+    release.set()
+    site.observe_until(lambda: not site.watch.stalled_in)
+    site.close()
