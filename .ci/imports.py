@@ -18,7 +18,8 @@ STEPS = "eventstore.steps"
 QUERIES = "projector.queries"
 
 OPEN = {
-    "": ("eventstore.errors", "eventstore.keys", "eventstore.ids", "eventstore.names",
+    "": ("eventstore.errors", "eventstore.redis_errors", "eventstore.version",
+         "eventstore.keys", "eventstore.ids", "eventstore.names",
          "eventstore.retention", "eventstore.language"),
     "projector": ("projector.store",),
     "gateway": (QUERIES,),
@@ -28,6 +29,8 @@ OPEN = {
 ALLOWED: Mapping[str, tuple[str, ...]] = {
     # the log
     "eventstore.errors": (),
+    "eventstore.redis_errors": (),
+    "eventstore.version": (),
     "eventstore.keys": (),
     "eventstore.ids": (),
     "eventstore.names": (),

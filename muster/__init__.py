@@ -6,23 +6,16 @@ everything else is reached through the command `muster` and over HTTP.
 
 from typing import TYPE_CHECKING
 
+from eventstore.version import __version__
+
 if TYPE_CHECKING:
     from workers.api.agent import Agent, Context, Unavailable, WorkerInfo
-
-    __version__: str
 
 __all__ = ["Agent", "Context", "Unavailable", "WorkerInfo", "__version__"]
 
 
 def __getattr__(name: str) -> object:
     """Import the worker code only where an agent is written, not for every command."""
-    if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return version("agent-muster")
-        except PackageNotFoundError:  # run from a folder that was not installed
-            return "0+unknown"
     if name in {"Agent", "Context", "Unavailable", "WorkerInfo"}:
         from workers.api import agent
 

@@ -8,11 +8,11 @@ from math import inf
 from typing import Final, TypeVar
 
 import structlog
-from redis.exceptions import ResponseError
 
 from eventstore import errors
 from eventstore.connection.calls import is_transient
 from eventstore.errors import LogError
+from eventstore.redis_errors import ResponseError
 
 SECONDS = (0.1, 5.0)
 """The pause after the first failure, and the longest."""

@@ -5,18 +5,16 @@ from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequen
 from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
-from redis import Redis as SyncRedis
-from redis import exceptions
-
+from eventstore import redis_errors
 from eventstore.connection.clients import Client
 from eventstore.connection.denials import denied_command
-from eventstore.connection.wire import Argument, Command
+from eventstore.connection.reply_parser import Argument, Command
 from eventstore.errors import LogError, LogUnreachable, NotEnoughReplicas, WrongType
 
 UNREACHABLE = (
-    exceptions.ConnectionError,
-    exceptions.TimeoutError,
-    exceptions.InvalidResponse,
+    redis_errors.RedisConnectionError,
+    redis_errors.RedisTimeoutError,
+    redis_errors.InvalidResponse,
     ConnectionError,
     TimeoutError,
 )
@@ -24,22 +22,15 @@ UNREACHABLE = (
 
 The server's own refusals are `ResponseError`.
 """
-TRANSIENT_ERRORS = (
-    exceptions.ClusterDownError,
-    exceptions.MasterDownError,
-    exceptions.ReadOnlyError,
-    exceptions.TryAgainError,
-)
 TRANSIENT_PREFIXES = ("BUSY ", "MISCONF", "NOREPLICAS", "UNBLOCKED")
-"""Transient refusals: some have a class in redis-py, others are known by their prefix."""
+"""Of refusals that are transient, too, and have no class."""
 
 AsyncClient: TypeAlias = Client
-SyncClient: TypeAlias = SyncRedis
 T = TypeVar("T")
 
 
 async def execute(client: AsyncClient, *command: Argument) -> Any:
-    """One command's reply. Raises redis-py's errors."""
+    """One command's reply. Raises a `RedisError`."""
     return await client.execute_command(*command)
 
 
@@ -84,18 +75,18 @@ async def ask(client: AsyncClient, *command: Argument, doing: str = "") -> Any:
     with translated_errors(doing):
         try:
             return await execute(client, *command)
-        except exceptions.NoPermissionError as error:
+        except redis_errors.NoPermissionError as error:
             raise LogError(f"{doing}: {denied_command(command)}") from error
 
 
 @contextmanager
 def translated_errors(doing: str) -> Iterator[None]:
-    """Replace errors of redis-py by those of the log."""
+    """Replace the errors of a call by those of the log."""
     try:
         yield
     except UNREACHABLE as error:
         raise unreachable(error) from error
-    except exceptions.ResponseError as error:
+    except redis_errors.ResponseError as error:
         raise refusal(doing, error) from error
 
 
@@ -114,19 +105,21 @@ def pairs_of(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
     return zip(flat[::2], flat[1::2], strict=True)
 
 
-def is_transient(error: exceptions.ResponseError) -> bool:
+def is_transient(error: redis_errors.ResponseError) -> bool:
     """Whether the server will stop refusing by itself."""
-    return isinstance(error, TRANSIENT_ERRORS) or str(error).startswith(TRANSIENT_PREFIXES)
+    return isinstance(error, redis_errors.TransientError) or str(error).startswith(
+        TRANSIENT_PREFIXES
+    )
 
 
 def unreachable(error: BaseException) -> LogUnreachable:
     """The log's error for one of `UNREACHABLE`."""
-    if isinstance(error, exceptions.InvalidResponse):
+    if isinstance(error, redis_errors.InvalidResponse):
         return LogUnreachable(f"the server is no Redis: {error}")
     return LogUnreachable(f"Redis does not answer: {error}")
 
 
-def refusal(doing: str, error: exceptions.ResponseError) -> LogError:
+def refusal(doing: str, error: redis_errors.ResponseError) -> LogError:
     """The log's error for a refusal by the server."""
     if str(error).startswith("NOREPLICAS"):
         return NotEnoughReplicas()

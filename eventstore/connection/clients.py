@@ -7,41 +7,27 @@ reader's, gets one for itself, which the next such call uses again.
 import asyncio
 import socket
 from collections.abc import Sequence
-from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Final, Self
 from weakref import WeakSet
 
-from redis import Redis as SyncRedis
-from redis import exceptions
-from redis.asyncio.connection import SSLConnection, parse_url
-from redis.backoff import NoBackoff
-from redis.driver_info import DriverInfo
-from redis.retry import Retry
-
-from eventstore.connection.wire import Argument, Command, NotSent, Wire
+from eventstore import redis_errors
+from eventstore.connection import thread_client
+from eventstore.connection.address import Address, check_greeting
+from eventstore.connection.reply_parser import Argument, Command
+from eventstore.connection.wire import NotSent, Wire
 
 SOCKET_SECONDS = 5.0
 """How long connecting, and a reply beyond a command's own block time, may take."""
 CLOSE_SECONDS: Final = 1.0
-_PRODUCT: Final = (
-    ("CLIENT", "SETINFO", "LIB-NAME", "agent-muster"),
-    ("CLIENT", "SETINFO", "LIB-VER", version("agent-muster")),
-)
-"""Shown by CLIENT LIST; servers before 7.2 refuse it."""
-DRIVER = DriverInfo()
-"""Sent by each connection; redis-py would read its package's files for each of them again."""
 _clients: Final[WeakSet["Client"]] = WeakSet()
-_sync_pools: Final[WeakSet[Any]] = WeakSet()
 
 
 class Client:
-    """Calls one Redis, at an address in redis-py's form."""
+    """Calls one Redis."""
 
     def __init__(self, url: str, *, block_seconds: float = 0.0) -> None:
-        self.options: dict[str, Any] = dict(parse_url(url))
-        """As redis-py names them."""
-        self.by_tls = self.options.pop("connection_class", None) is SSLConnection
+        self.address = Address(url)
         self._timeout_seconds = block_seconds + SOCKET_SECONDS
         self._wires: set[Wire] = set()
         self._shared: Wire | None = None
@@ -61,7 +47,7 @@ class Client:
     # ---- calls ---------------------------------------------------------------------------------
 
     async def execute_command(self, *command: Argument) -> Any:
-        """A command's reply. Raises redis-py's errors, and `NotSent`.
+        """A command's reply. Raises a `RedisError`, such as `NotSent`.
 
         If the server has become a replica, its connections are closed: the address may lead to
         another server by now.
@@ -71,7 +57,7 @@ class Client:
             wire = await self._connected()
         try:
             return await wire.call(command)
-        except exceptions.ReadOnlyError:
+        except redis_errors.ReadOnlyError:
             self._retire()
             raise
 
@@ -171,7 +157,7 @@ class Client:
         try:
             async with asyncio.timeout(SOCKET_SECONDS):
                 await self._dial(wire)
-                await self._greet(wire)
+                check_greeting(await wire.call_all(self.address.greeting()))
             self._require_open()
         except BaseException as error:
             self._wires.discard(wire)
@@ -179,8 +165,8 @@ class Client:
             if isinstance(error, TimeoutError):
                 raise NotSent("Timeout connecting to server") from error
             if isinstance(error, OSError):
-                raise NotSent(f"Error connecting to {self._where()}. {error}.") from error
-            if type(error) is exceptions.ConnectionError:
+                raise NotSent(f"Error connecting to {self.address}. {error}.") from error
+            if type(error) is redis_errors.RedisConnectionError:
                 raise NotSent(str(error)) from (error.__cause__ or error)
             raise
         return wire
@@ -190,57 +176,15 @@ class Client:
             raise NotSent("this client was closed")
 
     async def _dial(self, wire: Wire) -> None:
-        options, loop = self.options, asyncio.get_running_loop()
-        if path := options.get("path"):
-            await loop.create_unix_connection(lambda: wire, path)
+        address, loop = self.address, asyncio.get_running_loop()
+        if address.path:
+            await loop.create_unix_connection(lambda: wire, address.path)
             return
-        tls = SSLConnection(**options).ssl_context.get() if self.by_tls else None
         transport, _ = await loop.create_connection(
-            lambda: wire, options.get("host", "localhost"), options.get("port", 6379), ssl=tls
+            lambda: wire, address.host, address.port, ssl=address.tls_context()
         )
-        if options.get("socket_keepalive"):
+        if address.keeps_alive:
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-    async def _greet(self, wire: Wire) -> None:
-        """Log in and choose the database, as the address says. Raises what the server replies."""
-        options = self.options
-        commands: list[Command] = []
-        if options.get("username") or options.get("password"):
-            login = (options.get("username"), options.get("password", ""))
-            commands.append(("AUTH", *(text for text in login if text is not None)))
-        if options.get("client_name"):
-            commands.append(("CLIENT", "SETNAME", options["client_name"]))
-        if options.get("db"):
-            commands.append(("SELECT", int(options["db"])))
-        replies = await wire.call_all([*commands, *_PRODUCT])
-        for reply in replies[: len(commands)]:
-            if isinstance(reply, Exception):
-                raise reply
-
-    def _where(self) -> str:
-        options = self.options
-        return str(
-            options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-        )
-
-
-def connect_sync(url: str, *, timeout_seconds: float) -> SyncRedis:
-    """A client for a thread, such as the one that renews a lease.
-
-    redis-py would retry by itself, which can repeat a write whose reply was lost; that is off.
-    """
-    client = SyncRedis.from_url(
-        url,
-        protocol=2,
-        health_check_interval=0,
-        driver_info=DRIVER,
-        max_connections=1,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 0),
-    )
-    _sync_pools.add(client.connection_pool)
-    return client
 
 
 def open_sockets() -> set[int]:
@@ -248,8 +192,4 @@ def open_sockets() -> set[int]:
     numbers: set[int] = set()
     for client in _clients:
         numbers |= client.filenos()
-    for pool in _sync_pools:
-        for connection in (*pool._available_connections, *pool._in_use_connections):
-            if connection._sock is not None:
-                numbers.add(connection._sock.fileno())
-    return numbers
+    return numbers | {client.fileno() for client in thread_client.clients} - {-1}

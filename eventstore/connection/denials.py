@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from redis.exceptions import NoPermissionError
+from eventstore.redis_errors import NoPermissionError
 
 _DENIED: Final = re.compile("ACL failure in script|user executing the script can't")
 _LINE: Final = re.compile(r"@user_script:(\d+)")

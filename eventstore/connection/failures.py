@@ -9,11 +9,11 @@ import errno
 import os
 import socket
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from redis import exceptions
-
+from eventstore import redis_errors
 from eventstore.connection import protocols
 from eventstore.connection.calls import UNREACHABLE, AsyncClient, is_transient
 from eventstore.connection.protocols import spoken
@@ -25,21 +25,20 @@ _CLIENT_CERTIFICATE: Final = (
     "the server wants a certificate of the client: ssl_certfile and ssl_keyfile name one"
 )
 _LOGIN: Final = (
-    exceptions.AuthenticationError,
-    exceptions.AuthorizationError,
-    exceptions.NoPermissionError,
+    redis_errors.AuthenticationError,
+    redis_errors.NoPermissionError,
 )
 
 
 async def explain(error: Exception, client: AsyncClient) -> MusterError:
-    """The log's error for one that redis-py raised on the first use of this client."""
+    """The log's error for one that was raised on the first use of this client."""
     if isinstance(error, _LOGIN):
         return ServerUnsuitable(f"Redis refuses this login: {error}")
-    if isinstance(error, exceptions.InvalidResponse):
+    if isinstance(error, redis_errors.InvalidResponse):
         return await _foreign(client) or ServerUnsuitable(f"the server is no Redis: {error}")
     if isinstance(error, UNREACHABLE):
         return await _unreachable(error, client)
-    if isinstance(error, exceptions.ResponseError):
+    if isinstance(error, redis_errors.ResponseError):
         if is_transient(error):
             return LogUnreachable(f"Redis is not ready: {error}")
         return ServerUnsuitable(f"Redis refuses: {error}")
@@ -48,31 +47,30 @@ async def explain(error: Exception, client: AsyncClient) -> MusterError:
 
 def answered(error: Exception) -> bool:
     """Whether a server sent this error, such as one that loads its data or has too many clients."""
-    sent = isinstance(error, exceptions.BusyLoadingError | exceptions.ResponseError)
+    sent = isinstance(error, redis_errors.BusyLoadingError | redis_errors.ResponseError)
     return sent or "max number of clients" in str(error)
 
 
 async def _unreachable(error: Exception, client: AsyncClient) -> MusterError:
-    options, cause = client.options, error.__cause__ or error.__context__
-    if path := options.get("path"):
-        return _socket_failure(error, cause, str(path))
-    if unusable := _unusable_file(options):
+    address, cause = client.address, error.__cause__ or error.__context__
+    if address.path:
+        return _socket_failure(error, cause, address.path)
+    if unusable := _unusable_file(address.options):
         return ServerUnsuitable(unusable)
     if isinstance(cause, ssl.SSLError):
         return ServerUnsuitable(f"TLS with Redis fails: {_tls_failure(cause)}")
     if isinstance(cause, socket.gaierror):  # the network, or the server's container, may come
-        name = options.get("host")
-        return LogUnreachable(f"Redis' name {name!r} does not resolve: {cause.strerror}")
+        return LogUnreachable(f"Redis' name {address.host!r} does not resolve: {cause.strerror}")
     # A server without TLS waits for more of the handshake; one with it closes what is none.
-    undecided = client.by_tls and not isinstance(cause, ConnectionRefusedError)
+    undecided = address.by_tls and not isinstance(cause, ConnectionRefusedError)
     if undecided or any(sign in str(error) for sign in _CLOSED):
         return await _foreign(client) or LogUnreachable(_silence(error, cause))
     return LogUnreachable(_silence(error, cause))
 
 
 async def _foreign(client: AsyncClient) -> MusterError | None:
-    options, by_tls = client.options, client.by_tls
-    match await spoken(str(options.get("host", "localhost")), int(options.get("port", 6379))):
+    address, by_tls = client.address, client.address.by_tls
+    match await spoken(address.host, address.port):
         case protocols.TLS | protocols.MUTUAL_TLS if not by_tls:
             return ServerUnsuitable("the server expects TLS: use rediss://")
         case protocols.MUTUAL_TLS:
@@ -97,12 +95,12 @@ def _socket_failure(error: Exception, cause: BaseException | None, text: str) ->
     return LogUnreachable(_silence(error, cause))
 
 
-def _unusable_file(options: dict[str, Any]) -> str:
+def _unusable_file(options: Mapping[str, str]) -> str:
     """The first of its TLS files that cannot be read, if there is one."""
     for name in _FILES:
         if not (text := options.get(name)):
             continue
-        path = Path(str(text))
+        path = Path(text)
         if not path.exists():
             return f"{name}: {path} does not exist"
         if path.is_dir() is not (name == "ssl_ca_path"):

@@ -8,11 +8,10 @@ with `always` it exits instead). A rewrite makes an intact file.
 
 from collections.abc import Mapping
 
-from redis.exceptions import RedisError
-
 from eventstore.connection.calls import UNREACHABLE, AsyncClient, ask
 from eventstore.connection.failures import explain
 from eventstore.errors import ServerUnsuitable
+from eventstore.redis_errors import RedisError
 
 MIN_VERSIONS = {"redis": (7, 0), "valkey": (7, 2)}
 WRITE_PROBE = "#!lua flags=allow-oom\nreturn cmsgpack.unpack('\\1')"

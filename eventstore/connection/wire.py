@@ -8,55 +8,25 @@ that no other call gets it.
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from hiredis import Reader, pack_command
-from redis import exceptions
+from eventstore import redis_errors
+from eventstore.connection.reply_parser import (
+    CLOSED,
+    INCOMPLETE,
+    TIMED_OUT,
+    Command,
+    new_parser,
+    packed,
+    unreadable,
+)
 
-Argument: TypeAlias = str | bytes | int
-Command: TypeAlias = Sequence[Argument]
-CLOSED: Final = "Connection closed by server."
 TICKS: Final = 5
 """In so many parts the time of a call is counted; one more until it is given up."""
-_MORE: Final = object()
-"""What the parser returns if a reply is not complete."""
-_ERRORS: Final[dict[str, type[Exception]]] = {
-    "OOM": exceptions.OutOfMemoryError,
-    "WRONGPASS": exceptions.AuthenticationError,
-    "NOAUTH": exceptions.AuthenticationError,
-    "EXECABORT": exceptions.ExecAbortError,
-    "LOADING": exceptions.BusyLoadingError,
-    "NOSCRIPT": exceptions.NoScriptError,
-    "READONLY": exceptions.ReadOnlyError,
-    "NOPERM": exceptions.NoPermissionError,
-    "TRYAGAIN": exceptions.TryAgainError,
-    "CLUSTERDOWN": exceptions.ClusterDownError,
-    "MASTERDOWN": exceptions.MasterDownError,
-}
-"""The classes of redis-py for replies that begin so; all others are a `ResponseError`."""
 
 
-class NotSent(exceptions.ConnectionError):
+class NotSent(redis_errors.RedisConnectionError):
     """Nothing was sent: Redis is known to be unreachable, or the client was closed."""
-
-
-def error_of(reply: str) -> Exception:
-    """The error that a server has replied with, as redis-py would raise it."""
-    code, _, text = reply.partition(" ")
-    if kind := _ERRORS.get(code):
-        return kind(text)
-    if code != "ERR":
-        return exceptions.ResponseError(reply)
-    if text == "max number of clients reached":
-        return exceptions.ConnectionError(text)
-    if "without any password configured" in text:
-        return exceptions.AuthenticationError(text)
-    return exceptions.ResponseError(text)
-
-
-def _packed(command: Command) -> bytes:
-    packed: bytes = pack_command(tuple(command))  # type: ignore[arg-type]
-    return packed
 
 
 class _Call:
@@ -79,9 +49,7 @@ class Wire(asyncio.Protocol):
         self._tick_seconds = timeout_seconds / TICKS
         self._oldest: _Call | None = None
         self._ticks = 0
-        self._reader: Any = Reader(
-            protocolError=exceptions.InvalidResponse, replyError=error_of, notEnoughData=_MORE
-        )
+        self._parser = new_parser()
         self._transport: Any = None
         self._calls: deque[_Call] = deque()
         self._unsent: list[bytes] = []
@@ -102,11 +70,11 @@ class Wire(asyncio.Protocol):
 
     def call(self, command: Command) -> "asyncio.Future[Any]":
         """The command's reply; an error's is raised. Raises `NotSent` at once."""
-        return self._add(_packed(command), 0)
+        return self._add(packed([command]), 0)
 
     def call_all(self, commands: Sequence[Command]) -> "asyncio.Future[list[Any]]":
         """The replies to commands that follow each other, errors as replies too."""
-        return self._add(b"".join(map(_packed, commands)), len(commands))
+        return self._add(packed(commands), len(commands))
 
     def retire(self) -> None:
         """Take no more calls, and close as soon as nothing waits for a reply."""
@@ -123,12 +91,12 @@ class Wire(asyncio.Protocol):
         elif not self.closed.done():
             self.closed.set_result(None)
 
-    def _add(self, packed: bytes, wanted: int) -> "asyncio.Future[Any]":
+    def _add(self, written: bytes, wanted: int) -> "asyncio.Future[Any]":
         if self._transport is None:
             raise NotSent("the connection is closed")
         if not self._unsent:
             self._loop.call_soon(self._flush)
-        self._unsent.append(packed)
+        self._unsent.append(written)
         future = self._loop.create_future()
         self._calls.append(_Call(future, wanted))
         if self._watchdog is None:
@@ -152,7 +120,7 @@ class Wire(asyncio.Protocol):
             self._oldest, self._ticks = self._calls[0], 0
         self._ticks += 1
         if self._ticks > TICKS:
-            self.abort(exceptions.TimeoutError("Timeout reading from Redis"))
+            self.abort(redis_errors.RedisTimeoutError(TIMED_OUT))
         else:
             self._watchdog = self._loop.call_later(self._tick_seconds, self._watch)
 
@@ -164,20 +132,18 @@ class Wire(asyncio.Protocol):
             self.abort()
 
     def data_received(self, data: bytes) -> None:
-        next_reply = self._reader.gets
+        next_reply = self._parser.gets
         try:
-            self._reader.feed(data)
-            while (reply := next_reply()) is not _MORE:
+            self._parser.feed(data)
+            while (reply := next_reply()) is not INCOMPLETE:
                 self._settle(reply)
-        except exceptions.RedisError as error:  # there is no way to read on
-            self.abort(error)
-        except Exception as error:  # noqa: BLE001  such as bytes that are no text
-            self.abort(exceptions.InvalidResponse(str(error)))
+        except Exception as error:  # noqa: BLE001  whatever came
+            self.abort(unreadable(error))
 
     def _settle(self, reply: Any) -> None:
         if not self._calls:  # such as: too many clients
             error = isinstance(reply, Exception)
-            raise reply if error else exceptions.InvalidResponse("a reply to nothing")
+            raise reply if error else redis_errors.InvalidResponse("a reply to nothing")
         call = self._calls[0]
         if call.wanted:
             call.replies.append(reply)
@@ -197,7 +163,7 @@ class Wire(asyncio.Protocol):
         self._transport = None
         if self._watchdog is not None:
             self._watchdog.cancel()
-        reason = self._reason or exceptions.ConnectionError(str(error) if error else CLOSED)
+        reason = self._reason or redis_errors.RedisConnectionError(str(error) if error else CLOSED)
         sent = len(self._calls) - len(self._unsent)
         for number, call in enumerate(self._calls):
             if not call.future.done():

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from msgspec import Struct
-from redis.exceptions import RedisError
 
 from eventstore.connection.calls import UNREACHABLE, AsyncClient, execute, unreachable
 from eventstore.language.durability import Level
 from eventstore.log.replies import fields_of
+from eventstore.redis_errors import RedisError
 
 FSYNC_SETTINGS: Final = ("appendfsync", "no-appendfsync-on-rewrite")
 

@@ -14,17 +14,17 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec import Struct
-from redis.exceptions import RedisError
 
 from eventstore.connection.calls import UNREACHABLE
 from eventstore.connection.clients import Client
-from eventstore.connection.wire import Command
+from eventstore.connection.reply_parser import Command
 from eventstore.durability.capability import FSYNC_SETTINGS, fsyncs_before_reply
 from eventstore.errors import CommandLost, LogError
 from eventstore.language.durability import Level
 from eventstore.log.log import Log
 from eventstore.log.replies import Proof, fields_of
 from eventstore.log.script_runner import parse_reply, script
+from eventstore.redis_errors import RedisError
 
 TASKS_MAX: Final = 8
 """So many connections wait at a time, for each level."""

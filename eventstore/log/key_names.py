@@ -7,10 +7,9 @@ not in front: an access list of `~prefix*` forbade them.
 from contextlib import suppress
 from typing import Final
 
-from redis.exceptions import NoPermissionError
-
 from eventstore.connection.calls import AsyncClient, ask, execute, translated_errors
 from eventstore.keys import CATALOGUE, Keys
+from eventstore.redis_errors import NoPermissionError
 
 RENAME: Final = """#!lua flags=allow-oom
 for i = 1, #KEYS, 2 do

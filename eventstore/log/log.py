@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from eventstore.connection.calls import AsyncClient
-from eventstore.connection.wire import Argument
+from eventstore.connection.reply_parser import Argument
 from eventstore.errors import LogMissing, Unreadable
 from eventstore.ids import new_id
 from eventstore.keys import CATALOGUE, Keys

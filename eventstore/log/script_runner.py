@@ -18,21 +18,21 @@ from importlib.resources import files
 from typing import Any, Final
 
 from msgspec import Struct
-from redis.exceptions import (
+
+from eventstore import errors
+from eventstore.connection import calls
+from eventstore.connection.denials import denied_in_script
+from eventstore.connection.reply_parser import Argument
+from eventstore.connection.wire import NotSent
+from eventstore.keys import CATALOGUE, Keys
+from eventstore.log.replies import Outcome, Reply
+from eventstore.redis_errors import (
     AuthenticationError,
-    AuthorizationError,
     BusyLoadingError,
     NoScriptError,
     OutOfMemoryError,
     ResponseError,
 )
-
-from eventstore import errors
-from eventstore.connection import calls
-from eventstore.connection.denials import denied_in_script
-from eventstore.connection.wire import Argument, NotSent
-from eventstore.keys import CATALOGUE, Keys
-from eventstore.log.replies import Outcome, Reply
 from eventstore.steps import hashes
 from eventstore.steps.step import Step
 
@@ -242,4 +242,4 @@ def parse_reply(pool: str, raw: Sequence[Any], log: ScriptRunner) -> Reply:
 
 def _never_sent(error: BaseException) -> bool:
     """Whether a connection error happened before anything was run."""
-    return isinstance(error, BusyLoadingError | NotSent | AuthenticationError | AuthorizationError)
+    return isinstance(error, BusyLoadingError | NotSent | AuthenticationError)

@@ -17,7 +17,6 @@ from contextlib import (
 from typing import Final, TypeVar
 
 from aiohttp import web
-from redis.exceptions import RedisError
 
 from eventstore.connection.calls import UNREACHABLE, execute, translated_errors
 from eventstore.errors import LogError, LogUnreachable
@@ -27,6 +26,7 @@ from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
 from eventstore.names import unknown_name
+from eventstore.redis_errors import RedisError
 from eventstore.steps.step import Origin
 from gateway.backend.acknowledgements import AcknowledgedCommands
 from gateway.backend.durability_levels import Capabilities

@@ -17,12 +17,13 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import structlog
-from redis.exceptions import RedisError, ResponseError
 
 from eventstore.connection.calls import UNREACHABLE, execute_blocking
 from eventstore.connection.clients import Client
+from eventstore.connection.reply_parser import Argument, Command
 from eventstore.connection.requirements import AofCheck
-from eventstore.connection.wire import Argument, Command, NotSent
+from eventstore.connection.wire import NotSent
+from eventstore.redis_errors import RedisError, ResponseError
 
 log = structlog.get_logger("muster.gateway")
 

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
-from redis.exceptions import RedisError
 
 from eventstore.connection.calls import execute_many, translated_errors
 from eventstore.connection.requirements import inspect, server_version
@@ -16,6 +15,7 @@ from eventstore.errors import LogError, MusterError
 from eventstore.log import notices
 from eventstore.log.notices import Notice
 from eventstore.log.reader import Entry
+from eventstore.redis_errors import RedisError
 from gateway.backend.backend import Backend
 from gateway.following.subscriptions import well_formed
 from projector.queries.views import Position, Timed, is_lost

@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 from aiohttp import web
-from redis.exceptions import RedisError
 
 from eventstore.connection.calls import execute_many
 from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE
+from eventstore.redis_errors import RedisError
 from gateway.backend.backend import BACKEND, Backend
 from gateway.backend.read_state import READ_STATE
 from gateway.wire.problems import Kind, Problem

@@ -23,8 +23,8 @@ from typing import Final
 import structlog
 from msgspec import Struct
 from msgspec.structs import replace
-from redis import exceptions
 
+from eventstore import redis_errors
 from eventstore.connection.backoff import Backoff
 from eventstore.connection.calls import execute_blocking
 from eventstore.connection.clients import Client
@@ -88,7 +88,7 @@ async def _ping_failure(url: str) -> str:
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
                 await execute_blocking(client, "PING")
-        except (exceptions.RedisError, TimeoutError) as error:
+        except (redis_errors.RedisError, TimeoutError) as error:
             found = await explain(error, client)
             if isinstance(found, LogUnreachable) and not answered(error):
                 return TIMED_OUT if isinstance(error, TimeoutError) else str(found)

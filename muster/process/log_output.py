@@ -16,8 +16,6 @@ from eventstore.errors import ConfigurationError
 
 FILE_BYTES = 10_000_000
 FILES = 3
-_WITHOUT_VALUES = structlog.dev.RichTracebackFormatter(show_locals=False)
-"""The values in a traceback include passwords and tokens."""
 
 
 def configure(role: str, *, level: str = "info", file: Path | None = None) -> None:
@@ -35,8 +33,8 @@ def configure(role: str, *, level: str = "info", file: Path | None = None) -> No
     ]
     coloured = file is None and sys.stderr.isatty()
     rendering: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(exception_formatter=_WITHOUT_VALUES)]
-        if coloured
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        if coloured  # and without values, which include passwords and tokens
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     structlog.configure(

@@ -27,7 +27,7 @@ from eventstore.log.reader import Reader
 from eventstore.log.replies import Outcome
 from eventstore.steps import clauses
 from eventstore.steps.step import Origin
-from muster.process.database_check import database_problem
+from muster.process.database_check import database_problem, database_problem_in_child
 from muster.settings.addresses import redacted
 from muster.settings.settings import PoolDeclaration, Settings
 
@@ -47,7 +47,9 @@ async def prepare(
     database that cannot be used, however long one waits.
     """
     problem = ""
-    if role != "supervisor":
+    if role == "up" and not settings.single_process:
+        problem = await database_problem_in_child(settings)
+    elif role != "supervisor":
         problem = await database_problem(settings, only_read=role == "gateway")
     if problem:
         log.warning("role.database_unreachable", error=problem)

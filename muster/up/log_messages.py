@@ -18,7 +18,7 @@ from eventstore.language.workers import ROLE_NOT_DECLARED, is_role_problem
 from muster.terminal.log_reader import LogFile, merged
 from muster.terminal.render import clean, one_line
 
-POLL_SECONDS: Final = 0.5
+POLL_SECONDS: Final = 1.0
 NAMED_MAX: Final = 3
 REMEMBERED_MAX: Final = 10_000
 

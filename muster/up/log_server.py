@@ -13,13 +13,13 @@ from typing import Final
 
 import structlog
 from msgspec.structs import replace
-from redis.exceptions import RedisError
 
 from eventstore.connection import requirements
 from eventstore.connection.calls import UNREACHABLE, execute
 from eventstore.connection.clients import Client
 from eventstore.embedded.server import EmbeddedServer
 from eventstore.errors import LogError, ServerUnsuitable
+from eventstore.redis_errors import RedisError
 from muster.fallback import directory, standby
 from muster.fallback.last_seen import Recorder
 from muster.fallback.standby import ActiveFallback
@@ -32,7 +32,7 @@ from muster.up.messages import echo, echo_status, remedy
 
 log = structlog.get_logger("muster.up")
 
-REWRITE_POLL_SECONDS: Final = 0.5
+REWRITE_POLL_SECONDS: Final = 2.0
 REWRITE_RETRY_SECONDS = 10.0
 """Between one rewrite and the next, where that failed."""
 

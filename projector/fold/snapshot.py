@@ -16,7 +16,6 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
-from redis.exceptions import ResponseError
 
 from eventstore.errors import MusterError, UnknownEvent, Unreadable
 from eventstore.keys import CATALOGUE
@@ -25,6 +24,7 @@ from eventstore.language.catalogue import Catalogue
 from eventstore.language.events import Event, LogRecovered
 from eventstore.log.log import Log
 from eventstore.log.replies import fields_of, text_of
+from eventstore.redis_errors import ResponseError
 from eventstore.steps import hashes
 from projector.fold.fold import State, Unfoldable, WorkerLoad, fold
 from projector.intake.entries import REASON_MAX, event_of

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from msgspec import Struct
-from redis.exceptions import BusyLoadingError, ResponseError
 from sqlalchemy import Connection, func, select
 
 from eventstore.connection.calls import completed, is_transient, refusal, translated_errors
@@ -16,6 +15,7 @@ from eventstore.connection.clients import Client
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.reader import Entry, Reader
 from eventstore.log.replies import LogHead
+from eventstore.redis_errors import BusyLoadingError, ResponseError
 from projector.intake.archive import id_order
 from projector.intake.entries import read_entries, read_entry
 from projector.store.database import Database

@@ -21,7 +21,6 @@ from typing import Any, Final, Literal
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeEngine
 
 from projector.store.mapping import AGENTS, HOSTS, POOLS, WORKERS, RowCodec
@@ -227,5 +226,9 @@ def _statement(
 def insert_new(connection: sa.Connection, table: sa.Table) -> sa.Insert:
     """INSERT of one row, or nothing where a row with that key exists."""
     if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
         return sqlite.insert(table).on_conflict_do_nothing()
+    from sqlalchemy.dialects import postgresql  # 3 MB, for what may not be used
+
     return postgresql.insert(table).on_conflict_do_nothing()

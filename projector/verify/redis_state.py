@@ -7,13 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from redis.exceptions import ResponseError
-
 from eventstore.connection.calls import pairs_of, refusal, scan, translated_errors
 from eventstore.errors import WrongType
 from eventstore.keys import CATALOGUE
 from eventstore.language.agents import Agent
 from eventstore.language.workers import Worker
+from eventstore.redis_errors import ResponseError
 from eventstore.steps import hashes
 from projector.intake.archive import EventRange
 from projector.intake.entries import read_entries

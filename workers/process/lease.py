@@ -22,16 +22,16 @@ from typing import Any, Final
 
 import structlog
 from msgspec import Struct
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
 from eventstore.connection.backoff import Backoff
-from eventstore.connection.calls import UNREACHABLE, SyncClient
-from eventstore.connection.clients import connect_sync
+from eventstore.connection.calls import UNREACHABLE
+from eventstore.connection.thread_client import ThreadClient
 from eventstore.errors import Halted, LogError, LogMissing
 from eventstore.ids import new_id
 from eventstore.keys import Keys
 from eventstore.language.pool_config import PoolConfig
 from eventstore.log.script_runner import script
+from eventstore.redis_errors import NoScriptError, RedisError
 from workers.host.processes import boot_seconds
 from workers.process.loop_watch import ANSWER_SECONDS, LoopWatch
 from workers.process.options import WorkerOptions
@@ -72,7 +72,7 @@ class Lease:
         self._config_version = options.config_version
         self._epoch = epoch
         self._hooks = hooks
-        self._owner = options.owner
+        self._owner_ended = options.owner.end_check() if options.owner else lambda: False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._trusted_until = granted_at + _trust_seconds(self._config)
         self._lost_reason = ""
@@ -128,14 +128,14 @@ class Lease:
     # ---- the thread that renews ----------------------------------------------------------------
 
     def _renew_forever(self) -> None:
-        client = connect_sync(self._options.redis_url, timeout_seconds=self._config.renew_seconds)
+        client = ThreadClient(self._options.redis_url, timeout_seconds=self._config.renew_seconds)
         with contextlib.closing(client):
             while not self._stopped.is_set():
                 pause = self._renew(client)
                 self._renew_now.wait(pause)
                 self._renew_now.clear()
 
-    def _renew(self, client: SyncClient) -> float:
+    def _renew(self, client: ThreadClient) -> float:
         """One renewal; returns after how many seconds the next is due."""
         config = self._config
         interval = config.renew_seconds * random.uniform(0.9, 1.0)
@@ -147,8 +147,6 @@ class Lease:
         try:
             reply = self._evaluate(client, config)
         except (*UNREACHABLE, RedisError) as error:
-            if isinstance(error, ReadOnlyError):  # a replica now: the address may lead elsewhere
-                client.connection_pool.disconnect()
             return min(self._backoff.next_delay(error), interval)
         status = reply[0].decode()
         if status in {"FENCED", "RECOVERED"}:
@@ -185,7 +183,7 @@ class Lease:
         self._loop_given_up = hangs
         return hangs and known
 
-    def _evaluate(self, client: SyncClient, config: PoolConfig) -> list[Any]:
+    def _evaluate(self, client: ThreadClient, config: PoolConfig) -> list[Any]:
         source, options, keys = script("renew"), self._options, Keys(self._options.key_prefix)
         arguments = (
             2,
@@ -201,11 +199,10 @@ class Lease:
             f"{config.lease_seconds:g}",
             self._config_version,
         )
-        command = client.execute_command
         try:
-            reply: list[Any] = command("EVALSHA", source.digest, *arguments)  # type: ignore[no-untyped-call]
+            reply: list[Any] = client.call("EVALSHA", source.digest, *arguments)
         except NoScriptError:
-            reply = command("EVAL", source.text, *arguments)  # type: ignore[no-untyped-call]
+            reply = client.call("EVAL", source.text, *arguments)
         return reply
 
     def _extend(self, trusted_until: float) -> None:
@@ -228,7 +225,7 @@ class Lease:
             self._watch_owner()
 
     def _watch_owner(self) -> None:
-        if self._owner is None or self._owner.alive() or self._stopped.is_set():
+        if self._stopped.is_set() or not self._owner_ended():
             return
         if not self._orphan_since:
             self._orphan_since = boot_seconds()

@@ -11,12 +11,11 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from redis.exceptions import RedisError
-
 from eventstore.connection.calls import UNREACHABLE, execute
 from eventstore.errors import LogError
 from eventstore.language.pool_config import PoolConfig
 from eventstore.log.pool_log import PoolLog
+from eventstore.redis_errors import RedisError
 from workers.host.processes import boot_seconds, resident_bytes
 from workers.output.capture import Capture
 from workers.output.descriptors import StandardPipes

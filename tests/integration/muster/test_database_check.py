@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from eventstore.errors import ConfigurationError
-from muster.process.database_check import database_problem
+from muster.process.database_check import database_problem, database_problem_in_child
 from muster.settings.settings import Settings
 from projector.queries.views import Views
 from projector.store.database import Database
@@ -95,3 +95,13 @@ async def test_a_folder_or_a_path_below_a_file_is_refused(tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     assert "it is a folder" in await refused(f"sqlite:///{tmp_path}")
     assert "is no folder" in await refused(f"sqlite:///{tmp_path}/file/views.db")
+
+
+async def test_a_process_of_its_own_finds_the_same(tmp_path: Path) -> None:
+    """And leaves nothing of a driver in the one that asks."""
+    assert await database_problem_in_child(Settings(data_dir=tmp_path)) == ""
+    (tmp_path / "views.db").mkdir()
+    settings = Settings(data_dir=tmp_path)
+    assert await database_problem_in_child(settings) == await database_problem(settings) != ""
+    with pytest.raises(ConfigurationError, match="must be sqlite"):
+        await database_problem_in_child(Settings(database_url="mysql://h/d"))

@@ -129,6 +129,7 @@ async def test_a_server_that_could_not_write_its_file_has_to_rewrite_it(
 ) -> None:
     """Until that has succeeded; then it can be started again, although its file had a hole."""
     monkeypatch.setattr(log_server, "REWRITE_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(log_server, "REWRITE_POLL_SECONDS", 0.2)
     embedded = embedding()
     embedded.server.directory.mkdir(parents=True)
     binary = Path(surviving(str(find_binary()), embedded.server.directory))

@@ -3,13 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
-from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
 from eventstore import errors
 from eventstore.connection import backoff
 from eventstore.connection.backoff import Backoff, retry
 from eventstore.errors import LogError, LogUnreachable
+from eventstore.redis_errors import ResponseError
 
 
 @pytest.fixture

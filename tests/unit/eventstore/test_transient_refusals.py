@@ -5,7 +5,6 @@ from typing import Any, cast
 from unittest.mock import AsyncMock
 
 import pytest
-from redis.exceptions import ResponseError
 
 from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import Keys
@@ -14,6 +13,7 @@ from eventstore.log.log import Log
 from eventstore.log.pool_log import PoolLog
 from eventstore.recovery import loss_reports
 from eventstore.recovery.restore import LogRestore
+from eventstore.redis_errors import ResponseError
 from eventstore.steps.step import Origin
 from muster.process.log_preparation import apply_pools
 from muster.settings.settings import PoolDeclaration

@@ -8,10 +8,11 @@ from typing import Any, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redis import exceptions
 
+from eventstore import redis_errors
 from eventstore.connection.calls import UNREACHABLE
-from eventstore.connection.wire import NotSent, Wire, error_of
+from eventstore.connection.wire import NotSent, Wire
+from eventstore.redis_errors import error_of
 
 REPLIES = b"+OK\r\n$3\r\na\r\n\r\n:7\r\n*2\r\n$1\r\nx\r\n-ERR inner\r\n-NOSCRIPT none\r\n$-1\r\n"
 CALLS = 6
@@ -48,13 +49,13 @@ def check(found: list[Any], complete: int) -> None:
     expected = [b"OK", b"a\r\n", 7, None, None, None]
     for number, one in enumerate(found):
         if number >= complete:
-            assert isinstance(one, exceptions.ConnectionError)
+            assert isinstance(one, redis_errors.RedisConnectionError)
             assert not isinstance(one, NotSent), "it was sent: its outcome is unknown"
         elif number == 3:
             assert one[0] == b"x"
             assert str(one[1]) == "inner"
         elif number == 4:
-            assert isinstance(one, exceptions.NoScriptError)
+            assert isinstance(one, redis_errors.NoScriptError)
         else:
             assert one == expected[number]
 
@@ -105,7 +106,7 @@ async def test_a_call_without_a_reply_ends_the_connection_in_time() -> None:
     Transport(wire)
     calls = [wire.call(("GET", "a")), wire.call(("GET", "b"))]
     found = await asyncio.gather(*calls, return_exceptions=True)
-    assert all(isinstance(one, exceptions.TimeoutError) for one in found)
+    assert all(isinstance(one, redis_errors.RedisTimeoutError) for one in found)
 
 
 @pytest.mark.parametrize("garbage", [b"HTTP/1.1 400\r\n", b"\x15\x03\x01", b"+one too many\r\n"])
@@ -147,13 +148,13 @@ async def test_a_retired_connection_ends_with_its_last_reply() -> None:
 @pytest.mark.parametrize(
     ("reply", "kind", "text"),
     [
-        ("LOADING Redis is loading", exceptions.BusyLoadingError, "Redis is loading"),
-        ("READONLY You can't", exceptions.ReadOnlyError, "You can't"),
-        ("WRONGTYPE Operation", exceptions.ResponseError, "WRONGTYPE Operation"),
-        ("MISCONF cannot save", exceptions.ResponseError, "MISCONF cannot save"),
-        ("ERR unknown command", exceptions.ResponseError, "unknown command"),
-        ("ERR max number of clients reached", exceptions.ConnectionError, "max number of"),
-        ("NOAUTH Authentication required.", exceptions.AuthenticationError, "Authentication"),
+        ("LOADING Redis is loading", redis_errors.BusyLoadingError, "Redis is loading"),
+        ("READONLY You can't", redis_errors.ReadOnlyError, "You can't"),
+        ("WRONGTYPE Operation", redis_errors.ResponseError, "WRONGTYPE Operation"),
+        ("MISCONF cannot save", redis_errors.ResponseError, "MISCONF cannot save"),
+        ("ERR unknown command", redis_errors.ResponseError, "unknown command"),
+        ("ERR max number of clients reached", redis_errors.RedisConnectionError, "max number of"),
+        ("NOAUTH Authentication required.", redis_errors.AuthenticationError, "Authentication"),
     ],
 )
 def test_errors_have_the_classes_of_redis_py(reply: str, kind: type[Exception], text: str) -> None:

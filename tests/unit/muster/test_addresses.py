@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from redis.asyncio.connection import SSLConnection, parse_url
 
-from eventstore.connection.clients import Client, connect_sync
+from eventstore.connection.address import Address
 from eventstore.errors import ConfigurationError, MusterError
 from muster.cli.arguments.targets import database_url, redis_url
 from muster.cli.doctor.database_checks import check_postgres
@@ -112,12 +113,22 @@ def test_an_invalid_database_address_is_refused_without_its_password(
         ("valkeys://h/0?ssl_ca_certs=/c", "rediss://h/0?ssl_ca_certs=/c"),
         ("unix://me:x@/s?db=2", "unix://me:x@/s?db=2"),
         ("redis://h?socket_keepalive=yes", "redis://h?socket_keepalive=yes"),
+        ("redis://a%40b:c%2Fd@[::1]:2/3", "redis://a%40b:c%2Fd@[::1]:2/3"),
+        (
+            "unix:///a%20b/s?username=me&password=x%26y",
+            "unix:///a%20b/s?username=me&password=x%26y",
+        ),
     ],
 )
 def test_a_redis_address_has_the_forms_of_redis_py(url: str, expected: str) -> None:
     assert redis_address(url, "here") == expected
-    connect_sync(expected, timeout_seconds=1).connection_pool.make_connection()
-    Client(expected)
+    found, theirs = Address(expected), dict(parse_url(expected))
+    assert (found.host, found.port) == (theirs.get("host", "localhost"), theirs.get("port", 6379))
+    assert (found.path, found.database) == (theirs.get("path", ""), theirs.get("db", 0))
+    assert found.by_tls == (theirs.get("connection_class") is SSLConnection)
+    assert found.keeps_alive == theirs.get("socket_keepalive", False)
+    for name in ("username", "password", "client_name", "ssl_ca_certs"):
+        assert found.options.get(name) == theirs.get(name)
 
 
 @pytest.mark.parametrize(

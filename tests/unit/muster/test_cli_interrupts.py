@@ -26,7 +26,7 @@ sys.exit(main(sys.argv[2:]))
 @pytest.mark.parametrize(
     ("imported", "command"),
     [
-        ("importlib.metadata", "up"),
+        ("structlog", "up"),
         ("argparse", "ps"),
         ("msgspec", "ps"),
         ("muster.terminal.render", "ps"),
