@@ -234,7 +234,7 @@ class CatalogueLog:
     ) -> ChangeResult:
         attempts = Attempts(self._log, CATALOGUE, subject)
         while True:
-            state = await attempts.read(self.refresh())
+            state = await attempts.read(self.refresh)
             outcome, body = decide(state)
             if body is None:
                 if attempts.unknown and outcome is Outcome.CONFLICT:  # another change was written

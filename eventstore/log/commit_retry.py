@@ -1,6 +1,6 @@
 """How a change is tried again after a conflict, an unknown reply or a recovery."""
 
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -27,14 +27,14 @@ class Attempts:
         self._generation, _ = log.high_water_mark(pool)
         self.unknown: OutcomeUnknown | None = None
 
-    async def read(self, state: Awaitable[T]) -> T:
+    async def read(self, state: Callable[[], Awaitable[T]]) -> T:
         """Start an attempt. Raises `Busy` after `ATTEMPTS`, if other writers were always faster."""
         if not self._left:
             raise self.unknown or Busy(f"{self._subject} changes too fast")
         self._left -= 1
         self._generation, _ = self._log.high_water_mark(self._pool)
         with reraise_unknown(self.unknown):
-            return await state
+            return await state()
 
     async def commit(self, step: Step) -> Reply | None:
         """None if no reply came or the log was recovered: the state must be read again."""

@@ -56,7 +56,7 @@ async def request_restart(
         command = replace(command, **asdict(operation), operation_ms=log.retention.keys_ms)
     attempts = Attempts(log, name, f"agent {agent_id}")
     while True:
-        stored = await attempts.read(log.agent(name, agent_id))
+        stored = await attempts.read(lambda: log.agent(name, agent_id))
         agent = stored
         if stored is None or stored.status is Status.FAILED:
             agent = _complete(stored, await from_views())

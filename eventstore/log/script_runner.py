@@ -25,6 +25,7 @@ from eventstore.connection.denials import denied_in_script
 from eventstore.connection.reply_parser import Argument
 from eventstore.connection.wire import NotSent
 from eventstore.keys import CATALOGUE, Keys
+from eventstore.log.group_commit import CommitQueue
 from eventstore.log.replies import Outcome, Reply
 from eventstore.redis_errors import (
     AuthenticationError,
@@ -93,6 +94,7 @@ class ScriptRunner:
         self._high_water_marks: dict[str, tuple[int, int]] = {}
         self._acknowledged: dict[str, tuple[int, int]] = {}
         self._clocks: dict[str, ClockReading] = {}
+        self._queues: dict[tuple[str, str], CommitQueue] = {}
         self._redis_clock: ClockReading | None = None
         """Redis' own clock, as far as it is known: no log's time is behind it."""
 
@@ -175,7 +177,21 @@ class ScriptRunner:
         generation, _ = self.high_water_mark(step.pool)
         if 0 < read_generation < generation:
             raise errors.Recovered(step.pool, generation)
-        return await self._run_guarded("admit" if adds_load else "commit", step.pool, step.encode())
+        name = "admit" if adds_load else "commit"
+        queue = self._queues.get((name, step.pool)) or self._queue(name, step.pool)
+        raw = await queue.add(step.encode(), read_generation)
+        if isinstance(raw, ResponseError):
+            raise self._refusal(name, step.pool, raw) from raw
+        return parse_reply(step.pool, raw, self)
+
+    def _queue(self, name: str, pool: str) -> CommitQueue:
+        async def run(steps: Sequence[bytes]) -> Sequence[Any]:
+            replies: Sequence[Any] = (await self._run_guarded(name, pool, *steps)).rest[0]
+            return replies
+
+        queue = CommitQueue(pool, run, lambda: self.high_water_mark(pool)[0])
+        self._queues[name, pool] = queue
+        return queue
 
     async def run_script(self, name: str, pool: str, *arguments: Argument) -> Reply:
         """Run a script on a log with exactly these arguments."""
@@ -189,11 +205,14 @@ class ScriptRunner:
         except OutOfMemoryError as error:
             raise errors.MemoryExhausted from error
         except ResponseError as error:
-            doing = f"pool {pool!r}: script {name} failed"
-            if denied := denied_in_script(error, script(name).text, keys):
-                raise errors.LogError(f"{doing}: {denied}") from error
-            raise calls.refusal(doing, error) from error
+            raise self._refusal(name, pool, error) from error
         return parse_reply(pool, raw, self)
+
+    def _refusal(self, name: str, pool: str, error: ResponseError) -> errors.LogError:
+        doing = f"pool {pool!r}: script {name} failed"
+        if denied := denied_in_script(error, self.script_keys(pool)):
+            return errors.LogError(f"{doing}: {denied}")
+        return calls.refusal(doing, error)
 
     async def _evaluate(
         self, source: Script, keys: tuple[str, str], arguments: Sequence[Argument]

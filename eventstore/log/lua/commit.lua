@@ -1,9 +1,11 @@
--- Commits one step: checks that the state it was decided on is unchanged, then writes all of it.
--- ARGV  3 MessagePack of {checks, writes}: each clause is an array of a function's name, below, and
---       its arguments.
+-- Commits steps, one after the other: checks that the state that a step was decided on is unchanged,
+-- then writes all of it.
+-- ARGV  3… for each step the MessagePack of {checks, writes}: each clause is an array of a
+--       function's name, below, and its arguments.
 --       eventstore/steps/clauses.py describes each clause and the refusal of each check.
--- Returns {OK, generation, seq, ts, stream id of its last event ('' if it has none)}.
--- Invariant: either all writes of the step are made, or none.
+-- Returns {OK, generation, seq, ts, {the reply to each step}}; that to a step which was written is
+--       {OK, generation, seq, ts, stream id of its last event ('' if it has none)}.
+-- Invariant: either all writes of a step are made, or none.
 
 local checks = {}
 
@@ -177,7 +179,8 @@ end
 
 function writes.Message(id, message) push_inbox(id, message) end
 function writes.Signal(kind, value) signal(kind, value) end
-function writes.WakeWorkers() wake() end
+local wrote, wakes = false, false -- whether any step did; workers are woken once, for all steps
+function writes.WakeWorkers() wakes = true end
 function writes.SetMeta(field, value) redis.call('HSET', meta_key, field, value) end
 function writes.DeleteMeta(field) redis.call('HDEL', meta_key, field) end
 function writes.Resign() redis.call('HSET', base .. 'leader', 'host', '') end
@@ -192,20 +195,34 @@ local function numbers_to_text(values)
   end
 end
 
-local step = cmsgpack.unpack(ARGV[3])
-for i, functions in ipairs({ checks, writes }) do
-  for _, clause in ipairs(step[i]) do
-    if not functions[clause[1]] then
-      return redis.error_reply('ERR unknown clause ' .. tostring(clause[1]))
+local function commit(packed)
+  local step = cmsgpack.unpack(packed)
+  for i, functions in ipairs({ checks, writes }) do
+    for _, clause in ipairs(step[i]) do
+      if not functions[clause[1]] then
+        return redis.error_reply('ERR unknown clause ' .. tostring(clause[1]))
+      end
+      numbers_to_text(clause)
     end
-    numbers_to_text(clause)
   end
+  for _, clause in ipairs(step[1]) do
+    local refusal = checks[clause[1]](unpack(clause, 2))
+    if refusal then return refusal end
+  end
+  last_entry, wrote = '', true
+  for _, clause in ipairs(step[2]) do writes[clause[1]](unpack(clause, 2)) end
+  return reply('OK', last_entry)
 end
 
-for _, clause in ipairs(step[1]) do
-  local refusal = checks[clause[1]](unpack(clause, 2))
-  if refusal then return refusal end
+-- An error in one step is its reply: the others go on.
+local function error_text(why) return type(why) == 'table' and why.err or tostring(why) end
+
+local replies = {}
+for i = 3, #ARGV do
+  local done, answer = pcall(commit, ARGV[i])
+  replies[#replies + 1] = done and answer or redis.error_reply(error_text(answer))
 end
-for _, clause in ipairs(step[2]) do writes[clause[1]](unpack(clause, 2)) end
-write_head()
-return reply('OK', last_entry)
+rescore_changed()
+if wrote then write_head() end
+if wakes then wake() end
+return reply('OK', replies)

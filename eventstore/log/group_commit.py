@@ -1,0 +1,87 @@
+"""Commits what is asked for at the same time in one call of a script: one call per pool at a time.
+
+Each step is checked and written by itself, all or nothing, in the order in which it was asked for,
+and sees what those before it have written. What comes while a call is under way goes out in the
+next. A caller that is cancelled before is left out.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+from msgspec import Struct
+
+from eventstore.errors import Recovered
+
+STEPS_MAX: Final = 100
+BYTES_MAX: Final = 1_000_000
+"""Of the steps of one call; one that is larger goes alone."""
+
+Run: TypeAlias = Callable[[Sequence[bytes]], Awaitable[Sequence[Any]]]
+"""Runs encoded steps; returns the reply to each."""
+
+
+class _Item(Struct, eq=False):
+    step: bytes
+    generation: int
+    future: "asyncio.Future[Any]"
+
+
+class CommitQueue:
+    """The steps of one pool that wait. `generation()`: the log's, as far as it is known."""
+
+    def __init__(self, pool: str, run: Run, generation: Callable[[], int]) -> None:
+        self._pool, self._run, self._generation = pool, run, generation
+        self._waiting: deque[_Item] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    async def add(self, step: bytes, read_generation: int) -> Any:
+        """The reply to this step. Raises what the call raises.
+
+        `read_generation`: as `ScriptRunner.commit` has it; checked again before the step is sent.
+        """
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Item(step, read_generation, future))
+        if self._task is None:
+            self._task = asyncio.create_task(self._commit())
+        return await future
+
+    async def _commit(self) -> None:
+        try:
+            while batch := self._next():
+                await self._commit_batch(batch)
+        finally:
+            self._task = None
+            for item in self._waiting:  # the loop ends
+                item.future.cancel()
+            self._waiting.clear()
+
+    def _next(self) -> list[_Item]:
+        batch: list[_Item] = []
+        size, known = 0, self._generation()
+        while self._waiting and len(batch) < STEPS_MAX:
+            item = self._waiting[0]
+            if batch and size + len(item.step) > BYTES_MAX:
+                break
+            self._waiting.popleft()
+            if item.future.done():
+                continue
+            if 0 < item.generation < known:
+                item.future.set_exception(Recovered(self._pool, known))
+                continue
+            size += len(item.step)
+            batch.append(item)
+        return batch
+
+    async def _commit_batch(self, batch: Sequence[_Item]) -> None:
+        try:
+            replies = await self._run([item.step for item in batch])
+        except Exception as error:  # noqa: BLE001  each caller gets it
+            for item in batch:
+                if not item.future.done():
+                    item.future.set_exception(error)
+            return
+        for item, reply in zip(batch, replies, strict=True):
+            if not item.future.done():
+                item.future.set_result(reply)

@@ -1,0 +1,134 @@
+"""Steps that are committed at the same time: together, each by itself, and in order."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from eventstore.connection.calls import execute
+from eventstore.connection.clients import Client
+from eventstore.errors import LogError, OutcomeUnknown, Recovered
+from eventstore.keys import Keys
+from eventstore.log import group_commit
+from eventstore.log.log import Log
+from eventstore.log.replies import Outcome
+from eventstore.steps import clauses
+from eventstore.steps.step import Origin, Step
+from tests.integration.projector.stage import POOL
+from tests.pools import TestPool, open_pool
+
+
+class Counting(Client):
+    """How many calls of scripts there were, and how many steps they had."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.steps: list[int] = []
+
+    async def execute_command(self, *command: str | bytes | int) -> object:
+        if command[0] == "EVALSHA":
+            self.steps.append(len(command) - 7)
+        return await super().execute_command(*command)
+
+
+@pytest.fixture
+async def pool(any_redis_url: str) -> AsyncIterator[TestPool]:
+    async with open_pool(any_redis_url) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def log(pool: TestPool, any_redis_url: str) -> AsyncIterator[Log]:
+    client = Counting(any_redis_url)
+    yield Log(client, Keys())
+    await client.aclose()
+
+
+def setting(log: Log, name: str, value: str, *, was: str | None = None) -> Step:
+    step = log.step(POOL, Origin())
+    if was is not None:
+        step.check(clauses.MetaIs(name, was))
+    step.write(clauses.SetMeta(name, value))
+    return step
+
+
+async def meta(log: Log, name: str) -> bytes:
+    value: bytes = await execute(log.client, "HGET", log.keys.pool(POOL, "meta"), name)
+    return value
+
+
+async def test_steps_at_the_same_time_are_one_call_and_each_sees_those_before_it(log: Log) -> None:
+    assert isinstance(log.client, Counting)
+    await log.commit(setting(log, "x", "0"))
+    log.client.steps.clear()
+    steps = [setting(log, "x", f"{n + 1}", was=f"{n}") for n in range(20)]
+    steps.insert(10, setting(log, "x", "never", was="other"))
+    replies = await asyncio.gather(*(log.commit(step) for step in steps))
+    outcomes = [reply.outcome for reply in replies]
+    assert outcomes.pop(10) is Outcome.CONFLICT
+    assert set(outcomes) == {Outcome.DONE}
+    assert await meta(log, "x") == b"20"
+    assert log.client.steps == [21]
+
+
+async def test_what_comes_meanwhile_goes_out_in_the_next_call(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(log.client, Counting)
+    monkeypatch.setattr(group_commit, "STEPS_MAX", 8)
+    await asyncio.gather(*(log.commit(setting(log, f"n{n}", "1")) for n in range(20)))
+    assert log.client.steps == [8, 8, 4]
+    log.client.steps.clear()
+    monkeypatch.setattr(group_commit, "BYTES_MAX", 300)
+    await asyncio.gather(*(log.commit(setting(log, f"n{n}", "x" * 200)) for n in range(3)))
+    assert log.client.steps == [1, 1, 1]
+
+
+async def test_a_step_that_fails_harms_none_of_its_neighbours(log: Log) -> None:
+    broken = log.step(POOL, Origin())
+    broken.write(clauses.DropEntry("no-id"))
+    before, refused, after = await asyncio.gather(
+        log.commit(setting(log, "a", "1")),
+        log.commit(broken),
+        log.commit(setting(log, "b", "1")),
+        return_exceptions=True,
+    )
+    assert isinstance(refused, LogError)
+    assert "script commit failed" in str(refused)
+    assert [await meta(log, name) for name in ("a", "b")] == [b"1", b"1"]
+    for reply in (before, after):
+        assert not isinstance(reply, BaseException)
+        assert reply.outcome is Outcome.DONE
+
+
+async def test_a_caller_that_is_cancelled_before_its_step_is_sent_commits_nothing(log: Log) -> None:
+    first = asyncio.ensure_future(log.commit(setting(log, "a", "1")))
+    waits = asyncio.ensure_future(log.commit(setting(log, "b", "1")))
+    await asyncio.sleep(0)
+    waits.cancel()
+    assert (await first).outcome is Outcome.DONE
+    with pytest.raises(asyncio.CancelledError):
+        await waits
+    assert await meta(log, "b") is None
+
+
+async def test_a_step_of_an_earlier_generation_is_not_sent(log: Log) -> None:
+    """It waited while another call learned of the recovery: versions prove nothing any more."""
+    waits = asyncio.ensure_future(log.commit(setting(log, "b", "1"), read_generation=1))
+    await asyncio.sleep(0)
+    log.raise_high_water_mark(POOL, 2, 1)
+    with pytest.raises(Recovered):
+        await waits
+
+
+async def test_a_lost_reply_makes_all_its_steps_unknown(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await log.commit(setting(log, "x", "0"))
+    callers = [asyncio.ensure_future(log.commit(setting(log, f"n{n}", "1"))) for n in range(5)]
+    for _ in range(4):
+        await asyncio.sleep(0)
+    log.client.drop()
+    found = await asyncio.gather(*callers, return_exceptions=True)
+    assert all(isinstance(one, OutcomeUnknown) for one in found), found
+    assert (await log.commit(setting(log, "x", "1", was="0"))).outcome is Outcome.DONE
