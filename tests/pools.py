@@ -39,12 +39,18 @@ class TestPool:
         self.pool_log = PoolLog(log, name, ORIGIN)
 
     async def spawn(
-        self, *, key: str = "", digest: str = "", project: str = "p", **request: Any
+        self,
+        *,
+        key: str = "",
+        digest: str = "",
+        project: str = "p",
+        role_type: str = "developer",
+        **request: Any,
     ) -> SubmitResult:
         return await submit(
             self.log,
             self.pool,
-            AgentRequested(role_type="developer", project_id=project, **request),
+            AgentRequested(role_type=role_type, project_id=project, **request),
             ORIGIN,
             agent_id=new_id(),
             operation_id=key or new_id(),
@@ -74,9 +80,11 @@ class TestPool:
         return Fence(worker_id, epoch)
 
     async def claim(
-        self, fence: Fence, slots: int = 10, *, again: bool = False
+        self, fence: Fence, slots: int = 10, *, again: bool = False, starts: str = ""
     ) -> list[ClaimedAgent]:
-        outcome, claimed = await self.log.claim(self.name, fence, slots, include_unsettled=again)
+        outcome, claimed = await self.log.claim(
+            self.name, fence, slots, include_held=again, starts=starts
+        )
         assert outcome is Outcome.DONE
         return claimed
 

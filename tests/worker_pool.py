@@ -91,7 +91,8 @@ class WorkerPool:
         """Order and start a worker within this process."""
         roles = roles if isinstance(roles, Mapping) else {"role": roles}
         worker_id = await self.order(max_agents=max_agents)
-        options = self.options(worker_id, **changes)
+        role = "role" if "role" in roles else ""
+        options = self.options(worker_id, **{"role": role, **changes})
         worker = Worker(options, roles, start_time=start_time(os.getpid()))
         self._workers.append(worker)
         await worker.start()

@@ -95,19 +95,19 @@ class Log(LogQueries):
         fence: Fence,
         slots: int,
         *,
-        include_unsettled: bool = False,
+        include_held: bool = False,
         isolation_limit: int = 1,
+        starts: str = "",
     ) -> tuple[Outcome, list[replies.ClaimedAgent]]:
         """Claim up to `slots` spawns for a worker.
 
-        `include_unsettled`: also those that it claimed before and has not settled (a reply was
-        lost). `isolation_limit`: how many workers of the pool may run one isolated agent each.
+        `include_held`: also those that are in its slots (a reply was lost). `isolation_limit`: how
+        many workers of the pool may run one isolated agent each. `starts`: the role whose agents
+        have nothing to do before they run: they are started in the same step.
         """
-        ids = [self.new_id() for _ in range(slots)]
-        unsettled_flag = "1" if include_unsettled else ""
-        reply = await self._run_guarded(
-            "claim", pool, fence.worker_id, fence.epoch, unsettled_flag, isolation_limit, *ids
-        )
+        flag = "1" if include_held else ""
+        arguments = (fence.epoch, flag, isolation_limit, starts, slots, self.new_id())
+        reply = await self._run_guarded("claim", pool, fence.worker_id, *arguments)
         entries, foreign = reply.rest[:2] if reply.outcome is Outcome.DONE else ((), ())
         for entry_id, reason, *content in foreign:
             found = {"entry_id": text_of(entry_id), "reason": text_of(reason)}
@@ -186,7 +186,9 @@ class Log(LogQueries):
         """
         attempts = Attempts(self, pool, f"agent {agent_id}")
         while True:
-            agent = agent or await attempts.read(self._intact(pool, self.agent(pool, agent_id)))
+            agent = agent or await attempts.read(
+                lambda: self._intact(pool, self.agent(pool, agent_id))
+            )
             if agent is None:
                 return replies.AgentResult(Outcome.ABSENT, None)
             if incarnation is not None and agent.incarnation != incarnation:
@@ -222,7 +224,7 @@ class Log(LogQueries):
         """Carry out a command on a worker. With `checks`, a conflict is returned."""
         attempts = Attempts(self, pool, f"worker {worker_id}")
         while True:
-            found = await attempts.read(self._intact(pool, self.worker(pool, worker_id)))
+            found = await attempts.read(lambda: self._intact(pool, self.worker(pool, worker_id)))
             if found is None:
                 return replies.WorkerResult(Outcome.ABSENT, None)
             worker = found.worker

@@ -8,6 +8,8 @@ newer version added are not changed.
 
 import re
 from collections.abc import Callable, Mapping
+from itertools import repeat
+from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
 
 from msgspec import Struct, inspect
@@ -26,6 +28,8 @@ VIEWS_ONLY: Final = frozenset(
 CAUSES: Final = ("correlation_id", "last_event_id")
 
 State = TypeVar("State", bound=Struct)
+
+_ABSENT: Final = object()
 
 
 class _Form(Struct, frozen=True):
@@ -51,13 +55,19 @@ class HashCodec(Generic[State]):
         self.first = tuple(first.split())
         names = [*self.first, *(name for name in fields if name not in self.first)]
         self._fields = [(name, *fields[name]) for name in names]
+        self._values = attrgetter(*(field for _, field, _ in self._fields))
 
     def to_hash(self, state: State) -> dict[str, str]:
         return {name: form.write(getattr(state, field)) for name, field, form in self._fields}
 
-    def to_flat(self, state: State) -> list[str]:
-        """Alternating names and values."""
-        return [item for pair in self.to_hash(state).items() for item in pair]
+    def to_flat(self, state: State, stored: State | None = None) -> list[str]:
+        """Alternating names and values; only of the fields that differ from the `stored` state."""
+        flat: list[str] = []
+        values, known = self._values(state), self._values(stored) if stored else repeat(_ABSENT)
+        for (name, _, form), value, before in zip(self._fields, values, known, strict=False):
+            if value != before:
+                flat += (name, form.write(value))
+        return flat
 
     def from_hash(self, subject: str, fields: Mapping[str, str]) -> State:
         """The inverse of `to_hash`; other fields are ignored. Raises `Unreadable`."""

@@ -57,25 +57,27 @@ def worker_id() -> str:
     return owner.output.file.path.stem
 
 
-class Tested(Agent):
+class Immediate(Agent):
     """Runs until it is stopped; in its first incarnation it does once what its input says."""
 
     trace: AgentTrace | None = None
+    unwell = False
 
-    async def start(self, context: Context) -> None:
+    async def run(self, context: Context) -> None:
+        trace = self.trace or self._begin(context)
+        try:
+            await self._run(context, trace)
+        finally:
+            trace.write(stopped=True)
+
+    def _begin(self, context: Context) -> AgentTrace:
         do = context.input.get("do")
         if do == "raise-in-start" and context.incarnation == 1:
             raise RuntimeError("as requested")
         self.unwell = do == "raise-in-check" and context.incarnation == 1
         self.trace = AgentTrace(context)
         self.trace.write()
-
-    async def run(self, context: Context) -> None:
-        assert self.trace is not None
-        try:
-            await self._run(context, self.trace)
-        finally:
-            self.trace.write(stopped=True)
+        return self.trace
 
     async def _run(self, context: Context, trace: AgentTrace) -> None:
         if seed := context.input.get("misbehave"):
@@ -126,3 +128,10 @@ class Tested(Agent):
     async def check(self, context: Context) -> None:
         if self.unwell:
             raise RuntimeError("as requested")
+
+
+class Tested(Immediate):
+    """The same with a `start` of its own."""
+
+    async def start(self, context: Context) -> None:
+        self._begin(context)

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from tests.chaos.asking import API, Answer, Meaning, ask
-from tests.chaos.configuration import ROLE
+from tests.chaos.configuration import role_of
 from tests.chaos.journal import Entry, Journal, operation_id
 
 REPEAT_SECONDS = (0.3, 1.0)
@@ -145,7 +145,7 @@ class Spawn(Command):
         """Whether it repeats with a key that an answer names."""
         self.body = {
             "project_id": "chaos",
-            "role_type": ROLE,
+            "role_type": role_of(pool),
             "pool_name": pool,
             "labels": {"command": number},
             "max_idle_time": None,
@@ -228,7 +228,7 @@ class CreatePool(PoolCommand):
     kind = "create_pool"
 
     async def ask(self) -> Answer:
-        body = {"pool_name": self.pool, "role_type": ROLE, "config": self.config}
+        body = {"pool_name": self.pool, "role_type": role_of(self.pool), "config": self.config}
         return await self.desk.ask(self.random, "POST", f"{API}/pools", body, headers=self.headers)
 
 

@@ -5,6 +5,8 @@ import tomllib
 from pathlib import Path
 
 ROLE = "tested"
+IMMEDIATE = "immediate"
+"""Its agents have no `start`: they are started by the claim."""
 STEADY = "steady"
 """Pools of the load's agents, which behave well."""
 WILD = "wild"
@@ -42,6 +44,10 @@ _SIZES = {
 }
 
 
+def role_of(pool: str) -> str:
+    return IMMEDIATE if pool in {STEADY, PASSING[0]} else ROLE
+
+
 def passing_config() -> dict[str, object]:
     """What a client asks for when it creates a pool."""
     return tomllib.loads(f"agents_per_worker = 3\nmax_workers = 2\n{_SETTINGS}")
@@ -52,8 +58,11 @@ def write(folder: Path) -> Path:
     folder.mkdir()
     for name in ("agents.py", "misbehaving.py"):
         shutil.copy(Path(__file__).with_name(name), folder / f"chaos_{name}")
-    lines = [f'[roles.{ROLE}]\nagent = "chaos_agents:Tested"\n']
-    lines += [f'[pools.{pool}]\nrole = "{ROLE}"\n{_SIZES[pool]}{_SETTINGS}' for pool in POOLS]
+    roles = {ROLE: "Tested", IMMEDIATE: "Immediate"}
+    lines = [f'[roles.{role}]\nagent = "chaos_agents:{name}"\n' for role, name in roles.items()]
+    lines += [
+        f'[pools.{pool}]\nrole = "{role_of(pool)}"\n{_SIZES[pool]}{_SETTINGS}' for pool in POOLS
+    ]
     file = folder / "muster.toml"
     file.write_text("\n".join(lines))
     return file

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tests.chaos.asking import API, Answer, ask
-from tests.chaos.configuration import PROBE, ROLE
+from tests.chaos.configuration import PROBE, role_of
 from tests.waiting import until
 
 PAUSE_SECONDS = 0.1
@@ -62,7 +62,7 @@ class _Probe:
         self._headers = {"Idempotency-Key": f"probe-{name}-{number}", "Prefer": "wait=2"}
         self._body = {
             "project_id": "probe",
-            "role_type": ROLE,
+            "role_type": role_of(PROBE),
             "pool_name": PROBE,
             "max_idle_time": None,
             "labels": {"command": f"probe-{name}-{number}"},

@@ -72,6 +72,10 @@ class Steady(Agent):
 
     async def stop(self, context):
         await asyncio.sleep(context.input["stops_for"])
+
+class Starting(Steady):
+    async def start(self, context):
+        pass
 """
 """It writes down when it runs."""
 DEADLY_ZYGOTE: Final = """
@@ -91,6 +95,8 @@ class Scene:
     def __init__(self, stage: Stage, pool: TestPool, folder: Path) -> None:
         self.stage, self.pool, self.folder = stage, pool, folder
         self.commands: list[Command] = []
+        self.agent = "Steady"
+        """`Steady` is started by its claim, `Starting` in a step of its own."""
         self._supervisors: list[Supervisor] = []
         self._processes: list[Forked] = []
         (folder / "traces").mkdir()
@@ -156,7 +162,7 @@ class Scene:
         return SupervisorOptions(
             redis_url=self.stage.redis_url,
             host="h1",
-            roles={"developer": "steady:Steady"},
+            roles={"developer": f"steady:{self.agent}"},
             app_dir=str(self.folder),
             log_dir=str(self.folder / "logs"),
             poll_seconds=0.2,

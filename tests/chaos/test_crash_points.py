@@ -141,17 +141,19 @@ async def test_a_termination_whose_gateway_died_is_carried_out(scene: Scene) -> 
 # ---- worker ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("agent", "dies_at"), [("Starting", STARTING), ("Steady", STARTING[:2])])
 async def test_a_spawn_whose_worker_died_runs_elsewhere(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, agent: str, dies_at: list[str]
 ) -> None:
-    scene.doom_workers(STARTING, monkeypatch)
+    scene.agent = agent
+    scene.doom_workers(dies_at, monkeypatch)
     await scene.supervise()
-    for losses, place in enumerate(STARTING, 1):
+    for losses, place in enumerate(dies_at, 1):
         scene.arm(place)
         names = await scene.spawn(3)
         await scene.died(place)
         await scene.survived(names, losses)
-    assert scene.events().count("worker.lost") == len(STARTING)
+    assert scene.events().count("worker.lost") == len(dies_at)
 
 
 async def test_an_agent_whose_worker_died_while_it_was_to_end_has_ended(

@@ -80,6 +80,12 @@ def overrides(role: type[Agent], method: str) -> bool:
     return getattr(role, method) is not getattr(Agent, method)
 
 
+def starts_at_once(role: type[Agent]) -> bool:
+    """Whether nothing of a role's own is called before `run`: not to make it, not to start it."""
+    own = any(overrides(role, method) for method in ("__new__", "__init__", "start"))
+    return type(role) is type(Agent) and not own
+
+
 class WorkerInfo:
     """The worker whose agents share what `Agent.worker_lifespan` yields."""
 

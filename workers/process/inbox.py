@@ -20,6 +20,8 @@ log = structlog.get_logger("muster.worker")
 
 BLOCK_SECONDS = 20.0
 """About how long it waits in one call; the connection may have been lost unnoticed."""
+MESSAGES_MAX = 100
+"""As many as a list has at most; the same one twice is handled once."""
 
 
 async def listen(
@@ -36,15 +38,21 @@ async def listen(
         while True:
             seconds = BLOCK_SECONDS * random.uniform(0.8, 1.2)
             try:
-                popped = await execute_blocking(client, "BRPOP", key, f"{seconds:.2f}")
+                popped = await execute_blocking(
+                    client, "BLMPOP", f"{seconds:.2f}", 1, key, "RIGHT", "COUNT", MESSAGES_MAX
+                )
             except (*UNREACHABLE, RedisError) as error:
                 await asyncio.sleep(backoff.next_delay(error))
                 continue
             if backoff.reset():
                 on_reconnected()
-            message = popped[1].decode(errors="replace") if popped else "work"
-            handler = handlers.get(message.partition(":")[0])
-            if handler is None:
-                log.info("worker.message_ignored", message=message)
-            else:
-                handler()
+            for message in dict.fromkeys(popped[1]) if popped else ():
+                _handle(message.decode(errors="replace"), handlers)
+
+
+def _handle(message: str, handlers: Mapping[str, Callable[[], object]]) -> None:
+    handler = handlers.get(message.partition(":")[0])
+    if handler is None:
+        log.info("worker.message_ignored", message=message)
+    else:
+        handler()

@@ -23,7 +23,7 @@ from eventstore.log.log import Log
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.script_runner import parse_reply
 from eventstore.steps.step import Fence, Origin
-from workers.api.agent import Agent
+from workers.api.agent import Agent, starts_at_once
 from workers.api.engine import Database
 from workers.host.processes import boot_seconds
 from workers.output.descriptors import StandardPipes
@@ -111,6 +111,8 @@ class Worker:
         except SetupFailed as error:
             self._drain(str(error))
         else:
+            role = self._roles.get(self._options.role)
+            self._context.starts = self._options.role if role and starts_at_once(role) else ""
             self._context.shared = self._setup.shared
             self._upkeep.protect_state()
             await self._slots.claim_forever()

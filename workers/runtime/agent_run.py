@@ -7,13 +7,16 @@ once the worker has lost the right to run the agent nothing is written at all.
 """
 
 import asyncio
-from typing import Final
+from collections.abc import Awaitable, Callable
+from functools import cached_property
+from typing import Any, Final
 
 import structlog
 from msgspec.structs import replace
 
 from eventstore.language.agent_commands import Clear, Command, Fail, Release, Started
 from eventstore.language.agents import Agent as State
+from eventstore.language.agents import Status
 from eventstore.language.events import Error
 from eventstore.log.replies import ClaimedAgent, Outcome
 from workers.api.agent import Agent, Context, FencingToken, overrides, read_spec
@@ -21,7 +24,7 @@ from workers.output.lines import Owner, logger_of
 from workers.runtime.calls import STUCK_SECONDS, AgentTask, Call, Stuck
 from workers.runtime.children import end_children
 from workers.runtime.end_conditions import EndConditions, HealthCheck
-from workers.runtime.errors import timeout_error
+from workers.runtime.errors import describe, timeout_error
 from workers.runtime.settlement import Settlement, failure
 from workers.runtime.stop_signal import StopRequest, StopSignal
 from workers.runtime.threads import call_stacks, end_thread_calls, report_threads
@@ -63,7 +66,10 @@ class AgentRun:
         self._task = AgentTask(self._owner, self._variables, self.agent_id)
         self._started: tuple[Agent, Context] | None = None
         self._grace_ends_at = 0.0
-        self._log = log.bind(agent_id=self.agent_id, incarnation=self.incarnation)
+
+    @cached_property
+    def _log(self) -> Any:
+        return log.bind(agent_id=self.agent_id, incarnation=self.incarnation)
 
     @property
     def state(self) -> State:
@@ -109,8 +115,10 @@ class AgentRun:
         if problem := self.worker_context.role_problem(self.state.role_type):
             self.worker_context.on_role_problem(problem)
             return Release(reason=problem)
+        if self.state.status is Status.RUNNING:  # claimed and started in one step
+            return self._make_started()
         limit = self.worker_context.config.start_timeout_seconds
-        call = self._task.call(self._start_agent)
+        call = self._call(self._start_agent)
         await self.stop.wait_for_end(call, limit, StopRequest.RELEASE)
         if not call.done:
             error = timeout_error("start", limit, call.stack)
@@ -126,13 +134,23 @@ class AgentRun:
         self.stop.apply_flag(self.state.stop)
         return None
 
+    def _make_started(self) -> Command | None:
+        """Make the object of an agent that has nothing to do before it runs."""
+        try:
+            self._variables.run(self._make_agent)
+        except BaseException as error:  # noqa: BLE001  as in `Call`
+            return failure(self.worker_context, self.state, "run", describe(error))
+        return None
+
     async def _start_agent(self) -> None:
-        worker_context, state = self.worker_context, self.state
-        role = worker_context.roles[state.role_type]
-        context = self._new_context(role)
-        agent = role()
-        self._started = agent, context
+        agent, context = self._make_agent()
         await agent.start(context)
+
+    def _make_agent(self) -> tuple[Agent, Context]:
+        role = self.worker_context.roles[self.state.role_type]
+        context = self._new_context(role)
+        self._started = role(), context
+        return self._started
 
     def _new_context(self, role: type[Agent]) -> Context:
         worker_context, state = self.worker_context, self.state
@@ -159,12 +177,13 @@ class AgentRun:
         health_check: HealthCheck | None = None
         if not self.stop.request:
             has_run = overrides(kind, "run")
-            run = self._task.call(lambda: agent.run(context) if has_run else _stay())
+            run = self._call(lambda: agent.run(context) if has_run else _stay())
             if overrides(kind, "check"):
-                health_check = HealthCheck(
-                    lambda: self._task.call_apart(lambda: agent.check(context)),
-                    self.state.heartbeat_interval,
-                )
+
+                def start_check() -> Call:
+                    return self._watched(self._task.call_apart(lambda: agent.check(context)))
+
+                health_check = HealthCheck(start_check, self.state.heartbeat_interval)
         conditions = EndConditions(self.worker_context, context, run, health_check)
         command = await self._wait_for_end(conditions)
         if health_check is not None and health_check.call is not None:
@@ -181,8 +200,7 @@ class AgentRun:
                 return command
             if conditions.isolation_ended(self.state):
                 await self._settlement.write(Clear(reason="behaved"))
-            ends = [call.ended for call in conditions.calls if call is not None and not call.done]
-            await self.stop.wait(*ends, seconds=conditions.wait_seconds(self.state))
+            await self.stop.wait(conditions.wait_seconds(self.state))
         return None
 
     async def _stop(self, agent: Agent, context: Context, run: Call | None) -> Error | None:
@@ -206,7 +224,7 @@ class AgentRun:
         return raised
 
     async def _call_stop(self, agent: Agent, context: Context, seconds: float) -> Error | None:
-        stop = self._task.call(lambda: agent.stop(context), sheltered=True)
+        stop = self._call(lambda: agent.stop(context), sheltered=True)
         await self.stop.wait_for_end(stop, seconds, StopRequest.RELEASE_NOW)
         error = self._log_hanging(stop, "stop", seconds)
         stop.cancel()
@@ -222,6 +240,13 @@ class AgentRun:
         error = timeout_error(during, seconds, call.stack)
         self._log.warning("agent.hanging", during=during, seconds=seconds, stack=call.stack)
         return error
+
+    def _call(self, function: Callable[[], Awaitable[None]], *, sheltered: bool = False) -> Call:
+        return self._watched(self._task.call(function, sheltered=sheltered))
+
+    def _watched(self, call: Call) -> Call:
+        call.ended.add_done_callback(self.stop.wake)
+        return call
 
     # ---- ending --------------------------------------------------------------------------------
 

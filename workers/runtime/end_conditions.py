@@ -87,11 +87,6 @@ class EndConditions:
         self._health_check = health_check
         self._isolation_ends_at = time.monotonic() + worker_context.config.isolation_seconds
 
-    @property
-    def calls(self) -> tuple[Call | None, ...]:
-        """The calls whose end may fulfil one."""
-        return self._run, self._health_check.call if self._health_check else None
-
     def poll(self, state: State) -> Command | None:
         """How the agent ends, if one is fulfilled. Starts the next `check` when that is due."""
         run, check = self._run, self._health_check

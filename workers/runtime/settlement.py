@@ -1,8 +1,8 @@
 """Writing what becomes of an agent: it started, failed, was released, ended, or is cleared."""
 
-import asyncio
 import random
-from typing import Final
+from functools import cached_property
+from typing import Any, Final
 
 import structlog
 
@@ -52,22 +52,19 @@ class Settlement:
     def __init__(self, worker_context: WorkerContext, state: State, stop: StopSignal) -> None:
         self.state = state
         self._worker_context, self._stop = worker_context, stop
-        self._log = log.bind(agent_id=state.agent_id, incarnation=state.incarnation)
 
     async def write(self, command: Command) -> None:
         """Write an outcome, for as long as the right to do so lasts.
 
         Where that ends, a write under way is not waited for: Redis may not answer.
         """
-        if self._stop.abandoned:
-            return
-        writing = asyncio.get_running_loop().create_task(self._act(command))
-        while not (writing.done() or self._stop.abandoned):
-            await self._stop.wait(writing)
-        writing.cancel()
-        await asyncio.wait({writing})
-        if not writing.cancelled():
-            self._on_acted(command, writing.result())
+        if not self._stop.abandoned:
+            async with self._stop.until_abandoned():
+                self._on_acted(command, await self._act(command))
+
+    @cached_property
+    def _log(self) -> Any:
+        return log.bind(agent_id=self.state.agent_id, incarnation=self.state.incarnation)
 
     def on_fenced(self, outcome: Outcome) -> None:
         """Another worker has the agent now, or none."""

@@ -124,8 +124,9 @@ class Slots:
         outcome, claims = await self._worker_context.log.claim(
             self._worker_context.fence,
             free,
-            include_unsettled=redeliver,
+            include_held=redeliver,
             isolation_limit=self._worker_context.config.isolation_limit,
+            starts=self._worker_context.starts,
         )
         if outcome is Outcome.FENCED:
             self._on_fenced()

@@ -4,8 +4,9 @@ A stronger request overrides a weaker one at any time, and interrupts whatever i
 """
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from enum import IntEnum
-from typing import Any
 
 from eventstore.language.agent_commands import Command, End, Release
 from eventstore.language.agents import Stop
@@ -32,7 +33,8 @@ class StopSignal:
     def __init__(self) -> None:
         self.request = StopRequest.NONE
         self._reason = ""
-        self._changed = asyncio.get_running_loop().create_future()
+        self._waiter: asyncio.Future[None] | None = None
+        self._deadline: asyncio.Timeout | None = None
 
     @property
     def in_good_order(self) -> bool:
@@ -47,8 +49,9 @@ class StopSignal:
         """Request its end in some way. A weaker request than the present one changes nothing."""
         if request > self.request:
             self.request, self._reason = request, reason or self._reason
-            changed, self._changed = self._changed, asyncio.get_running_loop().create_future()
-            changed.set_result(None)
+            self.wake()
+            if self.abandoned and self._deadline is not None:
+                self._deadline.reschedule(0.0)
 
     def apply_flag(self, stop: Stop) -> None:
         """Follow the termination flag."""
@@ -62,11 +65,32 @@ class StopSignal:
             return Release(reason=self._reason)
         return End(reason=self._reason, error=error)
 
-    async def wait(self, *others: "asyncio.Future[Any]", seconds: float | None = None) -> None:
-        """Wait for a stronger request, for any of the others, or for the time."""
-        await asyncio.wait(
-            {self._changed, *others}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-        )
+    def wake(self, *_: object) -> None:
+        """End the wait, if there is one: something that it is for has happened."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for a stronger request, for `wake`, or for the time. One task may wait."""
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = loop.call_later(seconds, self.wake)
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+
+    @contextlib.asynccontextmanager
+    async def until_abandoned(self) -> AsyncIterator[None]:
+        """Where the right to run it is lost, the rest of the block is cancelled, silently."""
+        try:
+            async with asyncio.timeout(None) as self._deadline:
+                yield
+        except TimeoutError:
+            if not self.abandoned:
+                raise
+        finally:
+            self._deadline = None
 
     async def wait_for_end(self, call: Call, seconds: float, interrupted_by: StopRequest) -> None:
         """Wait for a call to end, up to some time or until such a request."""
@@ -77,7 +101,7 @@ class StopSignal:
             and self.request < interrupted_by
             and (remaining := deadline - clock()) > 0
         ):
-            await self.wait(call.ended, seconds=remaining)
+            await self.wait(remaining)
 
     async def cancel(self, call: Call, seconds: float) -> None:
         """Cancel a call until it has ended, for some time at most while that may be taken."""

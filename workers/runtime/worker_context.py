@@ -22,6 +22,8 @@ class WorkerContext(Struct, kw_only=True):
     roles: Mapping[str, type[Agent]]
     database: Database
     output: Output | None
+    starts: str = ""
+    """The role whose agents are started by the claim, once the worker can make them."""
     shared: object = None
     """What the role's `worker_lifespan` yielded."""
     fallback: bool = False

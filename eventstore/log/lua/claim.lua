@@ -1,7 +1,8 @@
 -- Claims spawn commands for the free slots of a worker.
--- ARGV  3 worker id, 4 its epoch, 5 '1': also return the agents that it claimed before and has not
---       settled (a reply was lost), 6 how many workers may run an isolated agent, 7… event ids, one
---       for each agent at most
+-- ARGV  3 worker id, 4 its epoch, 5 '1': also return the agents in its slots (a reply was lost),
+--       6 how many workers may run an isolated agent, 7 the role whose agents have nothing to do
+--       before they run ('': none): they are started in the same step, 8 how many agents at most,
+--       9 the id of the first event; the ids of the next ones follow it
 -- Returns {OK, generation, seq, ts, agents, foreign} with
 --       agents = { {agent id, spec or '', hash …}, … }
 --       foreign = { {entry id, reason, field, value …}, … }
@@ -13,7 +14,8 @@
 -- step: because its agent no longer waits for it or is parked, or because it is foreign.
 
 local worker, epoch, isolation_limit = ARGV[3], ARGV[4], tonumber(ARGV[6])
-local FIRST_ID = 7
+local role = ARGV[7]
+local id_start, id_end = string.match(ARGV[9], '^(.-)(%x+)$')
 local FOREIGN_MAX = 10
 local held_key = base .. 'held:' .. worker
 
@@ -55,7 +57,7 @@ end
 if ARGV[5] == '1' then
   for _, id in ipairs(redis.call('SMEMBERS', held_key)) do
     local agent, flat = read(id)
-    if agent and agent.status == 'starting' then add_agent(id, flat) end
+    if agent then add_agent(id, flat) end
   end
 end
 
@@ -63,25 +65,52 @@ local free = 0
 if process[2] == 'active' and (process[5] or '') == '' then
   free = slots - count
 end
-free = math.min(free, #ARGV - FIRST_ID + 1)
-local booked = 0
+free = math.min(free, tonumber(ARGV[8]))
+local booked, ids_used = 0, 0
 
+local function next_id()
+  local hex = string.format('%0' .. #id_end .. 'x', tonumber(id_end, 16) + ids_used)
+  ids_used = ids_used + 1
+  return id_start .. string.sub(hex, -#id_end)
+end
+
+local function append_event(kind, id, agent, data)
+  local event_id = next_id()
+  append({ kind, '1', event_id, id, agent.incarnation, worker, epoch,
+    agent.correlation_id or '', agent.last_event_id or '', '', 'worker:' .. worker, data })
+  agent.version, agent.last_event_id = number(tonumber(agent.version) + 1), event_id
+end
+
+-- Books a slot for an agent, and starts it if that is all it takes. (What its hash does not have,
+-- an older version wrote.)
 local function book(id, agent, flat)
   booked = booked + 1
-  local event_id = ARGV[FIRST_ID - 1 + booked]
-  append({ 'agent.claimed', '1', event_id, id, agent.incarnation, worker, epoch,
-    agent.correlation_id or '', agent.last_event_id or '', '', 'worker:' .. worker, '{}' })
-  local claim_seq, version = number(seq), number(tonumber(agent.version) + 1)
-  redis.call('HSET', agent_key(id), 'status', 'starting', 'reason', '',
-    'process_id', worker, 'epoch', epoch, 'claim_seq', claim_seq, 'claimed', '1',
-    'expires_ms', '0', 'version', version, 'last_event_id', event_id)
+  append_event('agent.claimed', id, agent, '{}')
+  local changes = { status = 'starting', reason = '', process_id = worker, epoch = epoch,
+    claim_seq = number(seq), claimed = '1', expires_ms = '0' }
+  if agent.role_type == role then
+    append_event('agent.started', id, agent, '{"at_ms":' .. number(ts) .. '}')
+    changes.status, changes.has_run = 'running', '1'
+    if (agent.well_ms or '0') == '0' then changes.well_ms = number(ts) end
+    if (agent.command_id or '') ~= '' then
+      redis.call('XACK', commands_key, GROUP, agent.command_id)
+      redis.call('XDEL', commands_key, agent.command_id)
+    end
+    changes.command_id, changes.claimed = '', ''
+  end
+  changes.version, changes.last_event_id = agent.version, agent.last_event_id
+  local fields = {}
+  for name, value in pairs(changes) do
+    fields[#fields + 1], fields[#fields + 2] = name, value
+  end
+  redis.call('HSET', agent_key(id), unpack(fields))
   redis.call('SADD', held_key, id)
   redis.call('ZREM', base .. 'timeouts', id)
-  local changes = { status = 'starting', reason = '', process_id = worker, epoch = epoch,
-    claim_seq = claim_seq, expires_ms = '0', version = version, last_event_id = event_id }
-  for i = 1, #flat, 2 do flat[i + 1] = changes[flat[i]] or flat[i + 1] end
-  if not agent.last_event_id then -- a hash of an older version
-    flat[#flat + 1], flat[#flat + 2] = 'last_event_id', event_id
+  for i = 1, #flat, 2 do
+    flat[i + 1], changes[flat[i]] = changes[flat[i]] or flat[i + 1], nil
+  end
+  for name, value in pairs(changes) do
+    flat[#flat + 1], flat[#flat + 2] = name, value
   end
   add_agent(id, flat)
 end

@@ -14,4 +14,5 @@ if type(entry) == 'string' and string.match(entry, '^%d+%-%d+$') then
   end
 end
 if holder ~= '' then vacate(id, holder) end
+rescore_changed()
 return reply('OK', park_agent(id, reason) and '1' or '')

@@ -22,6 +22,18 @@
 -- <base>processes; meta.waiting counts the unclaimed commands, meta.alone the workers that run one
 -- isolated agent.
 
+-- An error of a command names the command and its key, which Redis leaves out.
+local server = redis
+local redis = { pcall = server.pcall, error_reply = server.error_reply }
+function redis.call(...)
+  local answer = server.pcall(...)
+  if type(answer) == 'table' and answer.err then
+    local command, key = ...
+    error({ err = answer.err .. ' (' .. command .. ' on ' .. tostring(key) .. ')' })
+  end
+  return answer
+end
+
 local meta_key, events_key = KEYS[1], KEYS[2]
 local base = string.sub(meta_key, 1, -5)
 local prefix, tag = string.match(meta_key, '^(.-)pool:(%b{}):meta$')
@@ -125,6 +137,12 @@ local function rescore(worker_id, enlist)
   redis.call('HINCRBY', meta_key, 'free', number(free - tonumber(old_score or '0')))
 end
 
+-- Workers whose free slots have changed: a script that changes them ends with `rescore_changed`.
+local changed_workers = {}
+local function rescore_changed()
+  for id in pairs(changed_workers) do pcall(rescore, id) end
+end
+
 -- The number of a renewal, from the clock, so that it was never used before. A counter could return
 -- to an old value after the server lost its last writes; a renewed lease would then look unrenewed.
 local function unique_number()
@@ -132,8 +150,10 @@ local function unique_number()
   return number(tonumber(time[1]) * 1000000 + tonumber(time[2]))
 end
 
+-- (A message that was just sent and not read yet is not repeated.)
 local function push_inbox(worker_id, message)
   local inbox = base .. 'inbox:' .. worker_id
+  if redis.call('LINDEX', inbox, 0) == message then return end
   redis.call('LPUSH', inbox, message)
   redis.call('LTRIM', inbox, 0, 99)
   redis.call('PEXPIRE', inbox, INBOX_MS)
@@ -189,7 +209,7 @@ local function end_isolation(worker_id)
   if (redis.call('HGET', process_key(worker_id), 'alone') or '') ~= '' then
     redis.call('HSET', process_key(worker_id), 'alone', '')
     redis.call('HINCRBY', meta_key, 'alone', -1)
-    rescore(worker_id)
+    changed_workers[worker_id] = true
   end
 end
 
@@ -198,7 +218,7 @@ local function vacate(id, worker_id)
   if redis.call('SREM', base .. 'held:' .. worker_id, id) == 1 then
     redis.call('HINCRBY', process_key(worker_id), 'agent_count', -1)
     if redis.call('HGET', process_key(worker_id), 'alone') == id then end_isolation(worker_id) end
-    rescore(worker_id)
+    changed_workers[worker_id] = true
   end
 end
 

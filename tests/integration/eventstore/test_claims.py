@@ -2,16 +2,19 @@
 
 import asyncio
 
+import pytest
 import redis
 
+from eventstore.connection.calls import execute
+from eventstore.keys import GROUP
 from eventstore.language import agent_commands, agents, workers
-from eventstore.language.agent_commands import End, MarkLost, Started
-from eventstore.language.events import AgentClaimed, Event
+from eventstore.language.agent_commands import End, MarkLost, Started, Terminate
+from eventstore.language.events import decode_entry
 from eventstore.log.replies import Outcome
 from eventstore.steps import clauses
 from eventstore.steps.hashes import AGENT
 from eventstore.steps.step import Fence
-from tests.pools import ORIGIN, open_pool, raw_events, types
+from tests.pools import ORIGIN, TestPool, open_pool, raw_events, types
 
 POOL = "developer_pool"
 
@@ -31,7 +34,7 @@ async def test_workers_that_claim_at_once_never_get_more_than_their_slots(
 
 
 async def test_after_a_lost_reply_claimed_agents_are_returned_again(any_redis_url: str) -> None:
-    """The worker claims with `include_unsettled`, and gets the agents of the lost reply too."""
+    """The worker claims with `include_held`, and gets the agents of the lost reply too."""
     async with open_pool(any_redis_url) as pool:
         await asyncio.gather(*(pool.spawn() for _ in range(3)))
         fence = await pool.worker("w")
@@ -61,27 +64,64 @@ async def test_a_worker_that_is_fenced_draining_or_full_claims_nothing(
         assert await pool.log.claim(POOL, wrong, 5) == (Outcome.FENCED, [])
 
 
-async def test_the_claim_and_the_fold_agree(any_redis_url: str) -> None:
+@pytest.mark.parametrize("starts", ["", "developer"])
+async def test_the_claim_and_the_fold_agree(any_redis_url: str, starts: str) -> None:
     """The claim script writes the same hash as `evolve` would."""
     async with open_pool(any_redis_url) as pool:
         submitted = await pool.spawn()
         fence = await pool.worker("w")
-        [claimed] = await pool.claim(fence)
+        [claimed] = await pool.claim(fence, starts=starts)
         found = await pool.log.agent(POOL, submitted.agent_id)
-    assert submitted.agent is not None
-    claim = next(e for e in raw_events(any_redis_url) if e["type"] == "agent.claimed")
-    event = Event(
-        body=AgentClaimed(),
-        event_id=claim["event_id"],
-        subject=submitted.agent_id,
-        worker_id="w",
-        epoch=fence.epoch,
-        seq=int(claim["seq"]),
-    )
-    folded = agents.evolve(submitted.agent, event, POOL)
+    folded = submitted.agent
+    for entry_id, flat in stored_events(any_redis_url):
+        event = decode_entry(entry_id, flat)
+        if event.type in {"agent.claimed", "agent.started"} and folded is not None:
+            assert event.causation_id == folded.last_event_id
+            assert (event.worker_id, event.epoch) == ("w", fence.epoch)
+            folded = agents.evolve(folded, event, POOL)
     assert found is not None
+    assert folded is not None
+    assert found.status == ("running" if starts else "starting")
     to_hash = AGENT.to_hash
     assert to_hash(found) == to_hash(folded) == to_hash(claimed.agent)
+
+
+async def test_a_claim_starts_agents_of_one_role_and_returns_them_again(any_redis_url: str) -> None:
+    """The queue is done with them, and they are returned after a lost reply until they end."""
+    async with open_pool(any_redis_url) as pool:
+        started = {(await pool.spawn()).agent_id for _ in range(3)}
+        other = (await pool.spawn(role_type="tester")).agent_id
+        fence = await pool.worker("w")
+        claimed = {c.agent.agent_id: c.agent for c in await pool.claim(fence, starts="developer")}
+        assert {i for i, agent in claimed.items() if agent.status == "running"} == started
+        assert claimed[other].status == "starting"
+        assert await pending(pool) == 1
+        ended, stopped, _ = started
+        for agent_id, command in (
+            (ended, End(reason="completed")),
+            (stopped, Terminate(reason="t")),
+        ):
+            await pool.log.act(POOL, agent_id, command, ORIGIN, fence=fence)
+        again = {c.agent.agent_id: c.agent for c in await pool.claim(fence, 0, again=True)}
+    assert again.keys() == claimed.keys() - {ended}
+    assert again[stopped].stop
+    entries = raw_events(any_redis_url)
+    ids = [entry["event_id"] for entry in entries]
+    assert len(ids) == len(set(ids))
+
+
+def stored_events(url: str) -> list[tuple[bytes, list[bytes]]]:
+    """Entry ids, and names and values in turn."""
+    with redis.Redis.from_url(url) as client:
+        found = client.xrange(f"pool:{{{POOL}}}:events")
+    return [
+        (entry_id, [part for pair in fields.items() for part in pair]) for entry_id, fields in found
+    ]
+
+
+async def pending(pool: TestPool) -> int:
+    found = await execute(pool.log.client, "XPENDING", pool.log.keys.pool(POOL, "commands"), GROUP)
+    return int(found[0])
 
 
 async def test_a_fenced_worker_writes_nothing_to_the_log(any_redis_url: str) -> None:

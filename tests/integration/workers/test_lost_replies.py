@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from eventstore.connection.calls import execute
 from tests.integration.workers.roles import Quiet
 from tests.integration.workers.script_calls import is_claim, lose_replies, sends
@@ -10,15 +12,54 @@ from tests.worker_pool import WorkerPool
 from workers.api.agent import Agent, Context
 
 
-async def test_agents_of_a_claim_whose_reply_was_lost_are_started(pool: WorkerPool):
+class Starting(Quiet):
+    """Has a `start` of its own: it is started in a step after the claim."""
+
+    async def start(self, context: Context) -> None:
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("role", [Quiet, Starting])
+async def test_agents_of_a_claim_whose_reply_was_lost_are_started(
+    pool: WorkerPool, role: type[Agent]
+):
     """The next claim returns them again."""
-    worker = await pool.worker(Quiet)
+    worker = await pool.worker(role)
     await until(lambda: not worker._slots._wakeup.is_set())
     lost = lose_replies(worker, is_claim, 2)
     ids = await pool.running(3)
     assert len(lost) == 2
     for agent_id in ids:
         assert (await pool.types(agent_id)).count("agent.claimed") == 1
+    await until(lambda: set(worker._slots.runs) == set(ids))
+
+
+async def test_an_agent_that_was_started_in_a_lost_reply_and_is_to_end_never_runs(
+    pool: WorkerPool,
+):
+    ran: list[str] = []
+
+    class Running(Agent):
+        async def run(self, context: Context) -> None:
+            ran.append(context.agent_id)
+
+    worker = await pool.worker(Running)
+    let_claim = asyncio.Event()
+    evaluate = worker._log._evaluate
+
+    async def lose_until_terminated(source, keys, arguments):
+        reply = await evaluate(source, keys, arguments)
+        if is_claim(source, arguments) and not let_claim.is_set():
+            raise ConnectionError("the reply never came")
+        return reply
+
+    worker._log._evaluate = lose_until_terminated  # type: ignore[method-assign]
+    agent_id = await pool.spawn()
+    await pool.reached(agent_id, "running")
+    await pool.terminate(agent_id)
+    let_claim.set()
+    await pool.reached(agent_id, "terminated")
+    assert ran == []
 
 
 async def test_an_incarnation_that_ended_before_the_claims_reply_never_restarts(pool: WorkerPool):
@@ -55,10 +96,10 @@ async def test_an_incarnation_that_ended_before_the_claims_reply_never_restarts(
 
 
 async def test_a_settle_whose_reply_was_lost_is_written_once(pool: WorkerPool):
-    worker = await pool.worker(Quiet)
+    worker = await pool.worker(Starting)
     lost = lose_replies(worker, lambda _, arguments: sends("agent.started", arguments), 1)
     (agent_id,) = await pool.running()
-    assert len(lost) == 1
+    await until(lambda: len(lost) == 1)
     assert (await pool.types(agent_id)).count("agent.started") == 1
 
 

@@ -45,6 +45,16 @@ def test_an_agent_comes_back_from_its_hash_in_this_version_and_in_later_ones(age
     assert AGENT.expected(agent, stored) == old | {"correlation_id": ""}
 
 
+@given(states(Agent), states(Agent))
+def test_the_fields_that_differ_turn_one_hash_into_the_other(old: Agent, new: Agent) -> None:
+    flat = AGENT.to_flat(new, old)
+    changed = dict(zip(flat[::2], flat[1::2], strict=True))
+    before, after = AGENT.to_hash(old), AGENT.to_hash(new)
+    assert before | changed == after
+    assert changed.keys() >= {name for name in after if before[name] != after[name]}
+    assert AGENT.to_flat(new, new) == []
+
+
 @given(states(Worker))
 def test_a_worker_comes_back_from_its_hash(worker: Worker) -> None:
     assert WORKER.from_hash(worker.worker_id, WORKER.to_hash(worker)) == without_views_only(worker)

@@ -8,7 +8,15 @@ import pytest
 
 from eventstore.errors import ConfigurationError
 from eventstore.language.agents import Agent as State
-from workers.api.agent import Agent, Context, FencingToken, Spec, overrides, read_spec
+from workers.api.agent import (
+    Agent,
+    Context,
+    FencingToken,
+    Spec,
+    overrides,
+    read_spec,
+    starts_at_once,
+)
 from workers.api.engine import Database
 from workers.output.lines import Owner
 from workers.runtime.calls import AgentTask, Stuck
@@ -63,6 +71,33 @@ def test_only_overridden_methods_count():
         pass
 
     assert [overrides(Child, name) for name in ("run", "check")] == [True, False]
+
+
+def test_only_a_role_without_code_of_its_own_before_run_starts_at_once():
+    class Runs(Agent):
+        async def run(self, context: Context) -> None:
+            pass
+
+    class Starts(Runs):
+        async def start(self, context: Context) -> None:
+            pass
+
+    class Makes(Runs):
+        def __init__(self) -> None:
+            self.made = True
+
+    class News(Runs):
+        def __new__(cls) -> "News":
+            return super().__new__(cls)
+
+    class Meta(type):
+        pass
+
+    class Metaclass(Runs, metaclass=Meta):
+        pass
+
+    roles = (Agent, Runs, Starts, Makes, News, Metaclass)
+    assert [starts_at_once(role) for role in roles] == [True, True, False, False, False, False]
 
 
 # ---- tasks ---------------------------------------------------------------------------------------
