@@ -1,7 +1,7 @@
 """Heartbeats: written to the live tables only, which are neither folded nor compared.
 
-They are collected for about a second before they are written: a hundred idle agents cost one small
-transaction a second, and a system without workers none.
+They are collected for a few seconds before they are written: a hundred idle agents cost one small
+transaction in that time, and a system without workers none.
 """
 
 import time

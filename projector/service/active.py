@@ -48,7 +48,7 @@ class ProjectorOptions(Addresses, frozen=True, kw_only=True):
     """Events of one pool in one transaction."""
     lease_seconds: float = LEASE_SECONDS
     """How long the active projector may be silent before another takes over."""
-    heartbeat_seconds: float = 1.0
+    heartbeat_seconds: float = 3.0
     """How long heartbeats are collected before they are written."""
     audit_seconds: float = 2.0
     """How often the logs are compared with the checkpoints."""
@@ -127,7 +127,7 @@ class Active:
             await trimmer.close()
 
     async def follow_heartbeats(self) -> None:
-        """Write the newest heartbeat of each worker to the live tables, about once a second."""
+        """Write the newest heartbeat of each worker to the live tables, every few seconds."""
         reader = Reader(self._options.redis_url, block_seconds=self._options.audit_seconds)
         unreadable = heartbeats.UnreadableLog()
         try:

@@ -46,7 +46,7 @@ log = structlog.get_logger("muster.lease")
 
 
 class Hooks(Struct, frozen=True):
-    """What the worker does. The first two are called from threads, the rest on the loop."""
+    """What the worker does. The first three are called from threads, the rest on the loop."""
 
     high_water_mark: Callable[[], tuple[int, int]]
     agent_of: Callable[["asyncio.Task[object]"], str]
@@ -160,7 +160,7 @@ class Lease:
             self._backoff.reset()
             self._log_unavailable = False
             self._extend(started_at + _trust_seconds(config))
-            self._call_on_loop(self._hooks.renewed, reply)
+            self._watch.call(self._hooks.renewed, reply)
         return interval
 
     def _failure(self, status: str) -> LogError:
@@ -172,7 +172,7 @@ class Lease:
 
         One more renewal says where: the reason of the worker's loss has it from there.
         """
-        seconds = self._watch.ask(ANSWER_SECONDS)
+        seconds = self._watch.look(ANSWER_SECONDS)
         limit = self._config.loop_stall_seconds
         if self._watch.preparing:
             limit = self._options.import_timeout_seconds

@@ -1,11 +1,10 @@
 """Whether a worker's event loop turns, and where it hangs if it does not.
 
 The guard of the lease looks about once a second whether the loop waits for something to do: its
-thread is then in no Python code but what runs the loop. If it is not, the loop is asked to turn. So
-it is before each renewal; what it answers with is the snapshot for the next heartbeat, and how long
-that took is its lag. A loop that has not turned for
-`STALL_SECONDS` is stalled: where, and in which agent's task, is read from its thread's stack. It
-turns again once it has done so for `GOOD_SECONDS`.
+thread is then in no Python code but what runs the loop. If it is not, the loop is asked to turn;
+how long that takes is its lag. It also turns to hear of each renewal. A loop that has not turned
+for `STALL_SECONDS` is stalled: where, and in which agent's task, is read from its thread's stack.
+It turns again once it has done so for `GOOD_SECONDS`.
 
 Code that does not release the interpreter's lock stalls this watch too. It is noticed afterwards,
 because the guard comes late; the first thing that it then sees is most often still that code.
@@ -22,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from traceback import walk_stack
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from msgspec import Struct
@@ -69,7 +68,10 @@ class Place(Struct, frozen=True):
 
 
 class LoopWatch:
-    """Watches the loop on which it is started. `ask` and `observe` are called from threads."""
+    """Watches the loop on which it is started.
+
+    `ask`, `look`, `call` and `observe` are called from threads, and so may be the `snapshot`.
+    """
 
     def __init__(
         self,
@@ -79,7 +81,7 @@ class LoopWatch:
         on_change: Callable[[], None],
     ) -> None:
         self.snapshot = b"{}"
-        """The loop's last answer."""
+        """Of the last time it was asked, or was seen to wait."""
         self.stalled_in = ""
         """Where it hangs, for the log of the pool; empty while it turns."""
         self.preparing = ""
@@ -110,6 +112,23 @@ class LoopWatch:
         self.preparing = phase
         self._change(PREPARING + phase if phase else "")
 
+    def look(self, wait_seconds: float) -> float:
+        """Before a renewal, whose heartbeat has a snapshot of now; otherwise as `ask`."""
+        if not self._rests():
+            return self.ask(wait_seconds)
+        with contextlib.suppress(Exception):  # the loop has turned since: the last one will do
+            self.snapshot = self._new_snapshot(0.0)
+        return 0.0
+
+    def call(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call it on the loop, which is asked to turn by that, too."""
+        with self._lock:
+            if self._answered.is_set():
+                self._answered.clear()
+                self._asked_at = boot_seconds()
+            with contextlib.suppress(RuntimeError):  # it is closed
+                self._loop.call_soon_threadsafe(self._answer, self._asked_at, function, *arguments)
+
     def ask(self, wait_seconds: float = 0.0) -> float:
         """Ask the loop to turn, and wait so long for that; for how long it has not, else 0."""
         with self._lock:
@@ -122,10 +141,14 @@ class LoopWatch:
             return 0.0
         return boot_seconds() - self._asked_at
 
-    def _answer(self, asked_at: float) -> None:
+    def _answer(
+        self, asked_at: float, function: Callable[..., object] | None = None, *arguments: Any
+    ) -> None:
         """(On the loop.)"""
         self.snapshot = self._new_snapshot(boot_seconds() - asked_at)
         self._answered.set()
+        if function is not None:
+            function(*arguments)
 
     def observe(self, due_seconds: float) -> None:
         """Check that the loop turns. `due_seconds`: how long after the last call this was due."""

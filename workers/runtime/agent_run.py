@@ -78,7 +78,8 @@ class AgentRun:
 
     @property
     def busy(self) -> bool:
-        return self._started is not None and self._started[1].busy
+        started = self._started  # read once: a thread asks, too
+        return started is not None and started[1].busy
 
     def owns(self, task: "asyncio.Task[object]") -> bool:
         """Whether its code created the task, or it is one of its calls."""

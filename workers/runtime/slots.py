@@ -94,8 +94,11 @@ class Slots:
                 run.stop.apply_flag(_FLAGS[flag])
 
     def snapshot(self, lag_seconds: float) -> bytes:
-        """The data of a heartbeat: what each agent does, and the lag of the event loop."""
-        activity = {a: "busy" if run.busy else "idle" for a, run in self.runs.items()}
+        """The data of a heartbeat: what each agent does, and the lag of the event loop.
+
+        May be called from another thread.
+        """
+        activity = {a: "busy" if run.busy else "idle" for a, run in tuple(self.runs.items())}
         lag_ms = round(lag_seconds * 1000, 1)
         snapshot = {"agents": activity, "loop_lag_ms": lag_ms, "agent_count": len(activity)}
         snapshot["memory_bytes"] = resident_bytes(os.getpid())

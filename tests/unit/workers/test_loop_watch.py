@@ -12,6 +12,7 @@ import pytest
 import structlog
 import uvloop
 
+from tests.waiting import until_sync
 from workers.process import loop_watch
 from workers.process.loop_watch import LoopWatch
 
@@ -183,10 +184,15 @@ def test_a_loop_that_waits_is_not_woken_and_one_that_hangs_is_noticed(
     """In whatever it hangs: before each renewal it is asked anyway."""
     monkeypatch.setattr(loop_watch, "STALL_SECONDS", 0.1)
     site = Site(uvloop.new_event_loop)
+    turns: list[str] = []
+    site.watch.call(turns.append, "renewed")
+    until_sync(lambda: "renewed" in turns)
     before = site.answers
     for _ in range(20):
         site.watch.observe(1.0)
     assert site.answers == before
+    assert site.watch.look(0.0) == 0.0
+    assert site.answers == before + 1, "the snapshot is of now"
     release = threading.Event()
     site.block(sleeps, release)
     site.observe_until(lambda: bool(site.watch.stalled_in))
