@@ -140,61 +140,72 @@ def _shared_names(source: type[Struct], target: type[Struct]) -> list[str]:
 
 def evolve(agent: Agent | None, event: events.Event, pool: str) -> Agent:
     """Fold an event into the state of an agent. Total: any recorded event of one can be folded."""
-    body = event.body
-    if agent is None or isinstance(body, events.AgentRequested):
+    if agent is None or isinstance(event.body, events.AgentRequested):
         return new_agent(event, pool)
-    agent = replace(
+    return replace(
         agent,
         version=agent.version + 1,
         last_event_id=event.event_id,
         changed_ms=event.ts or agent.changed_ms,
+        **_changes(agent, event),
     )
+
+
+_VACATED: Final = {
+    "worker_id": "", "epoch": 0, "claim_seq": 0, "due_ms": 0, "expires_ms": 0, "restart": False
+}  # fmt: skip
+"""What an agent that leaves its worker, or waits no longer, has no more."""
+_FORGIVEN: Final = {"failures": (), "failures_in_row": 0, "losses_in_row": 0, "well_ms": 0}
+
+
+def _changes(agent: Agent, event: events.Event) -> dict[str, Any]:
+    """Fields that change, besides those that each event changes."""
+    body = event.body
     match body:
         case events.AgentClaimed():
             fence = {"worker_id": event.worker_id, "epoch": event.epoch, "claim_seq": event.seq}
-            return replace(agent, status=Status.STARTING, reason="", expires_ms=0, **fence)
+            return {"status": Status.STARTING, "reason": "", "expires_ms": 0, **fence}
         case events.AgentStarted():
             well_ms, has_run = agent.well_ms or body.at_ms, agent.has_run or body.at_ms > 0
-            agent = replace(agent, well_ms=well_ms, has_run=has_run)
-            return replace(agent, status=Status.RUNNING, started_ms=event.ts)
-        case events.AgentFailure():
-            return _fold_failure(agent, body)
-        case events.AgentLost():
-            return _fold_lost(agent, body)
-        case events.AgentCleared():
-            return replace(agent, alone=False, losses=())
-        case events.AgentReleased() | events.AgentRestarting():
-            agent = replace(_vacated(agent), incarnation=body.next_incarnation)
-            return replace(agent, status=Status.PENDING, reason=body.reason)
-        case events.AgentRestartRequested(next_incarnation=0):
-            return replace(agent, restart=True)
-        case events.AgentRestartRequested():
-            agent = replace(_vacated(agent), incarnation=body.next_incarnation, ended_ms=0)
-            agent = replace(agent, failures=(), failures_in_row=0, losses_in_row=0, well_ms=0)
-            return replace(agent, status=Status.PENDING, reason=RESTART_REQUESTED)
+            well = {"well_ms": well_ms, "has_run": has_run}
+            return {"status": Status.RUNNING, "started_ms": event.ts, **well}
+        case events.AgentTerminated():
+            end = {"status": Status.TERMINATED, "reason": body.reason, "ended_ms": event.ts}
+            return {**_VACATED, **end, "last_error": body.error or agent.last_error}
+        case events.AgentFailed():
+            end = {"status": Status.FAILED, "reason": body.reason, "ended_ms": event.ts}
+            return {**_VACATED, **end}
         case events.AgentTerminationRequested():
             status = Status.STOPPING if agent.status is Status.RUNNING else agent.status
             stop = Stop.GRACEFUL if body.graceful else Stop.NOW
-            return replace(agent, stop=stop, reason=body.reason, status=status)
-        case events.AgentTerminated():
-            agent = replace(_vacated(agent), last_error=body.error or agent.last_error)
-            status = Status.TERMINATED
-            return replace(agent, status=status, reason=body.reason, ended_ms=event.ts)
-        case events.AgentFailed():
-            agent, status = _vacated(agent), Status.FAILED
-            return replace(agent, status=status, reason=body.reason, ended_ms=event.ts)
+            return {"stop": stop, "reason": body.reason, "status": status}
+        case events.AgentFailure():
+            return _failed(agent, body)
+        case events.AgentLost():
+            return _lost(agent, body)
+        case events.AgentCleared():
+            return {"alone": False, "losses": ()}
+        case events.AgentReleased() | events.AgentRestarting():
+            return {**_VACATED, **_queued(body.next_incarnation, body.reason)}
+        case events.AgentRestartRequested(next_incarnation=0):
+            return {"restart": True}
+        case events.AgentRestartRequested():
+            queued = _queued(body.next_incarnation, RESTART_REQUESTED)
+            return {**_VACATED, **_FORGIVEN, **queued, "ended_ms": 0}
         case _:
             raise TypeError(f"{event.type} is not an event of an agent")
 
 
-def _fold_failure(agent: Agent, body: events.AgentFailure) -> Agent:
-    reason = body.type.removeprefix("agent.")
-    if body.error.retry_after_ms is not None:
-        reason = unavailable_reason(body.error)
-    else:
-        agent = _counted(agent, body)
-    agent = replace(_vacated(agent), status=Status.RESTARTING, reason=reason)
-    return replace(agent, due_ms=body.due_ms, last_error=body.error)
+def _queued(incarnation: int, reason: str) -> dict[str, Any]:
+    return {"status": Status.PENDING, "incarnation": incarnation, "reason": reason}
+
+
+def _failed(agent: Agent, body: events.AgentFailure) -> dict[str, Any]:
+    unavailable = body.error.retry_after_ms is not None
+    counted = {} if unavailable else _counted(agent, body)
+    reason = unavailable_reason(body.error) if unavailable else body.type.removeprefix("agent.")
+    waiting = {"status": Status.RESTARTING, "reason": reason, "due_ms": body.due_ms}
+    return {**_VACATED, **counted, **waiting, "last_error": body.error}
 
 
 def unavailable_reason(error: events.Error) -> str:
@@ -207,27 +218,24 @@ def first_line(text: str) -> str:
     return text.strip().partition("\n")[0][:REASON_MAX]
 
 
-def _counted(agent: Agent, body: events.AgentFailure | events.AgentLost) -> Agent:
+def _counted(agent: Agent, body: events.AgentFailure | events.AgentLost) -> dict[str, Any]:
     """With one more failure. Of those within the window the times are stored, too."""
     recent = tuple(at for at in agent.failures if at > body.at_ms - body.window_ms)
     failures = (*recent, body.at_ms)
     if not body.failures:  # in logs of earlier versions
-        return replace(agent, failures=failures)
+        return {"failures": failures}
     failures = failures[-FAILURES_STORED:]
-    return replace(agent, failures=failures, failures_in_row=body.failures, well_ms=0)
+    return {"failures": failures, "failures_in_row": body.failures, "well_ms": 0}
 
 
-def _fold_lost(agent: Agent, body: events.AgentLost) -> Agent:
-    losses = agent.losses if body.blameless else (*agent.losses, body.at_ms)[-2:]
+def _lost(agent: Agent, body: events.AgentLost) -> dict[str, Any]:
+    changes = {**_VACATED, "status": Status.RESTARTING, "reason": "lost"}
+    changes |= {"due_ms": body.due_ms, "alone": body.alone}
+    if not body.blameless:
+        changes["losses"] = (*agent.losses, body.at_ms)[-2:]
     if body.window_ms:
         error = events.Error(type="WorkerLost", message=body.reason)
-        agent = replace(_counted(agent, body), last_error=error)
+        changes |= {**_counted(agent, body), "last_error": error}
     if body.losses:
-        agent = replace(agent, losses_in_row=body.losses, well_ms=0)
-    lost = replace(_vacated(agent), losses=losses, alone=body.alone, due_ms=body.due_ms)
-    return replace(lost, status=Status.RESTARTING, reason="lost")
-
-
-def _vacated(agent: Agent) -> Agent:
-    fence = {"worker_id": "", "epoch": 0, "claim_seq": 0}
-    return replace(agent, **fence, due_ms=0, expires_ms=0, restart=False)
+        changes |= {"losses_in_row": body.losses, "well_ms": 0}
+    return changes

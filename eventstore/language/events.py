@@ -419,8 +419,9 @@ def decode_body(kind: str, version: int, data: bytes | str) -> AnyBody:
     `msgspec.DecodeError` for data that does not fit the version. Unknown fields are ignored: the
     log and the archive retain them.
     """
-    require_known(kind, version)
-    if version < _BODIES[kind].version:
+    body = _BODIES.get(kind)
+    if body is None or version != body.version:
+        require_known(kind, version)
         data = upcast(kind, version, _BODIES[kind].version, data)
     return _DECODERS[kind].decode(data)
 
@@ -433,7 +434,7 @@ def decode_entry(stream_id: bytes, fields: Sequence[bytes]) -> Event:
     try:
         if len(fields) != 2 * len(ENTRY_FIELDS):
             raise UnknownEvent("entry with other fields", 0, None)
-        values = entry_values(fields[1::2], bytes.decode, lambda text: int(text or 0))
+        values = entry_values(map(bytes.decode, fields[1::2]), lambda text: int(text or 0))
         kind, version, seq, *envelope, ts, data = values
         envelope += (seq, ts, stream_id.decode())
         return Event(decode_body(kind, version, data), *envelope)
@@ -443,16 +444,14 @@ def decode_entry(stream_id: bytes, fields: Sequence[bytes]) -> Event:
         raise UnknownEvent(kind[:64], 0, None, reason[:500]) from error
 
 
-def entry_values(
-    values: Iterable[bytes], text: Callable[[bytes], str], number: Callable[[str], int]
-) -> tuple[Any, ...]:
+def entry_values(texts: Iterable[str], number: Callable[[str], int]) -> list[Any]:
     """The values of an entry in the order of `ENTRY_FIELDS`, those of `ENTRY_NUMBERS` as numbers.
 
     Raises `ValueError` if there are more or fewer.
     """
-    found: list[Any] = [*map(text, values)]
+    found: list[Any] = [*texts]
     if len(found) != len(ENTRY_FIELDS):
         raise ValueError(f"an entry has {len(ENTRY_FIELDS)} values, this one {len(found)}")
     for at in _NUMBERS_AT:
         found[at] = number(found[at])
-    return tuple(found)
+    return found

@@ -82,7 +82,7 @@ def well_formed(entry: Entry) -> bool:
 def encode_event(pool: str, entry: Entry) -> EncodedEvent:
     """A well-formed entry for clients, also one whose type this version does not know."""
     stream_id, fields = entry
-    values = [*events.entry_values(fields[1::2], bytes.decode, lambda text: int(text or 0))]
+    values = events.entry_values(map(bytes.decode, fields[1::2]), lambda text: int(text or 0))
     values[-1] = _one_line_json(fields[-1])
     event = FlatEvent(pool, stream_id.decode(), *values)
     lines = b"event: %s\ndata: %s" % (_one_line(fields[1]), msgspec.json.encode(event))

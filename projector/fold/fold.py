@@ -4,9 +4,9 @@ It uses the same `evolve` as the write side. The number of agents in a worker's 
 from the agents' own events, so that the capacity of a pool is a sum over its workers.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Final, TypeVar
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -28,6 +28,8 @@ CATALOGUE_BODIES: Final = (
     log_events.HostLeft,
     log_events.HostRemoved,
 )
+
+T = TypeVar("T")
 
 
 class Unfoldable(Exception):
@@ -58,33 +60,45 @@ def touched_agents(events: Iterable[log_events.Event]) -> set[str]:
     requested: set[str] = set()
     touched: set[str] = set()
     for event in events:
-        if isinstance(event.body, log_events.AgentRequested):
+        kind = event.body.type
+        if kind == log_events.AgentRequested.type:
             requested.add(event.subject)
-        elif event.type.startswith("agent.") and event.subject not in requested:
+        elif kind.startswith("agent.") and event.subject not in requested:
             touched.add(event.subject)
     return touched
 
 
 def touched_workers(events: Iterable[log_events.Event], held_agents: Iterable[Agent]) -> set[str]:
     """Ids of workers: those that act or are acted on, and those with these agents."""
-    named = {event.worker_id for event in events if event.worker_id}
-    subjects = {event.subject for event in events if event.type.startswith("worker.")}
-    return named | subjects | {agent.worker_id for agent in held_agents if agent.worker_id}
+    touched = {agent.worker_id for agent in held_agents}
+    for event in events:
+        touched.add(event.worker_id)
+        if event.body.type.startswith("worker."):
+            touched.add(event.subject)
+    return touched - {""}
 
 
 def fold(
-    pool: str, events: Iterable[log_events.Event], before: State, *, truncated: bool = False
+    pool: str,
+    events: Iterable[log_events.Event],
+    before: State,
+    *,
+    after: State | None = None,
+    truncated: bool = False,
 ) -> State:
     """Apply events; returns the agents and workers that changed. Raises `Unfoldable`.
 
-    `truncated`: the first events of the log are gone, perhaps with the first ones of some agents
-    and workers. Events of unknown agents and workers are skipped then.
+    `after`: what earlier events changed since `before`; it is changed further, and where an event
+    cannot be folded, it has those before it. `truncated`: the first events of the log are gone,
+    perhaps with the first ones of some agents and workers. Events of unknown agents and workers are
+    skipped then.
     """
-    folding = _Fold(pool, before, truncated)
+    folding = _Fold(pool, before, truncated, State() if after is None else after)
     for event in events:
-        if event.type.startswith("agent."):
+        kind = event.body.type
+        if kind.startswith("agent."):
             folding.agent(event)
-        elif event.type.startswith("worker."):
+        elif kind.startswith("worker."):
             folding.worker(event)
         elif not isinstance(event.body, log_events.PoolScalingDecided | log_events.LogRecovered):
             raise Unfoldable(event, "it belongs in the catalogue")
@@ -95,14 +109,13 @@ class _Fold(Struct):
     pool: str
     before: State
     truncated: bool
-    after: State = field(default_factory=State)
+    after: State
 
     def agent(self, event: log_events.Event) -> None:
         old = self.after.agents.get(event.subject) or self.before.agents.get(event.subject)
         if not self._follows(event, old, "agent", log_events.AgentRequested):
             return
-        with _foldable(event):
-            new = agents.evolve(old, event, self.pool)
+        new = _evolved(agents.evolve, old, event, self.pool)
         self.after.agents[event.subject] = new
         old_worker, new_worker = _holder(old), _holder(new)
         if old_worker != new_worker:
@@ -115,8 +128,7 @@ class _Fold(Struct):
         old = self._load(event.subject)
         if not self._follows(event, old, "worker", log_events.WorkerRequested):
             return
-        with _foldable(event):
-            new = workers.evolve(old.worker if old else None, event, self.pool)
+        new = _evolved(workers.evolve, old.worker if old else None, event, self.pool)
         self.after.workers[event.subject] = replace(old, worker=new) if old else WorkerLoad(new)
 
     def _follows(
@@ -148,16 +160,14 @@ def fold_catalogue(events: Iterable[log_events.Event], before: Catalogue) -> Cat
     for event in events:
         if not isinstance(event.body, log_events.LogRecovered):
             _require_known(event, after)
-        with _foldable(event):
-            after = pools.evolve(after, event, in_place=True)
+        after = _evolved(partial(pools.evolve, in_place=True), after, event)
     return after
 
 
-@contextmanager
-def _foldable(event: log_events.Event) -> Iterator[None]:
+def _evolved(evolve: Callable[..., T], state: object, event: log_events.Event, *pool: str) -> T:
     """For events that `evolve` refuses: with settings out of their range, for example."""
     try:
-        yield
+        return evolve(state, event, *pool)
     except (ValueError, TypeError, KeyError) as error:
         raise Unfoldable(event, str(error)) from error
 

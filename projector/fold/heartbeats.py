@@ -13,14 +13,14 @@ import msgspec
 import structlog
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, select
 
 from eventstore.errors import UnknownEvent
 from eventstore.language.events import require_version
 from eventstore.language.upcasts import upcast
 from eventstore.log.reader import Entry
 from projector.intake.entries import read_entry, require_short_names
-from projector.store.tables import AGENT_LIVE, SERVING, WORKER_LIVE, write_rows
+from projector.store.tables import AGENT_LIVE, SERVING, WORKER_LIVE, run, write_rows
 
 RETENTION_MS: Final = 900_000
 """Rows of the live tables are deleted after so long without a heartbeat."""
@@ -61,6 +61,7 @@ class HeartbeatBatch(Struct, frozen=True):
     unreadable: list[UnreadableHeartbeat] = []
 
 
+_READ_UP_TO: Final = "UPDATE {}checkpoints SET heartbeat_id = ? WHERE pool = ?"
 _decoder = msgspec.json.Decoder(Heartbeat)
 
 
@@ -128,12 +129,11 @@ class UnreadableLog:
 
 def write(connection: Connection, batch: HeartbeatBatch) -> None:
     """Replace older heartbeats."""
-    write_rows(connection, AGENT_LIVE, batch.agents, "replace")
-    write_rows(connection, WORKER_LIVE, batch.workers, "replace")
-    checkpoints = SERVING.checkpoints
+    for table, records in ((AGENT_LIVE, batch.agents), (WORKER_LIVE, batch.workers)):
+        names = tuple(column.name for column in table.columns)
+        write_rows(connection, table, names, [tuple(r.values()) for r in records], "replace")
     for pool, stream_id in batch.positions.items():
-        checkpoint = update(checkpoints).where(checkpoints.c.pool == pool)
-        connection.execute(checkpoint.values(heartbeat_id=stream_id))
+        run(connection, _READ_UP_TO, stream_id, pool)
 
 
 def read_positions(connection: Connection) -> dict[str, str]:

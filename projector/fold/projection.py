@@ -10,11 +10,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
-from msgspec import Struct
-from msgspec.structs import asdict, replace
-from sqlalchemy import Connection, Table, delete, select, update
+from msgspec import Struct, field
+from msgspec.structs import astuple, replace
+from sqlalchemy import Connection, Table, delete, select
 
 from eventstore.keys import CATALOGUE
+from eventstore.language import events as log_events
 from eventstore.language.catalogue import Catalogue
 from projector.fold import fold
 from projector.fold.snapshot import Snapshot
@@ -24,13 +25,22 @@ from projector.store import mapping
 from projector.store.lease import Superseded
 from projector.store.mapping import Row, agent_of, worker_of
 from projector.store.rows import EventRow, Position
-from projector.store.tables import EVENTS, ViewTables, insert_new, write_rows
+from projector.store.tables import EVENTS, ViewTables, run, write_rows
 
 CACHE_MAX: Final = 50_000
 """Agents, and workers, whose state is cached."""
 IDS_MAX: Final = 500
 """Ids in one SELECT."""
 ARCHIVE_CHUNK: Final = 5_000
+_POSITION: Final = Position.__struct_fields__
+_MOVE: Final = (
+    f"UPDATE {{{{}}}}{{}} SET {', '.join(f'{name} = ?' for name in _POSITION)}"
+    " WHERE pool = ? AND generation = ? AND seq = ?"
+)
+_ADD: Final = (
+    f"INSERT INTO {{{{}}}}{{}} ({', '.join(_POSITION)}) VALUES ({', '.join('?' * len(_POSITION))})"
+    " ON CONFLICT DO NOTHING"
+)
 
 T = TypeVar("T")
 
@@ -46,9 +56,10 @@ class _PriorStates(Generic[T]):
 
     def read(self, connection: Connection, pool: str, ids: set[str]) -> dict[str, T]:
         found = {i: self.cached[pool, i] for i in ids if (pool, i) in self.cached}
-        query = select(self._table).where(self._table.c.pool_name == pool)
+        columns = self._table.c
         for chunk in mapping.chunks(sorted(ids - found.keys()), IDS_MAX):
-            rows = connection.execute(query.where(self._table.c[self._key].in_(chunk))).mappings()
+            of_chunk = (columns.pool_name == pool, columns[self._key].in_(chunk))
+            rows = connection.execute(select(self._table).where(*of_chunk)).mappings()
             found |= {row[self._key]: self._state_of(row) for row in rows}
         return found
 
@@ -64,12 +75,16 @@ def _load_of(row: Row) -> fold.WorkerLoad:
     return fold.WorkerLoad(worker_of(row), row["agent_count"], row["alone"])
 
 
-class AppliedBatch(Struct, frozen=True):
-    """The result of a batch, valid once its transaction is committed."""
+class AppliedBatch(Struct):
+    """What some events changed, valid once it was written and its transaction is committed."""
 
     position: Position
-    state: fold.State
     catalogue: Catalogue
+    state: fold.State = field(default_factory=fold.State)
+    known: set[str] = field(default_factory=set)
+    """Agents that have a row."""
+    rows: list[EventRow] = field(default_factory=list)
+    """The events, where they are to be archived."""
 
 
 class Projection:
@@ -131,42 +146,56 @@ class Projection:
 
     def write(self, connection: Connection, pool: str, rows: Sequence[EventRow]) -> AppliedBatch:
         """Apply events that follow the pool's position. `Superseded` must roll back."""
-        position = self.positions[pool]
-        admitted = admit(position, rows)
+        applied = self.apply(connection, pool, rows)
+        self.store(connection, applied)
+        return applied
+
+    def apply(
+        self,
+        connection: Connection,
+        pool: str,
+        rows: Sequence[EventRow],
+        earlier: AppliedBatch | None = None,
+    ) -> AppliedBatch:
+        """Apply events and write nothing. `earlier`: those before them, not written either."""
+        batch = earlier or AppliedBatch(self.positions[pool], self.catalogue)
+        admitted = admit(batch.position, rows)
         try:
-            state, catalogue = self._fold(connection, position, admitted)
+            self._fold(connection, batch, admitted.events)
         except fold.Unfoldable as error:
-            valid = error.event.seq - position.seq - 1
+            valid = error.event.seq - batch.position.seq - 1
             reason = f"contradiction: {error}"
             admitted = Admitted(admitted.rows[:valid], admitted.events[:valid], reason)
-            state, catalogue = self._fold(connection, position, admitted)
-        after = position_after(position, admitted)
+            if pool == CATALOGUE:
+                self._fold(connection, batch, admitted.events)
+        batch.position = position_after(batch.position, admitted)
         if self.archives:
-            write_rows(connection, EVENTS, [asdict(row) for row in admitted.rows], "skip")
-        self._write_state(connection, state, after.generation)
-        if catalogue is not self.catalogue:
-            self._write_catalogue(connection, catalogue)
-        self._advance(connection, after)
-        return AppliedBatch(after, state, catalogue)
+            batch.rows += admitted.rows
+        return batch
+
+    def store(self, connection: Connection, applied: AppliedBatch) -> None:
+        """Write rows, archive and checkpoint. `Superseded` must roll back."""
+        for chunk in mapping.chunks(applied.rows, ARCHIVE_CHUNK):
+            rows = [*map(astuple, chunk)]
+            write_rows(connection, EVENTS, EventRow.__struct_fields__, rows, "skip")
+        self._write_state(connection, applied)
+        if applied.catalogue is not self.catalogue:
+            self._write_catalogue(connection, applied.catalogue)
+        self._advance(connection, applied.position)
 
     def start_from(self, connection: Connection, snapshot: Snapshot) -> AppliedBatch:
         """Write the first state of a pool, or of the catalogue."""
-        position = snapshot.position
-        for chunk in mapping.chunks(snapshot.rows, ARCHIVE_CHUNK):
-            write_rows(connection, EVENTS, [asdict(row) for row in chunk], "skip")
-        self._write_state(connection, snapshot.state, position.generation)
         catalogue = snapshot.catalogue or self.catalogue
-        self._write_catalogue(connection, catalogue)
-        self._advance(connection, position)
-        self._truncated.add(position.pool)
-        return AppliedBatch(position, snapshot.state, catalogue)
+        applied = AppliedBatch(snapshot.position, catalogue, snapshot.state, rows=snapshot.rows)
+        self.store(connection, applied)
+        self._truncated.add(snapshot.position.pool)
+        return applied
 
     def set_status(self, connection: Connection, pool: str, status: str) -> AppliedBatch:
         """Record that a pool's projection stopped, or goes on (`ok`)."""
-        position = self.positions[pool]
-        after = replace(position, status=status)
-        self._advance(connection, after)
-        return AppliedBatch(after, fold.State(), self.catalogue)
+        applied = AppliedBatch(replace(self.positions[pool], status=status), self.catalogue)
+        self._advance(connection, applied.position)
+        return applied
 
     def mark_committed(self, applied: AppliedBatch) -> None:
         """Remember what was committed."""
@@ -182,34 +211,46 @@ class Projection:
             self._workers.remember(pool, worker_id, load, ended=ended)
 
     def _fold(
-        self, connection: Connection, position: Position, admitted: Admitted
-    ) -> tuple[fold.State, Catalogue]:
-        pool, events = position.pool, admitted.events
+        self, connection: Connection, batch: AppliedBatch, events: Sequence[log_events.Event]
+    ) -> None:
+        pool, after = batch.position.pool, batch.state
         if pool == CATALOGUE:
-            return fold.State(), fold.fold_catalogue(events, self.catalogue)
-        known = self._agents.read(connection, pool, fold.touched_agents(events))
-        worker_ids = fold.touched_workers(events, known.values())
-        before = fold.State(known, self._workers.read(connection, pool, worker_ids))
-        truncated = pool in self._truncated
-        return fold.fold(pool, events, before, truncated=truncated), self.catalogue
+            batch.catalogue = fold.fold_catalogue(events, batch.catalogue)
+            return
+        touched = fold.touched_agents(events)
+        agents = self._agents.read(connection, pool, touched - after.agents.keys())
+        batch.known.update(agents)
+        held = [*agents.values(), *(after.agents[i] for i in touched & after.agents.keys())]
+        worker_ids = fold.touched_workers(events, held) - after.workers.keys()
+        before = fold.State(agents, self._workers.read(connection, pool, worker_ids))
+        fold.fold(pool, events, before, after=after, truncated=pool in self._truncated)
 
     # ---- rows --------------------------------------------------------------------------------
 
-    def _write_state(self, connection: Connection, state: fold.State, generation: int) -> None:
-        agents = [mapping.agent_record(agent, generation) for agent in state.agents.values()]
+    def _write_state(self, connection: Connection, applied: AppliedBatch) -> None:
+        generation, tables = applied.position.generation, self.tables
+        codec, added, changed = mapping.AGENTS, [], []
+        for agent_id, agent in applied.state.agents.items():
+            claimed = mapping.claim_generation(agent, generation)
+            if agent_id in applied.known:
+                changed.append(codec.changing.of(agent, claimed))
+            else:
+                added.append(codec.all.of(agent, claimed))
         workers = [
-            mapping.worker_record(load.worker, load.agent_count, load.isolated_agent)
-            for load in state.workers.values()
+            mapping.WORKERS.all.of(load.worker, load.agent_count, load.isolated_agent)
+            for load in applied.state.workers.values()
         ]
-        write_rows(connection, self.tables.agents, agents, "replace")
-        write_rows(connection, self.tables.workers, workers, "replace")
+        write_rows(connection, tables.agents, codec.all.names, added, "replace")
+        write_rows(connection, tables.agents, codec.changing.names, changed, "change")
+        write_rows(connection, tables.workers, mapping.WORKERS.all.names, workers, "replace")
 
     def _write_catalogue(self, connection: Connection, new: Catalogue) -> None:
         old = self.catalogue
         pools = [mapping.pool_record(p) for key, p in new.pools.items() if old.pools.get(key) != p]
         hosts = [mapping.host_record(h) for key, h in new.hosts.items() if old.hosts.get(key) != h]
-        write_rows(connection, self.tables.pools, pools, "replace")
-        write_rows(connection, self.tables.hosts, hosts, "replace")
+        for table, records in ((self.tables.pools, pools), (self.tables.hosts, hosts)):
+            names = tuple(column.name for column in table.columns)
+            write_rows(connection, table, names, [tuple(r.values()) for r in records], "replace")
         for key, gone in (
             (self.tables.pools.c.pool_name, old.pools.keys() - new.pools),
             (self.tables.hosts.c.host, old.hosts.keys() - new.hosts),
@@ -218,19 +259,13 @@ class Projection:
                 connection.execute(delete(key.table).where(key.in_(chunk)))
 
     def _advance(self, connection: Connection, new: Position) -> None:
-        table, values, old = self.tables.checkpoints, asdict(new), self._stored.get(new.pool)
-        if old is not None:
-            moved = connection.execute(
-                update(table)
-                .where(table.c.pool == old.pool, table.c.generation == old.generation)
-                .where(table.c.seq == old.seq)
-                .values(values)
-                .returning(table.c.pool)
-            )
+        old, table = self._stored.get(new.pool), self.tables.checkpoints.name
+        if old is None:
+            moved = run(connection, _ADD.format(table), *astuple(new))
         else:
-            added = insert_new(connection, table).returning(table.c.pool)
-            moved = connection.execute(added, values)
-        if moved.first() is None:
+            guard = (old.pool, old.generation, old.seq)
+            moved = run(connection, _MOVE.format(table), *astuple(new), *guard)
+        if moved.rowcount != 1:
             raise Superseded(f"the checkpoint of {new.pool or 'the catalogue'!r} has moved")
 
 

@@ -4,7 +4,7 @@ Here the promise of a log is checked: `seq` is dense, and every event can be rea
 admitted up to the first that breaks it, with a sentence that gives the reason; none is skipped.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Final
 
@@ -15,12 +15,16 @@ from msgspec.structs import replace
 from eventstore.errors import UnknownEvent
 from eventstore.language import events as log_events
 from eventstore.log.reader import Entry
+from projector.store.mapping import chunks
 from projector.store.rows import EventRow, Position
 
 OK: Final = "ok"
 DIGITS_MAX: Final = 18
 """Numbers of so many digits fit into 64 bits."""
 REASON_MAX: Final = 500
+DECODED_AT_ONCE: Final = 100
+"""Entries: a page of them can have many megabytes."""
+_REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}".encode()
 FIELD_NAMES: Final = [name.encode() for name in log_events.ENTRY_FIELDS]
 
 _copied_fields = attrgetter(
@@ -41,32 +45,34 @@ def admit(position: Position, rows: Sequence[EventRow]) -> Admitted:
     """The longest prefix of `rows` that follows `position` without a gap and can be read."""
     events: list[log_events.Event] = []
     problem = ""
-    for row in rows:
-        problem = _out_of_order(position.seq + len(events), row)
-        if problem:
+    for expected, row in enumerate(rows, position.seq + 1):
+        if row.seq != expected:
+            problem = _out_of_order(expected - 1, row)
             break
         try:
             events.append(event_of(row))
         except (UnknownEvent, msgspec.DecodeError, RecursionError) as error:
-            reason, advice = str(error)[:REASON_MAX], "its data is damaged"
-            if isinstance(error, UnknownEvent):
-                advice = "run a projector of the version that wrote it, or newer"
-            else:
-                reason = f"{row.type[:64]!r} version {row.version}: {reason}"
-            at = f"seq {row.seq} ({row.stream_id})"
-            problem = f"unreadable event: {at}: {reason}; nothing was skipped: {advice}"
+            problem = _unreadable(row, error)
             break
     return Admitted(list(rows[: len(events)]), events, problem)
 
 
 def _out_of_order(last: int, row: EventRow) -> str:
-    if row.seq == last + 1:
-        return ""
     if row.seq <= last:
         return (
             f"out of order: another event came at seq {row.seq} ({row.stream_id}), after seq {last}"
         )
     return f"gap: seq {last + 1} is missing before seq {row.seq} ({row.stream_id})"
+
+
+def _unreadable(row: EventRow, error: Exception) -> str:
+    reason, advice = str(error)[:REASON_MAX], "its data is damaged"
+    if isinstance(error, UnknownEvent):
+        advice = "run a projector of the version that wrote it, or newer"
+    else:
+        reason = f"{row.type[:64]!r} version {row.version}: {reason}"
+    at = f"seq {row.seq} ({row.stream_id})"
+    return f"unreadable event: {at}: {reason}; nothing was skipped: {advice}"
 
 
 def read_entries(position: Position, entries: Iterable[Entry]) -> list[EventRow]:
@@ -75,13 +81,12 @@ def read_entries(position: Position, entries: Iterable[Entry]) -> list[EventRow]
     Entries do not name their generation: it is that of the position, until an event says that the
     log was recovered.
     """
-    rows, generation = [], position.generation
-    for entry in entries:
-        row = read_entry(position.pool, generation, entry)
+    pool, generation = position.pool, position.generation
+    rows = []
+    for row in _decoded(pool, generation, entries):
         if row.type == log_events.LogRecovered.type and row.seq > position.seq:
             generation = _recovered_generation(row) or generation
-            row = replace(row, generation=generation)
-        rows.append(row)
+        rows.append(row if row.generation == generation else replace(row, generation=generation))
     return rows
 
 
@@ -95,13 +100,26 @@ def _recovered_generation(row: EventRow) -> int:
 
 def read_entry(pool: str, generation: int, entry: Entry) -> EventRow:
     """An entry as it is archived; one with other fields becomes one of no known type."""
-    stream_id, fields = entry
-    values = fields[1::2]
-    if list(fields[::2]) != FIELD_NAMES:
-        found = dict(zip(fields[::2], values, strict=False))
-        values = [b"entry with other fields", *(found.get(name, b"") for name in FIELD_NAMES[1:])]
-    kind, version, seq, *others = log_events.entry_values(values, text_of, number_of)
-    return EventRow(pool, generation, seq, stream_id.decode(), kind, version, *others)
+    return next(_decoded(pool, generation, [entry]))
+
+
+def _decoded(pool: str, generation: int, entries: Iterable[Entry]) -> Iterator[EventRow]:
+    width = len(FIELD_NAMES) + 1
+    for some in chunks(entries, DECODED_AT_ONCE):
+        values: list[bytes] = []
+        for stream_id, fields in some:
+            values.append(stream_id)
+            if list(fields[::2]) == FIELD_NAMES:
+                values += fields[1::2]
+            else:
+                found = dict(zip(fields[::2], fields[1::2], strict=False))
+                values.append(b"entry with other fields")
+                values += (found.get(name, b"") for name in FIELD_NAMES[1:])
+        texts = _texts_of(values)
+        for at in range(0, len(texts), width):
+            of_entry = log_events.entry_values(texts[at + 1 : at + width], number_of)
+            kind, version, seq, *others = of_entry
+            yield EventRow(pool, generation, seq, texts[at], kind, version, *others)
 
 
 def entry_of(row: EventRow) -> Entry:
@@ -114,9 +132,12 @@ def entry_of(row: EventRow) -> Entry:
     return row.stream_id.encode(), fields
 
 
-def text_of(value: bytes) -> str:
-    """Text that every database can store: PostgreSQL cannot store U+0000."""
-    return value.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+def _texts_of(values: Sequence[bytes]) -> list[str]:
+    """All decoded in one go, without U+0000, which PostgreSQL cannot store."""
+    joined = b"\0".join(values)
+    if joined.count(b"\0") >= len(values):  # there is one within a value
+        joined = b"\0".join(value.replace(b"\0", _REPLACEMENT) for value in values)
+    return joined.decode(errors="replace").split("\0")
 
 
 def number_of(text: str) -> int:
@@ -133,7 +154,7 @@ def event_of(row: EventRow) -> log_events.Event:
 
 def require_short_names(*names: str) -> None:
     """Raises `msgspec.ValidationError` for a name that is too long for a key or an index."""
-    if any(len(name) > log_events.NAME_MAX for name in names):
+    if max(map(len, names)) > log_events.NAME_MAX:
         raise msgspec.ValidationError(f"a name of more than {log_events.NAME_MAX} characters")
 
 

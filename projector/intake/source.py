@@ -151,7 +151,7 @@ def read_archive(
     )
     if last is not None:
         query = query.where(EVENTS.c.seq <= last)
-    return [EventRow(**row) for row in connection.execute(query).mappings()]
+    return [EventRow(*row) for row in connection.execute(query)]
 
 
 def archive_heads(connection: Connection, pools: Iterable[str] | None = None) -> dict[str, LogHead]:

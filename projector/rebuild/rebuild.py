@@ -14,10 +14,9 @@ The active projector, or the next rebuild, drops the tables that an interrupted 
 """
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from itertools import takewhile
 from typing import Final
 
 from msgspec import Struct
@@ -27,13 +26,13 @@ from sqlalchemy import Connection
 from eventstore.errors import MusterError
 from eventstore.keys import CATALOGUE
 from eventstore.log.replies import LogHead
-from projector.fold.projection import Projection, read_positions, stopped
-from projector.intake.source import Addresses, Source, opened, read_archive
+from projector.fold.projection import AppliedBatch, Projection, read_positions
+from projector.intake.source import Addresses, Source, opened
 from projector.rebuild import view_sets
+from projector.rebuild.archive_fold import apply_archive, is_behind
 from projector.rebuild.bounds import COPIED_REASON, LogBounds
 from projector.store.database import Database
 from projector.store.lease import LEASE_SECONDS, Lease, Superseded
-from projector.store.rows import EventRow, Position
 from projector.store.tables import SERVING, SHADOW
 from projector.verify.view_comparison import Comparison, compare
 
@@ -195,29 +194,31 @@ class Rebuild:
     async def _fold_archive(self, pool: str) -> None:
         if pool in self._bounds.copied:
             return
-        last = self._bounds.archive_heads.get(pool, LogHead()).seq
-        await apply_archive(self._database, self._shadow, pool, last, self._batch, self._apply)
+        last, shadow = self._bounds.archive_heads.get(pool, LogHead()).seq, self._shadow
+        shadow.archives = False
+        progress = self._update_progress
+        await apply_archive(self._database, shadow, pool, last, self._batch, self._store, progress)
 
     async def _fold_stream(self, pool: str, projector_lease: Lease) -> None:
-        """To the last known end of the stream: later events are left to the projector."""
-        last = 0 if pool in self._bounds.copied else self._bounds.heads[pool].seq
-        while is_behind(at := self._shadow.positions[pool], last) and (
+        """To the last known end of the stream: later events are left to the projector.
+
+        They are archived too.
+        """
+        last, shadow = 0, self._shadow
+        if pool not in self._bounds.copied:
+            last = self._bounds.heads[pool].seq
+        shadow.archives = True
+        while is_behind(at := shadow.positions[pool], last) and (
             rows := await self._source.after(at, count=self._batch)
         ):
-            await self._apply(pool, rows, projector_lease)
+            applied = await self._database.read(partial(shadow.apply, pool=pool, rows=rows))
+            await self._store(applied, projector_lease)
+            self._update_progress(pool, shadow.positions[pool].seq - at.seq)
 
-    async def _apply(
-        self, pool: str, rows: Sequence[EventRow], projector_lease: Lease | None = None
-    ) -> None:
-        """With the projector's lease the rows are archived too."""
-        projection = self._shadow
-        projection.archives = projector_lease is not None
-        before = projection.positions[pool].seq
-        applied = await self._lease.write(
-            lambda c: projection.write(c, pool, rows), also=projector_lease
-        )
-        projection.mark_committed(applied)
-        self._update_progress(pool, projection.positions[pool].seq - before)
+    async def _store(self, applied: AppliedBatch, projector_lease: Lease | None = None) -> None:
+        store = partial(self._shadow.store, applied=applied)
+        await self._lease.write(store, also=projector_lease)
+        self._shadow.mark_committed(applied)
 
     def _update_progress(self, pool: str = "", events: int = 0, *, finished: bool = False) -> None:
         self.progress = replace(
@@ -229,25 +230,3 @@ class Rebuild:
             finished=finished,
         )
         self._on_progress(self.progress)
-
-
-def is_behind(position: Position, last: int) -> bool:
-    return position.seq < last and not stopped(position)
-
-
-async def apply_archive(
-    database: Database,
-    projection: Projection,
-    pool: str,
-    last: int,
-    batch: int,
-    apply: Callable[[str, Sequence[EventRow]], Awaitable[None]],
-) -> None:
-    """Apply archived events up to seq `last` or to a gap: the stream may have the missing ones."""
-    while is_behind(at := projection.positions[pool], last):
-        rows = await database.read(partial(read_archive, position=at, count=batch))
-        following = takewhile(lambda pair: pair[0] == pair[1].seq, enumerate(rows, at.seq + 1))
-        dense = [row for _, row in following]
-        if not dense:
-            return
-        await apply(pool, dense)

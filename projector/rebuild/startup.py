@@ -8,7 +8,6 @@ Views are behind the archive where a rebuild archived more, and was refused or k
 """
 
 import asyncio
-from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -16,13 +15,14 @@ import structlog
 from msgspec.structs import replace
 
 from eventstore.log.replies import LogHead
-from projector.fold.projection import Projection, stopped
+from projector.fold.projection import AppliedBatch, Projection, stopped
 from projector.intake.entries import OK
 from projector.intake.source import Source, archive_heads
-from projector.rebuild.rebuild import Rebuild, apply_archive
+from projector.rebuild.archive_fold import apply_archive
+from projector.rebuild.rebuild import Rebuild
 from projector.rebuild.view_sets import RebuildInProgress, read_version, require_replaceable
 from projector.store.lease import Lease
-from projector.store.rows import EventRow, Position
+from projector.store.rows import Position
 from projector.store.tables import INCOMPLETE, VIEW_VERSION
 
 log = structlog.get_logger("muster.projector")
@@ -77,8 +77,8 @@ async def _catch_up(lease: Lease, projection: Projection) -> bool:
     position_of = projection.position_of
     behind = [p for p in sorted(heads) if _is_behind(position_of(p), heads[p])]
 
-    async def apply(pool: str, rows: Sequence[EventRow]) -> None:
-        applied = await lease.write(partial(projection.write, pool=pool, rows=rows))
+    async def store(applied: AppliedBatch) -> None:
+        await lease.write(partial(projection.store, applied=applied))
         projection.mark_committed(applied)
 
     projection.archives = False
@@ -86,7 +86,7 @@ async def _catch_up(lease: Lease, projection: Projection) -> bool:
         for pool in behind:  # '' first: the catalogue names the pools
             # A stopped pool is tried again.
             positions[pool] = replace(position_of(pool), status=OK)
-            await apply_archive(lease.database, projection, pool, heads[pool].seq, BATCH, apply)
+            await apply_archive(lease.database, projection, pool, heads[pool].seq, BATCH, store)
             if stopped(positions[pool]) or _is_behind(positions[pool], heads[pool]):
                 return False
     finally:

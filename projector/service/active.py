@@ -29,6 +29,7 @@ from projector.rebuild.startup import prepare_views
 from projector.rebuild.view_sets import drop_abandoned_tables
 from projector.recovery.damage_scan import rewritten_logs, statuses
 from projector.recovery.recovery import Recovery, Stage
+from projector.service.gathering import Gathering
 from projector.service.notices import Notices
 from projector.service.trimming import Trimmer
 from projector.store.lease import LEASE_SECONDS, Lease
@@ -87,6 +88,7 @@ class Active:
         self._projection = Projection(SERVING, archives=True)
         self._audited_at = time.monotonic()
         self._following = False
+        self._gathering = Gathering()
 
     # ---- the loops ---------------------------------------------------------------------------
 
@@ -168,9 +170,8 @@ class Active:
 
     async def _round(self) -> None:
         running = {p: at for p, at in self._projection.positions.items() if not stopped(at)}
-        entries = await self._source.wait(
-            running, count=self._options.count(len(running.keys() & self._live()))
-        )
+        count = self._options.count(len(running.keys() & self._live()))
+        entries = await self._source.wait(running, count=count)
         audit_due = time.monotonic() - self._audited_at > self._options.audit_seconds
         if (not entries or audit_due) and await self._check_logs():
             return  # a recovery has applied these entries, or voided them
@@ -193,7 +194,10 @@ class Active:
         lost = await rewritten_logs(self._source, self.database, newly_stopped)
         if not await self._handle_lost(lost):
             await self._set_statuses(lost)
-        await self._take_snapshots(self._projection.add_pools())
+        if CATALOGUE in entries:
+            await self._take_snapshots(self._projection.add_pools())
+        counts = [len(some) for some in entries.values()]
+        await asyncio.sleep(self._gathering.pause_seconds(counts, count, time.monotonic()))
 
     def _live(self) -> set[str]:
         """The catalogue and the pools there are; deleted ones are read too, but have no share."""

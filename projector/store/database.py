@@ -52,6 +52,8 @@ class Database:
         self.file = ViewsFile(Path(name)) if self.sqlite and not name.startswith("file:") else None
         self._connections = connections
         self._engine: Engine | None = None
+        self._engines: dict[bool, Engine] = {}
+        """The same for transactions that write or only read."""
         self._threads: ThreadPoolExecutor | None = None
         self._write_lock = asyncio.Lock()
         self._running: dict[Future[Any], Cancellable] = {}
@@ -67,6 +69,11 @@ class Database:
         if self._engine is None:
             self._engine = sqlite_engine(self.url) if self.sqlite else postgres_engine(self.url)
             event.listen(self._engine, "connect", self._connected, insert=True)
+            isolation = {} if self.sqlite else {"isolation_level": "REPEATABLE READ"}
+            self._engines = {
+                True: self._engine.execution_options(writes=True),
+                False: self._engine.execution_options(writes=False, **isolation),
+            }
             self._threads = ThreadPoolExecutor(self._connections, thread_name_prefix="views")
 
     def _connected(self, driver: DBAPIConnection, _: object) -> None:
@@ -148,13 +155,9 @@ class Database:
             return await self.read(work)
 
     async def _run(self, work: Callable[[Connection], T], *, writes: bool) -> T:
-        engine, threads = self._engine, self._threads
+        engine, threads, engines = self._engine, self._threads, self._engines
         if engine is None or threads is None:
             raise DatabaseUnreachable("the database of the views is not open")
-        options: dict[str, Any] = {"writes": writes}
-        if not writes and not self.sqlite:
-            options["isolation_level"] = "REPEATABLE READ"
-
         wire = Cancellable()
 
         def transaction() -> T:
@@ -163,7 +166,7 @@ class Database:
                 self.file.require_unchanged()
             with (
                 closing(wire),
-                engine.execution_options(**options).connect() as connection,
+                engines[writes].connect() as connection,
                 closing(wire.attach(connection.connection.driver_connection)),
                 connection.begin(),
             ):

@@ -17,15 +17,26 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import Connection, select
 
 from eventstore.ids import new_id
 from projector.store.database import Database, DatabaseError
-from projector.store.tables import LEASES, insert_new
+from projector.store.tables import LEASES, insert_new, run
 
 LEASE_SECONDS: Final = 4.0
 WATCH_SECONDS: Final = 0.5
 SEIZE_ATTEMPTS: Final = 100
+
+_RENEW: Final = (
+    "UPDATE {}leases SET renewal = renewal + 1 WHERE name = ? AND holder = ? AND term = ?"
+)
+_RELEASE: Final = (
+    "UPDATE {}leases SET holder = '', renewal = renewal + 1 WHERE name = ? AND holder = ?"
+)
+_ACQUIRE: Final = (
+    "UPDATE {}leases SET holder = ?, term = term + 1, renewal = renewal + 1"
+    " WHERE name = ? AND term = ? AND renewal = ?"
+)
 
 T = TypeVar("T")
 
@@ -124,14 +135,12 @@ class Lease:
 
     def _require_held(self, connection: Connection) -> None:
         """Raises `Superseded`."""
-        held = (LEASES.c.holder == self._holder, LEASES.c.term == self.term)
-        if not self._update(connection, *held, renewal=LEASES.c.renewal + 1):
+        if not run(connection, _RENEW, self.name, self._holder, self.term).rowcount:
             raise Superseded(f"the lease {self.name!r} was acquired by another process")
 
     def release_in(self, connection: Connection) -> None:
         """Let the next process acquire it at once; no effect where it is no longer ours."""
-        ours = LEASES.c.holder == self._holder
-        self._update(connection, ours, holder="", renewal=LEASES.c.renewal + 1)
+        run(connection, _RELEASE, self.name, self._holder)
 
     async def release(self) -> None:
         await self.database.write(self.release_in)
@@ -149,21 +158,11 @@ class Lease:
         """Acquire it if it has not changed since it was read."""
         first = {"name": self.name, "holder": "", "term": 0, "renewal": 0}
         connection.execute(insert_new(connection, LEASES), first)
-        unchanged = (LEASES.c.term == observed.term, LEASES.c.renewal == observed.renewal)
-        term, renewal = observed.term + 1, observed.renewal + 1
-        if not self._update(
-            connection, *unchanged, holder=self._holder, term=term, renewal=renewal
-        ):
+        unchanged = (self.name, observed.term, observed.renewal)
+        if not run(connection, _ACQUIRE, self._holder, *unchanged).rowcount:
             return False
-        self.term = term
+        self.term = observed.term + 1
         return True
-
-    def _update(
-        self, connection: Connection, *conditions: ColumnElement[bool], **values: object
-    ) -> bool:
-        """Whether the row was still so."""
-        changed = update(LEASES).where(LEASES.c.name == self.name, *conditions)
-        return connection.execute(changed.values(values)).rowcount == 1
 
 
 def this_process() -> str:

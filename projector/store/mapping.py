@@ -7,6 +7,7 @@ how it is written. `store.tables` makes the tables from these codecs.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -48,9 +49,33 @@ class _Form(Struct, frozen=True):
     nullable: bool = False
 
 
+class Values(Generic[State]):
+    """Some columns of a table, and their values as tuples: the fields of a state, then `more`."""
+
+    def __init__(self, columns: Mapping[str, tuple[str, _Form]]) -> None:
+        fields_first = sorted(columns.items(), key=lambda column: not column[1][0])
+        self.names = tuple(name for name, _ in fields_first)
+        self._fields_of: Callable[[State], tuple[Any, ...]] = attrgetter(
+            *(field for _, (field, _) in fields_first if field)
+        )
+        self._writes = [
+            (at, form.write)
+            for at, (_, (_, form)) in enumerate(fields_first)
+            if form.write is not _same
+        ]
+
+    def of(self, state: State, *more: Any) -> tuple[Any, ...]:
+        """In the order of `names`."""
+        values = [*self._fields_of(state), *more]
+        for at, write in self._writes:
+            values[at] = write(values[at])
+        return tuple(values)
+
+
 class RowCodec(Generic[State]):
     """`first`: the first columns in their order, the others follow in that of the fields; `more`:
-    columns whose values come from elsewhere; `without`: fields that have no column of their own.
+    columns whose values come from elsewhere; `without`: fields that have no column of their own;
+    `fixed`: columns that never change once a row is written.
     """
 
     def __init__(
@@ -62,6 +87,7 @@ class RowCodec(Generic[State]):
         renamed: Mapping[str, str] = {},
         more: Mapping[str, Any] = {},
         without: str = "",
+        fixed: str = "",
     ) -> None:
         self._shape = shape
         forms = {
@@ -74,12 +100,18 @@ class RowCodec(Generic[State]):
         names = dict.fromkeys((*first.split(), *forms))
         self.columns = {name: forms[name] for name in names}
         """By name: the field, empty if its value comes from elsewhere, and how it is stored."""
+        self.all = Values[State](self.columns)
+        """Of a row."""
+        written_once = set(fixed.split()) - set(self.keys)
+        self.changing = Values[State](
+            {name: column for name, column in self.columns.items() if name not in written_once}
+        )
+        """Of a row that is there: its keys, and what may have changed."""
 
-    def to_row(self, state: State, **more: Any) -> Record:
-        return {
-            name: form.write(getattr(state, field) if field else more[name])
-            for name, (field, form) in self.columns.items()
-        }
+    def to_row(self, state: State, *more: Any) -> Record:
+        """`more`: the values that come from elsewhere, in the order of their columns."""
+        found = dict(zip(self.all.names, self.all.of(state, *more), strict=True))
+        return {name: found[name] for name in self.columns}
 
     def from_row(self, row: Row) -> State:
         """The inverse of `to_row`."""
@@ -97,7 +129,7 @@ def _form_of(annotation: Any) -> _Form:
         case inspect.StrType():
             return _Form("text", _storable)
         case inspect.EnumType(cls=cls):
-            return _Form("text", str, cls)
+            return _Form("text", attrgetter("_value_"), cls)
         case inspect.IntType(le=most):
             small = most is not None and most <= INTEGER_MAX
             return _Form("integer" if small else "bigint")
@@ -108,7 +140,7 @@ def _form_of(annotation: Any) -> _Form:
         case inspect.BoolType():
             return _Form("boolean")
         case inspect.VarTupleType(item_type=inspect.IntType()):
-            return _Form("text", lambda numbers: ",".join(map(str, numbers)), _numbers)
+            return _Form("text", _numbers_text, _numbers)
         case inspect.RawType():
             return _Form("text", lambda raw: bytes(raw).decode(), lambda t: msgspec.Raw(t.encode()))
         case _:
@@ -125,6 +157,10 @@ def _storable(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
+def _numbers_text(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers)) if numbers else ""
+
+
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(",") if number)
 
@@ -137,6 +173,8 @@ AGENTS: Final = RowCodec(
     " failures losses alone input labels last_error created_at started_at ended_at changed_at",
     renamed=AGENT_COLUMNS,
     more={"generation": int},
+    fixed="role_type project_id heartbeat_interval max_idle_time input labels created_at"
+    " correlation_id",
 )
 WORKERS: Final = RowCodec(
     Worker,
@@ -154,17 +192,22 @@ host_of: Final = HOSTS.from_row
 host_record: Final = HOSTS.to_row
 
 
-def agent_record(agent: Agent, generation: int) -> Record:
-    """`generation` is that of the log: with `claim_seq` it makes the fencing token.
+def claim_generation(agent: Agent, generation: int) -> int:
+    """With `claim_seq` it makes the fencing token. `generation` is that of the log.
 
     A log that is recovered has every claim released, so a claim is of the log's own generation.
     """
-    return AGENTS.to_row(agent, generation=generation if agent.claim_seq else 0)
+    return generation if agent.claim_seq else 0
+
+
+def agent_record(agent: Agent, generation: int) -> Record:
+    """`generation` is that of the log."""
+    return AGENTS.to_row(agent, claim_generation(agent, generation))
 
 
 def worker_record(worker: Worker, agent_count: int, isolated_agent: str) -> Record:
     """`isolated_agent`: the agent that has the worker for itself, if one does."""
-    return WORKERS.to_row(worker, agent_count=agent_count, alone=isolated_agent)
+    return WORKERS.to_row(worker, agent_count, isolated_agent)
 
 
 def pool_record(pool: Pool) -> Record:

@@ -15,7 +15,7 @@ and so do arrays, which the driver writes item by item; COPY cannot replace rows
 prepared statement, run for each row.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any, Final, Literal
 
@@ -184,43 +184,68 @@ FROM (
 """
 
 
-Conflict = Literal["skip", "replace"]
-"""What to do with a row whose key is already in the table."""
+How = Literal["skip", "replace", "change"]
+"""`skip`, `replace`: insert rows, and skip or replace those whose key is in the table already;
+`change`: set columns of rows that are in the table."""
 
 
 def write_rows(
     connection: sa.Connection,
     table: sa.Table,
-    rows: Sequence[Mapping[str, Any]],
-    conflict: Conflict,
+    names: tuple[str, ...],
+    rows: Sequence[tuple[Any, ...]],
+    how: How,
 ) -> None:
-    """Insert rows, all with the same columns and no two with the same key."""
+    """Write rows, no two with the same key: tuples of values in the order of `names`."""
     if not rows:
         return
-    names = tuple(rows[0])
-    statement = _statement(table, names, connection.dialect, conflict)
+    statement = _statement(table, names, connection.dialect, how)
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(statement, [tuple(map(row.get, names)) for row in rows])
+        connection.exec_driver_sql(statement, list(rows))
     else:
-        connection.exec_driver_sql(statement, (msgspec.json.encode(rows).decode(),))
+        records = [dict(zip(names, row, strict=True)) for row in rows]
+        connection.exec_driver_sql(statement, (msgspec.json.encode(records).decode(),))
 
 
 @cache
-def _statement(
-    table: sa.Table, names: tuple[str, ...], dialect: sa.Dialect, conflict: Conflict
-) -> str:
+def _statement(table: sa.Table, names: tuple[str, ...], dialect: sa.Dialect, how: How) -> str:
     quoted = {name: dialect.identifier_preparer.quote(name) for name in names}
     keys = [column.name for column in table.primary_key]
-    changes = ", ".join(f"{q} = excluded.{q}" for name, q in quoted.items() if name not in keys)
-    action = f"UPDATE SET {changes}" if conflict == "replace" else "NOTHING"
+    changing = [name for name in names if name not in keys]
     if dialect.name == "sqlite":
-        target, values = table.name, f"VALUES ({', '.join('?' * len(names))})"
+        target, source = table.name, ""
+        new = {name: f"?{number}" for number, name in enumerate(names, 1)}
+        values = f"VALUES ({', '.join(new.values())})"
     else:
         types = (f"{q} {table.c[name].type.compile(dialect)}" for name, q in quoted.items())
-        target = f"{SCHEMA}.{table.name}"
-        values = f"SELECT * FROM json_to_recordset(%s::json) AS rows ({', '.join(types)})"
-    columns, key = ", ".join(quoted.values()), ", ".join(keys)
-    return f"INSERT INTO {target} ({columns}) {values} ON CONFLICT ({key}) DO {action}"
+        target, rows = (
+            f"{SCHEMA}.{table.name}",
+            f"json_to_recordset(%s::json) AS rows ({', '.join(types)})",
+        )
+        source, values = f"FROM {rows}", f"SELECT * FROM {rows}"
+        new = {name: f"rows.{q}" for name, q in quoted.items()}
+    if how == "change":
+        changes = ", ".join(f"{quoted[name]} = {new[name]}" for name in changing)
+        same_key = " AND ".join(f"{table.name}.{key} = {new[key]}" for key in keys)
+        return f"UPDATE {target} SET {changes} {source} WHERE {same_key}"
+    changes = ", ".join(f"{quoted[name]} = excluded.{quoted[name]}" for name in changing)
+    action = f"UPDATE SET {changes}" if how == "replace" else "NOTHING"
+    inserted = f"INSERT INTO {target} ({', '.join(quoted.values())}) {values}"
+    return f"{inserted} ON CONFLICT ({', '.join(keys)}) DO {action}"
+
+
+def run(
+    connection: sa.Connection, statement: str, *values: Any
+) -> "sa.CursorResult[*tuple[Any, ...]]":
+    """Run SQL written by hand: `{}` in it is the schema, and each `?` one of the values."""
+    return connection.exec_driver_sql(_in_dialect(statement, connection.dialect.name), values)
+
+
+@cache
+def _in_dialect(statement: str, dialect_name: str) -> str:
+    if dialect_name == "sqlite":
+        return statement.replace("{}", "")
+    return statement.replace("{}", f"{SCHEMA}.").replace("?", "%s")
 
 
 def insert_new(connection: sa.Connection, table: sa.Table) -> sa.Insert:
@@ -232,3 +257,12 @@ def insert_new(connection: sa.Connection, table: sa.Table) -> sa.Insert:
     from sqlalchemy.dialects import postgresql  # 3 MB, for what may not be used
 
     return postgresql.insert(table).on_conflict_do_nothing()
+
+
+def same_columns(one: sa.Table, other: sa.Table, names: Iterable[str]) -> sa.ColumnElement[bool]:
+    """Whether these columns of two rows are equal; NULL equals NULL."""
+    keys = [key.name for key in one.primary_key]
+    pairs = ((one.c[name], other.c[name]) for name in names)
+    return sa.and_(
+        sa.true(), *(a == b if a.name in keys else a.is_not_distinct_from(b) for a, b in pairs)
+    )

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from msgspec.structs import asdict
+from msgspec.structs import astuple
 from sqlalchemy import Connection, text
 
 from projector.fold.projection import Projection
@@ -26,8 +26,8 @@ class ArchiveStage:
         self.database, self.history = database, history
 
     async def archive(self, rows: Sequence[EventRow]) -> None:
-        records = [asdict(row) for row in rows]
-        await self.database.write(lambda c: write_rows(c, EVENTS, records, "skip"))
+        names, values = EventRow.__struct_fields__, [astuple(row) for row in rows]
+        await self.database.write(lambda c: write_rows(c, EVENTS, names, values, "skip"))
 
     async def project(self, rows: Sequence[EventRow]) -> list[dict[str, Any]]:
         """Fold them one by one; returns what the views answered after each of them."""

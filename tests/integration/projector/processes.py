@@ -69,7 +69,7 @@ def _rebuild(_: Connection, where: str, how: int, redis_url: str, database_url: 
         calls.append(args)
         if where == "switch":
             original(*args, **options)  # all is written; nothing is committed
-        if len(calls) == (2 if where == "_apply" else 1):
+        if len(calls) == (2 if where == "_store" else 1):
             signal.pthread_kill(threading.get_ident(), how)
         return original(*args, **options)
 

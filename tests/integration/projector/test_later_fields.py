@@ -1,10 +1,12 @@
 """A field of each kind that a later version adds is stored in both databases, and read back."""
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, MetaData, Table, select
 
 from projector.store import tables
 from projector.store.database import Database
-from projector.store.tables import write_rows
+from projector.store.mapping import Values
+from projector.store.tables import How, write_rows
 from tests.later import ROW, LaterAgent, Temper
 
 TABLE = Table("later_agents", MetaData(), *tables._columns(ROW))
@@ -30,9 +32,16 @@ async def test_later_fields_are_written_and_read(database_url: str) -> None:
 
     def stored(connection: Connection) -> list[LaterAgent]:
         TABLE.create(connection)
-        for generation in (1, 2):
-            rows = [ROW.to_row(agent, generation=generation) for agent in (USUAL, OTHER)]
-            write_rows(connection, TABLE, rows, "replace")
+        first = replace(OTHER, temper="", total=0, limit=1.0, loud=True, tone=Temper.NOT_SO)
+        steps: list[tuple[Values[LaterAgent], How, LaterAgent]] = [
+            (ROW.all, "replace", first),
+            (ROW.all, "replace", first),
+            (ROW.all, "skip", OTHER),
+            (ROW.changing, "change", OTHER),
+        ]
+        for values, how, other in steps:
+            written = [values.of(agent, 1) for agent in (USUAL, other)]
+            write_rows(connection, TABLE, values.names, written, how)
         found = connection.execute(select(TABLE).order_by(TABLE.c.agent_id)).mappings()
         return [ROW.from_row(row) for row in found]
 

@@ -10,7 +10,7 @@ from eventstore.language.agents import Agent
 from eventstore.language.events import ENTRY_FIELDS, NAME_MAX
 from eventstore.log.reader import Entry
 from projector.fold.heartbeats import gather
-from projector.intake.entries import admit, position_after, read_entry
+from projector.intake.entries import admit, position_after, read_entries, read_entry
 from projector.rebuild.rebuild import Progress
 from projector.store.engines import address
 from projector.store.rows import PoolCapacity, Position
@@ -27,6 +27,18 @@ def admitted(*entries: Entry, after: int = 2):
     position = Position("p", 1, after, f"{after}-0")
     rows = [read_entry("p", 1, one) for one in entries]
     return position, admit(position, rows)
+
+
+def test_entries_are_decoded_alike_together_and_alone() -> None:
+    """Values may have bytes that are no text, or that PostgreSQL cannot store."""
+    odd = ("a\0b", "\0", "é", "")
+    found = [entry(seq, subject=text, data=text) for seq, text in enumerate(odd, 3)]
+    found[2] = (found[2][0], [*found[2][1][:-1], "é".encode()[:1]])
+    found.append((b"7-0", [b"some", b"thing"]))
+    rows = read_entries(Position("p", 1, 2), found)
+    assert rows == [read_entry("p", 1, one) for one in found]
+    assert [row.data for row in rows] == ["a\ufffdb", "\ufffd", "\ufffd", "", ""]
+    assert rows[-1].type == "entry with other fields"
 
 
 class TestAdmission:

@@ -1,16 +1,17 @@
 """Nothing that a fold knows is lost in a row, and a new field needs no change of the store."""
 
-from typing import Final
+from typing import Final, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from sqlalchemy import MetaData, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
-from eventstore.language.agents import Agent
+from eventstore.language.agents import Agent, evolve
 from eventstore.language.catalogue import Host, Pool
+from eventstore.language.events import AgentBody, AgentRequested, Event
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.workers import Worker
 from projector.store import tables
@@ -53,6 +54,17 @@ def test_an_agent_survives_a_round_trip_through_its_row(agent: Agent, generation
     assert agent_of(agent_record(agent, generation)) == agent
 
 
+@given(states(Agent), st.one_of(*map(states, get_args(AgentBody))))
+def test_what_is_written_once_never_changes(agent: Agent, body: AgentBody) -> None:
+    """Of an agent that has a row, only the other columns are written."""
+    assume(not isinstance(body, AgentRequested))
+    changed = evolve(agent, Event(body=body, event_id="e", subject=agent.agent_id, ts=1), "p")
+    written_once = AGENTS.columns.keys() - set(AGENTS.changing.names) | set(AGENTS.keys)
+    assert len(written_once) == 10
+    before, after = agent_record(agent, 1), agent_record(changed, 1)
+    assert {n: after[n] for n in written_once} == {n: before[n] for n in written_once}
+
+
 @given(states(Worker), COUNTS, TEXTS)
 def test_a_worker_survives_a_round_trip_through_its_row(
     worker: Worker, count: int, isolated: str
@@ -77,7 +89,7 @@ def test_a_host_survives_a_round_trip_through_its_row(host: Host) -> None:
 @given(states(later.LaterAgent))
 def test_an_agent_with_more_fields_comes_back_with_them(agent: later.LaterAgent) -> None:
     """The answer copies those that it has."""
-    row = later.ROW.to_row(agent, generation=1)
+    row = later.ROW.to_row(agent, 1)
     assert list(row)[-len(COLUMNS) :] == list(COLUMNS)
     assert later.ROW.from_row(row) == agent
     answer = later.LaterRow.of(agent, 1)
