@@ -4,7 +4,7 @@ Redis is read in pieces, each at a known position: the fold is brought to the `s
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 from eventstore.connection.calls import pairs_of, refusal, scan, translated_errors
@@ -18,6 +18,7 @@ from projector.intake.archive import EventRange
 from projector.intake.entries import read_entries
 from projector.intake.source import Source
 from projector.store.mapping import chunks
+from projector.verify.folded_states import FoldedStates
 from projector.verify.reference_fold import PRESENT, BrokenLog, ReferenceFold
 from projector.verify.report import Report
 
@@ -84,8 +85,8 @@ class RedisComparison:
     async def _compare_sets(self, reference: ReferenceFold) -> None:
         """The counters too."""
         pool, workers = reference.pool, reference.workers
-        known = self._hashes["process", pool] | workers.keys()
-        live = sorted(name for name in known if name not in workers or not workers[name].ended)
+        found_only = {name for name in self._hashes["process", pool] if not workers.get(name)}
+        live = sorted(found_only | workers.live.keys())
         reads = SETS | {f"held:{worker_id}": ("SMEMBERS",) for worker_id in live}
         meta = ("HMGET", self._keys.pool(pool, "meta"), *reference.counters())
         commands = [
@@ -103,15 +104,18 @@ class RedisComparison:
         self._report.compare(("redis", pool, "meta"), counters, values)
 
     async def _compare_hashes(
-        self, reference: ReferenceFold, kind: str, states: Mapping[str, Agent | Worker]
+        self,
+        reference: ReferenceFold,
+        kind: str,
+        states: FoldedStates[Agent] | FoldedStates[Worker],
     ) -> None:
         """The hash of an ended agent or worker expires: it may be absent, but not differ."""
         codec = CODECS[kind]
-        live = {name for name, state in states.items() if not state.ended}
-        for names in chunks(sorted(self._hashes[kind, reference.pool] | live), CHUNK):
+        known = self._hashes[kind, reference.pool] | states.live.keys()
+        for names in chunks(sorted(known), CHUNK):
             keys = [self._hash_key(kind, reference.pool, name) for name in names]
             replies = await self._read(reference, [("HGETALL", key) for key in keys])
-            loads = _loads(reference) if kind == "process" else {}
+            loads = _loads(reference, names) if kind == "process" else {}
             for name, reply in zip(names, replies, strict=True):
                 state, found = states.get(name), _texts(reply or ())
                 if reply is None or (not found and (state is None or state.ended)):
@@ -165,7 +169,7 @@ class RedisComparison:
 CODECS: Final[dict[str, Any]] = {"agent": hashes.AGENT, "process": hashes.WORKER}
 
 
-def _loads(reference: ReferenceFold) -> dict[str, dict[str, str]]:
+def _loads(reference: ReferenceFold, names: Iterable[str]) -> dict[str, dict[str, str]]:
     """The fields of a worker's hash that follow from its agents, by worker."""
     agent_counts, isolated = reference.agent_counts(), reference.isolated()
     return {
@@ -173,7 +177,7 @@ def _loads(reference: ReferenceFold) -> dict[str, dict[str, str]]:
             "agent_count": str(agent_counts[worker_id]),
             "alone": isolated.get(worker_id, ""),
         }
-        for worker_id in reference.workers
+        for worker_id in names
     }
 
 

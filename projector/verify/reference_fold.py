@@ -1,4 +1,4 @@
-"""An independent fold of a log, for `verify`: in memory, from its first event, with `evolve` only.
+"""An independent fold of a log, for `verify`: from its first event, with `evolve` only.
 
 It shares nothing with the projector's fold but `evolve`: no checkpoints, no rows, no counters.
 Events come from the stream where it has them, and from the archive where it was trimmed.
@@ -17,6 +17,7 @@ from eventstore.language.events import Event
 from eventstore.language.workers import Worker, WorkerStatus
 from projector.intake.entries import admit, position_after
 from projector.store.rows import EventRow, Position
+from projector.verify.folded_states import FoldedStates
 
 PRESENT: Final = "present"
 """The value of a member without a score."""
@@ -31,8 +32,8 @@ class ReferenceFold:
 
     def __init__(self, pool: str, generation: int) -> None:
         self.position = Position(pool, generation)
-        self.agents: dict[str, Agent] = {}
-        self.workers: dict[str, Worker] = {}
+        self.agents = FoldedStates(Agent)
+        self.workers = FoldedStates(Worker)
         self.catalogue = Catalogue()
 
     @property
@@ -60,19 +61,21 @@ class ReferenceFold:
         if self.pool == CATALOGUE:
             self.catalogue = catalogue.evolve(self.catalogue, event)
         elif event.type.startswith("agent."):
-            self.agents[subject] = agents.evolve(self.agents.get(subject), event, self.pool)
+            agent = self.agents.get(subject)
+            self.agents.put(subject, agents.evolve(agent, event, self.pool), agent)
         elif event.type.startswith("worker."):
-            self.workers[subject] = workers.evolve(self.workers.get(subject), event, self.pool)
+            worker = self.workers.get(subject)
+            self.workers.put(subject, workers.evolve(worker, event, self.pool), worker)
 
     # ---- what follows from the states --------------------------------------------------------
 
     def agent_counts(self) -> Counter[str]:
         """The number of agents in each worker's slots."""
-        return Counter(agent.worker_id for agent in self.agents.values() if agent.held)
+        return Counter(agent.worker_id for agent in self.agents.live.values() if agent.held)
 
     def isolated(self) -> dict[str, str]:
         """The isolated agents that have a worker, by worker."""
-        return {a.worker_id: a.agent_id for a in self.agents.values() if a.held and a.alone}
+        return {a.worker_id: a.agent_id for a in self.agents.live.values() if a.held and a.alone}
 
     def free_slots(self) -> dict[str, int]:
         """The free slots of each live worker: none unless it is active."""
@@ -81,13 +84,13 @@ class ReferenceFold:
             worker.worker_id: worker.max_agents - agent_counts[worker.worker_id]
             if worker.status is WorkerStatus.ACTIVE and worker.worker_id not in isolated
             else 0
-            for worker in self.workers.values()
+            for worker in self.workers.live.values()
             if worker.alive
         }
 
     def counters(self) -> dict[str, int]:
         """Free slots, pending agents that may share a worker, and isolated agents."""
-        pending = [a for a in self.agents.values() if a.status is Status.PENDING]
+        pending = [a for a in self.agents.live.values() if a.status is Status.PENDING]
         return {
             "free": sum(self.free_slots().values()),
             "waiting": sum(not agent.alone for agent in pending),
@@ -96,16 +99,18 @@ class ReferenceFold:
 
     def sets(self) -> dict[str, dict[str, Any]]:
         """The sets in Redis, by name: their members, with the scores of those that have them."""
-        states, ordered = self.agents.values(), WorkerStatus.REQUESTED
+        states, ordered = self.agents.live.values(), WorkerStatus.REQUESTED
         pending = [agent for agent in states if agent.status is Status.PENDING]
         sets: dict[str, dict[str, Any]] = {
-            "agents": {a.agent_id: PRESENT for a in states if not a.ended},
+            "agents": dict.fromkeys(self.agents.live, PRESENT),
             "alone": {a.agent_id: PRESENT for a in pending if a.alone},
             "processes": self.free_slots(),
             "due": {a.agent_id: a.due_ms for a in states if a.status is Status.RESTARTING},
             "timeouts": {a.agent_id: a.expires_ms for a in pending if a.expires_ms},
             "orders": {
-                w.worker_id: w.deadline_ms for w in self.workers.values() if w.status is ordered
+                w.worker_id: w.deadline_ms
+                for w in self.workers.live.values()
+                if w.status is ordered
             },
         }
         for agent in states:

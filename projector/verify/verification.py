@@ -7,12 +7,12 @@ is read together with the log's `seq` (MULTI), and the fold is first brought to 
 So everything is compared at one position, however fast the system moves.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 from msgspec.structs import asdict
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Table, select, true
 
 from eventstore.errors import WrongType
 from eventstore.keys import CATALOGUE
@@ -27,7 +27,14 @@ from projector.intake.source import (
     read_archive,
 )
 from projector.store.database import Database
-from projector.store.mapping import Record, agent_record, host_record, pool_record, worker_record
+from projector.store.mapping import (
+    Record,
+    agent_record,
+    chunks,
+    host_record,
+    pool_record,
+    worker_record,
+)
 from projector.store.rows import EventRow, Position
 from projector.store.tables import SERVING
 from projector.verify.redis_state import RedisComparison
@@ -129,29 +136,46 @@ class _Verification:
             reference.apply(rows, last=position.seq)
         if pool == CATALOGUE:
             pools, hosts = reference.catalogue.pools, reference.catalogue.hosts
-            self._compare_rows(connection, views.pools, "", map(pool_record, pools.values()))
-            self._compare_rows(connection, views.hosts, "", map(host_record, hosts.values()))
+            by_name = {name: pool_record(one) for name, one in pools.items()}
+            self._compare_rows(connection, views.pools, "", by_name.get, by_name)
+            by_name = {name: host_record(one) for name, one in hosts.items()}
+            self._compare_rows(connection, views.hosts, "", by_name.get, by_name)
             return position.seq
         agent_counts, isolated = reference.agent_counts(), reference.isolated()
-        workers = (
-            worker_record(w, agent_counts[w.worker_id], isolated.get(w.worker_id, ""))
-            for w in reference.workers.values()
-        )
-        agents = (agent_record(a, position.generation) for a in reference.agents.values())
-        self._compare_rows(connection, views.workers, pool, workers)
-        self._compare_rows(connection, views.agents, pool, agents)
+
+        def worker(name: str) -> Record | None:
+            found = reference.workers.get(name)
+            count, alone = agent_counts[name], isolated.get(name, "")
+            return None if found is None else worker_record(found, count, alone)
+
+        def agent(name: str) -> Record | None:
+            found = reference.agents.get(name)
+            return None if found is None else agent_record(found, position.generation)
+
+        workers, agents = reference.workers.names(), reference.agents.names()
+        self._compare_rows(connection, views.workers, pool, worker, workers)
+        self._compare_rows(connection, views.agents, pool, agent, agents)
         return position.seq
 
     def _compare_rows(
-        self, connection: Connection, table: Table, pool: str, expected: Iterator[Record]
+        self,
+        connection: Connection,
+        table: Table,
+        pool: str,
+        expected: Callable[[str], Record | None],
+        names: Iterable[str],
     ) -> None:
-        key = next(iter(table.primary_key)).name
-        wanted = {record[key]: record for record in expected}
-        for row in _rows(connection, table, key, pool):
-            subject = ("views", pool, f"{table.name}/{row[key]}")
-            self._report.compare(subject, wanted.pop(row[key], None), row)
-        for missing, record in wanted.items():
-            self._report.compare(("views", pool, f"{table.name}/{missing}"), record, None)
+        """The rows of a pool with those `expected` by their names."""
+        key = next(iter(table.primary_key))
+        for row in _rows(connection, table, key.name, pool):
+            subject = ("views", pool, f"{table.name}/{row[key.name]}")
+            self._report.compare(subject, expected(row[key.name]), row)
+        of_pool = table.c.pool_name == pool if pool else true()
+        for some in chunks(names, BATCH):
+            present = set(connection.execute(select(key).where(key.in_(some), of_pool)).scalars())
+            for missing in set(some) - present:
+                subject = ("views", pool, f"{table.name}/{missing}")
+                self._report.compare(subject, expected(missing), None)
 
 
 def _rows(connection: Connection, table: Table, key: str, pool: str) -> Iterator[Mapping[str, Any]]:
