@@ -60,13 +60,10 @@ def switch(connection: sa.Connection, prefix: str) -> None:
     version = read_version(connection)
     _copy_heartbeat_ids(connection)
     _drop_previous(connection, prefix)
-    if version in (tables.VIEW_VERSION, tables.INCOMPLETE):
-        for old in tables.SERVING.all():
-            connection.execute(old.delete())
-    else:
+    if version not in (tables.VIEW_VERSION, tables.INCOMPLETE):
         migrate_serving(connection, prefix)
     for old, new in zip(tables.SERVING.all(), tables.SHADOW.all(), strict=True):
-        _copy_rows(connection, new, old)
+        _replace_differing(connection, new, old)
     row = {"name": VIEWS_NAME, "version": tables.VIEW_VERSION}
     connection.execute(tables.insert_new(connection, tables.VIEW_VERSIONS), row)
     connection.execute(
@@ -80,6 +77,15 @@ def _copy_rows(
     names = [column.name for column in source.columns]
     rows = sa.select(*(source.c[name] for name in names)).where(*where)
     connection.execute(sa.insert(target).from_select(names, rows))
+
+
+def _replace_differing(connection: sa.Connection, source: sa.Table, target: sa.Table) -> None:
+    """Give `target` the rows of `source`; equal ones, usually all, are not written."""
+    keys = [key.name for key in target.primary_key]
+    same_key = tables.same_columns(target, source, keys)
+    same = tables.same_columns(target, source, (column.name for column in target.columns))
+    connection.execute(sa.delete(target).where(~sa.exists().where(same).select_from(source)))
+    _copy_rows(connection, source, target, ~sa.exists().where(same_key).select_from(target))
 
 
 def _drop_previous(connection: sa.Connection, prefix: str) -> None:
@@ -228,4 +234,6 @@ def _alter(connection: sa.Connection, table: sa.Table, *, empty: bool) -> None:
     for change in changes:
         connection.execute(sa.text(f"ALTER TABLE {tables.SCHEMA}.{table.name} {change}"))
     for index in table.indexes:
+        if empty:  # in the earlier version it may have had other columns
+            index.drop(connection, checkfirst=True)
         index.create(connection, checkfirst=True)

@@ -1,6 +1,6 @@
 """Compares new views with the serving ones, row by row, where both are at the same position.
 
-The database compares (EXCEPT, both ways), so that any number of rows costs no memory here. A
+The database compares, row by row along the keys, so that any number of rows costs no memory. A
 difference between views of one version is an error in one of them. Between two versions only the
 columns that both have are compared, and a difference may be intended.
 """
@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from msgspec import Struct
 
 from eventstore.keys import CATALOGUE
+from projector.store import tables
 from projector.store.rows import Position
 from projector.store.tables import INCOMPLETE, SCHEMA, SERVING, SHADOW, VIEW_VERSION
 from projector.verify.report import Difference
@@ -114,14 +115,31 @@ class _TablePair(Struct):
         return int(self.connection.execute(counted).scalar_one())
 
     def rows(self, table: sa.Table) -> sa.Select[Any]:
-        query = sa.select(*(table.c[name] for name in (*self.keys, *self.columns)))
-        return query if self.pools is None else query.where(table.c.pool_name.in_(self.pools))
+        return self._of_pools(
+            sa.select(*(table.c[name] for name in (*self.keys, *self.columns))), table
+        )
 
     def differing_keys(self) -> sa.CompoundSelect[Any]:
         """Keys of the rows that are in one set only, or with other values in the other."""
-        old, new = self.rows(self.old), self.rows(self.new)
-        sides = (new.except_(old).subquery(), old.except_(new).subquery())
-        return sa.union(*(sa.select(*(side.c[key] for key in self.keys)) for side in sides))
+        same_key = tables.same_columns(self.old, self.new, self.keys)
+        same_rest = tables.same_columns(self.old, self.new, self.columns)
+
+        def keys_of(
+            table: sa.Table, other: sa.Table, *where: sa.ColumnElement[bool]
+        ) -> sa.Select[Any]:
+            keys = sa.select(*(table.c[key] for key in self.keys))
+            return self._of_pools(
+                keys.join_from(table, other, same_key, isouter=True), table
+            ).where(*where)
+
+        missing = self.new.c[self.keys[0]].is_(None)
+        added_or_changed = self.old.c[self.keys[0]].is_(None) | sa.not_(same_rest)
+        return sa.union_all(
+            keys_of(self.new, self.old, added_or_changed), keys_of(self.old, self.new, missing)
+        )
+
+    def _of_pools(self, query: sa.Select[Any], table: sa.Table) -> sa.Select[Any]:
+        return query if self.pools is None else query.where(table.c.pool_name.in_(self.pools))
 
     def differences(self) -> Iterator[Difference]:
         """Of the first rows that differ, field by field."""
