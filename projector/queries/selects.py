@@ -6,6 +6,7 @@ hop, whatever it selects. Only the SQL view `pool_capacity` counts capacity.
 
 import re
 from collections.abc import Iterable, Sequence
+from heapq import nlargest
 from typing import Any, Final
 
 import msgspec
@@ -13,10 +14,12 @@ from msgspec import UNSET
 from msgspec.structs import replace
 from sqlalchemy import ColumnElement, Connection, Select, func, literal, select
 
-from eventstore.language.agents import TERMINAL, Agent, Status
-from eventstore.language.workers import WorkerStatus
+from eventstore.language.agents import Agent, Status
+from eventstore.language.workers import ALIVE, WorkerStatus
+from projector.intake.archive import generation_ranges
+from projector.queries.agent_pages import LIVE_STATUSES, names_in, page_ids, unindexed
 from projector.store import rows
-from projector.store.mapping import agent_of, pool_of
+from projector.store.mapping import agent_of, chunks, pool_of
 from projector.store.tables import (
     AGENT_LIVE,
     CAPACITY,
@@ -25,15 +28,19 @@ from projector.store.tables import (
     SERVING,
     WORKER_LIVE,
     id_end,
+    run,
 )
 
-LIVE_STATUSES: Final = tuple(status.value for status in Status if status not in TERMINAL)
 ID_PART: Final = re.compile(rf"[0-9a-f-]{{{ID_PART_MIN},36}}")
 ROWS_READ: Final = 250
 INPUTS_READ: Final = 16
 """How many rows are read at a time, and how many with inputs, which may have 64 KiB each."""
+_NEWEST: Final = (
+    f"SELECT {', '.join(column.name for column in EVENTS.columns)} FROM {{}}events"
+    " WHERE type = ? AND ts >= ? ORDER BY ts DESC, seq DESC LIMIT ?"
+)
 _NO_INPUT: Final = literal("{}").label("input")
-ENDED_WORKER_STATUSES: Final = (WorkerStatus.STOPPED.value, WorkerStatus.LOST.value)
+LIVE_WORKER_STATUSES: Final = (WorkerStatus.REQUESTED.value, *sorted(ALIVE))
 
 
 def agents(
@@ -48,20 +55,19 @@ def agents(
 
     Fewer than `limit` if they have `READ_BYTES`. `with_input`: with what clients gave them.
     """
-    a = SERVING.agents
-    conditions = _conditions(connection, wanted)
+    agent_id = SERVING.agents.c.agent_id
     found: list[rows.AgentRow] = []
     size = 0
-    while len(found) < limit and size < rows.READ_BYTES:
-        asked = min(INPUTS_READ if with_input else ROWS_READ, limit - len(found))
-        query = _agents(with_input=with_input).where(*conditions, a.c.agent_id > after)
-        read = _agent_rows(connection, query.order_by(a.c.agent_id).limit(asked))
-        read = read if with_input else [replace(row, input=UNSET) for row in read]
-        found += read
-        if len(read) < asked:
-            break
-        after = read[-1].agent_id
+    ids = page_ids(connection, wanted, after, limit)
+    for some in chunks(ids, INPUTS_READ if with_input else ROWS_READ):
+        query = _agents(with_input=with_input).where(agent_id.in_(some)).order_by(agent_id)
+        if wanted.pool_name is not None:
+            query = query.where(SERVING.agents.c.pool_name == wanted.pool_name)
+        read = _agent_rows(connection, query)
+        found += read if with_input else [replace(row, input=UNSET) for row in read]
         size += sum(len(msgspec.json.encode(row)) for row in read)
+        if size >= rows.READ_BYTES:
+            break
     return found
 
 
@@ -103,12 +109,8 @@ def has_project(connection: Connection, project_id: str) -> bool:
 
 def projects(connection: Connection, *, limit: int = 10_000) -> list[str]:
     """The projects of all agents; each is one step in an index, however many agents it has."""
-    a = SERVING.agents
-    found = select(func.min(a.c.project_id).label("project_id")).cte("found", recursive=True)
-    later = select(func.min(a.c.project_id)).where(a.c.project_id > found.c.project_id)
-    found = found.union_all(select(later.scalar_subquery()).where(found.c.project_id.is_not(None)))
-    query = select(found.c.project_id).where(found.c.project_id.is_not(None)).limit(limit)
-    return list(connection.execute(query).scalars())
+    name = names_in(SERVING.agents.c.project_id).c.name
+    return list(connection.execute(select(name).where(name.is_not(None)).limit(limit)).scalars())
 
 
 def count_agents(connection: Connection) -> dict[str, dict[str, int]]:
@@ -116,6 +118,7 @@ def count_agents(connection: Connection) -> dict[str, dict[str, int]]:
     a = SERVING.agents
     query = (
         select(a.c.pool_name, a.c.status, func.count())
+        .where(a.c.pool_name.in_(select(names_in(a.c.pool_name))))
         .where(a.c.status.in_(LIVE_STATUSES))
         .group_by(a.c.pool_name, a.c.status)
     )
@@ -143,26 +146,6 @@ def _agents(*, with_input: bool = True) -> Select[Any]:
     columns = [c if with_input or c.name != "input" else _NO_INPUT for c in a.c]
     query = select(*columns, live.c.activity, live.c.last_heartbeat)
     return query.join_from(a, live, same, isouter=True)
-
-
-def _conditions(connection: Connection, wanted: rows.AgentFilter) -> list[ColumnElement[bool]]:
-    a = SERVING.agents
-    conditions = [
-        a.c[name] == value
-        for name in ("pool_name", "role_type", "project_id", "process_id")
-        if (value := getattr(wanted, name)) is not None
-    ]
-    if wanted.status:
-        conditions.append(a.c.status.in_(wanted.status))
-    if wanted.ended is not None:
-        live = a.c.status.in_(LIVE_STATUSES)
-        conditions.append(~live if wanted.ended else live)
-    if wanted.label is not None:
-        # A compact object of strings: the pair is in it exactly as it is encoded on its own.
-        pair = msgspec.json.encode(dict([wanted.label]))[1:-1].decode()
-        find = func.instr if connection.dialect.name == "sqlite" else func.strpos
-        conditions.append(find(a.c.labels, pair) > 0)
-    return conditions
 
 
 def _agent_rows(connection: Connection, query: Select[Any]) -> list[rows.AgentRow]:
@@ -198,7 +181,7 @@ def _pools() -> Select[Any]:
 
 def _capacities(connection: Connection, names: Iterable[str]) -> dict[str, rows.PoolCapacity]:
     p, c, w = SERVING.pools, CAPACITY, SERVING.workers
-    of_pool = (w.c.pool_name == p.c.pool_name) & w.c.status.not_in(ENDED_WORKER_STATUSES)
+    of_pool = (w.c.pool_name == p.c.pool_name) & w.c.status.in_(LIVE_WORKER_STATUSES)
     isolated = select(func.count()).where(of_pool, w.c.alone != "").scalar_subquery()
     counts = (c.c.available_capacity, c.c.process_count, c.c.ordered_worker_processes)
     query = (
@@ -228,11 +211,16 @@ def workers(
 ) -> list[rows.WorkerRow]:
     """Workers in the order of their ids; `ended`: stopped and lost ones too."""
     w = SERVING.workers
-    query = _workers().where(w.c.worker_id > after).order_by(w.c.worker_id).limit(limit)
+    worker_id: ColumnElement[str] = w.c.worker_id
+    query = _workers()
     if pool is not None:
         query = query.where(w.c.pool_name == pool)
+    elif not ended:
+        query = query.where(w.c.pool_name.in_(select(names_in(w.c.pool_name))))
     if not ended:
-        query = query.where(w.c.status.not_in(ENDED_WORKER_STATUSES))
+        worker_id = unindexed(worker_id)
+        query = query.where(w.c.status.in_(LIVE_WORKER_STATUSES))
+    query = query.where(worker_id > after).order_by(worker_id).limit(limit)
     return [rows.worker_row(row) for row in connection.execute(query).mappings()]
 
 
@@ -269,17 +257,16 @@ def events(
     limit: int = 1000,
 ) -> list[rows.EventRow]:
     """Archived events of a pool, in order."""
-    query = (
-        select(EVENTS)
-        .where(EVENTS.c.pool == pool, EVENTS.c.seq > after_seq)
-        .order_by(EVENTS.c.seq)
-        .limit(limit)
-    )
-    if subject is not None:
-        query = query.where(EVENTS.c.subject == subject)
-    if types:
-        query = query.where(EVENTS.c.type.in_(types))
-    return [rows.EventRow(**row) for row in connection.execute(query).mappings()]
+    found: list[rows.EventRow] = []
+    for part in generation_ranges(connection, pool):
+        query = part.rows().where(EVENTS.c.seq > after_seq).order_by(EVENTS.c.seq)
+        if subject is not None:
+            query = query.where(EVENTS.c.subject == subject)
+        if types:
+            query = query.where(EVENTS.c.type.in_(types))
+        rows_left = query.limit(limit - len(found))
+        found += (rows.EventRow(*row) for row in connection.execute(rows_left))
+    return found
 
 
 def agent_state(connection: Connection, pool: str, agent_id: str) -> Agent | None:
@@ -293,12 +280,15 @@ def agent_state(connection: Connection, pool: str, agent_id: str) -> Agent | Non
 def recent(
     connection: Connection, types: Sequence[str], *, since_ms: int, limit: int = 100
 ) -> list[rows.EventRow]:
-    """The newest events of some types over all pools, newest first (for alerts)."""
-    query = (
-        select(EVENTS)
-        .where(EVENTS.c.type.in_(types) if types else literal(value=True))
-        .where(EVENTS.c.ts >= since_ms)
-        .order_by(EVENTS.c.ts.desc(), EVENTS.c.seq.desc())
-        .limit(limit)
-    )
-    return [rows.EventRow(**row) for row in connection.execute(query).mappings()]
+    """The newest events of some types over all pools, newest first (for alerts).
+
+    One type after the other, each back to the last one that is among the newest so far.
+    """
+    newest: list[rows.EventRow] = []
+    for kind in types:
+        if len(newest) == limit:
+            since_ms = max(since_ms, newest[-1].ts)
+        found = run(connection, _NEWEST, kind, since_ms, limit)
+        of_type = (rows.EventRow(*row) for row in found)
+        newest = nlargest(limit, [*newest, *of_type], key=lambda event: (event.ts, event.seq))
+    return newest

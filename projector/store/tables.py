@@ -26,8 +26,9 @@ from sqlalchemy.types import TypeEngine
 from projector.store.mapping import AGENTS, HOSTS, POOLS, WORKERS, RowCodec
 from projector.store.rows import EventRow, Position
 
-VIEW_VERSION: Final = 5
-"""Raised when the meaning of a view changes: a projector that finds another one rebuilds."""
+VIEW_VERSION: Final = 6
+"""Raised when the meaning, columns or indexes of a view change: a projector that finds another one
+rebuilds."""
 
 INCOMPLETE: Final = 0
 """Recorded in place of a version when some of the views were found missing."""
@@ -105,10 +106,13 @@ def id_end(column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
 
 sa.Index("agents_by_id_end", id_end(SERVING.agents.c.agent_id))
 sa.Index("workers_by_id_end", id_end(SERVING.workers.c.worker_id))
-sa.Index("agents_by_pool", SERVING.agents.c.pool_name, SERVING.agents.c.status)
-sa.Index("agents_by_project", SERVING.agents.c.project_id)
-sa.Index("agents_by_process", SERVING.agents.c.process_id)
-sa.Index("workers_by_pool", SERVING.workers.c.pool_name, SERVING.workers.c.status)
+_AGENTS: Final = SERVING.agents.c
+_WORKERS: Final = SERVING.workers.c
+sa.Index("agents_by_pool", _AGENTS.pool_name, _AGENTS.status, _AGENTS.agent_id)
+sa.Index("agents_by_project", _AGENTS.project_id, _AGENTS.agent_id)
+sa.Index("agents_by_process", _AGENTS.process_id)
+sa.Index("workers_by_pool", _WORKERS.pool_name, _WORKERS.status)
+sa.Index("workers_of_pool", _WORKERS.pool_name, _WORKERS.worker_id)
 
 SHADOW_METADATA: Final = sa.MetaData()
 SHADOW: Final = ViewTables(SHADOW_METADATA, SHADOW_PREFIX)
