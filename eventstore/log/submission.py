@@ -5,7 +5,7 @@ the same id is answered with the result of the first. A submit whose reply was l
 the same way, so it never creates a second agent.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -52,12 +52,12 @@ async def submit(
     agent_id: str,
     operation_id: str,
     digest: str,
-    accepted_digests: Collection[str] = (),
+    earlier_digest: Callable[[], str] = str,
     from_client: bool = False,
 ) -> SubmitResult:
     """Request an agent. `from_client`: the operation id is an `Idempotency-Key`, retained longer.
 
-    `accepted_digests`: what an earlier version recorded for the same request.
+    `earlier_digest`: what an earlier version recorded for the same request.
     The caller makes `agent_id` and `operation_id`, so that it can name them if no reply comes.
     Raises `OutcomeUnknown` if it is not known whether the spawn was written, even after a retry;
     and `LogUnreachable`, `LogMissing`, `RolledBack`, `MemoryExhausted`: then nothing was written.
@@ -81,7 +81,7 @@ async def submit(
             known_digest, known_id, known_seq = (value.decode() for value in reply.rest)
             position = reply.generation, reply.seq
             proof = Proof(pool.pool_name, "operation", operation_id, known_id, *position)
-            same = known_digest in (digest, *accepted_digests)
+            same = known_digest == digest or known_digest == earlier_digest()
             return SubmitResult(Outcome.KNOWN, known_id, same, seq=int(known_seq), proof=proof)
         case Outcome.FULL:
             return SubmitResult(Outcome.FULL, waiting=int(reply.rest[0]))

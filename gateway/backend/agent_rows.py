@@ -89,7 +89,7 @@ async def follow(
     until: Callable[[Agent], bool],
 ) -> Agent:
     """An agent once a command that was written has had its effect, or at the `deadline`."""
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     while not until(agent) and (event := await watch.next(deadline)):
         backend.mark_observed(request, agent.pool_name, event.seq)
         try:

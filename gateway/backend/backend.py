@@ -78,6 +78,8 @@ class Backend:
             open_catalogue=lambda: self.with_catalogue(CatalogueLog.start),
             on_stopped=self.waiters.release,
             on_removed=self.observations.forget,
+            awaited=lambda: bool(self.waiters or self.subscriptions),
+            requested=self.waiters.opened,
         )
 
     async def close(self) -> None:
@@ -118,16 +120,22 @@ class Backend:
         await self.with_catalogue(CatalogueLog.start)
         return set(self.known_pools())
 
+    def live_pool(self, name: str) -> Pool | None:
+        """A pool by what was last observed; None if there is none."""
+        pool = self._catalogue.state.pools.get(name)
+        return None if pool is None or pool.deleted else pool
+
     async def pool(self, name: str) -> Pool:
         """A pool. If it is not known, the catalogue is read again.
 
         Raises `Problem`, `LogUnreachable`, and `LogMissing` if there is no catalogue.
         """
-        if name not in self.pools():
-            await self.with_catalogue(CatalogueLog.start)
-        if (pool := self.pools().get(name)) is None:
-            raise self.pool_not_found(name)
-        return pool
+        if pool := self.live_pool(name):
+            return pool
+        await self.with_catalogue(CatalogueLog.start)
+        if pool := self.live_pool(name):
+            return pool
+        raise self.pool_not_found(name)
 
     def pool_not_found(self, name: str) -> Problem:
         """It names a similar pool, if there is one."""
@@ -290,4 +298,4 @@ class Backend:
                 await self.require_known_pool(pool)
 
 
-BACKEND: Final = web.AppKey("muster.backend", Backend)
+BACKEND: Final = RequestKey("muster.backend", Backend)

@@ -32,18 +32,19 @@ class ReadState(Struct):
     @property
     def headers(self) -> Mapping[str, str]:
         """Those of the answer."""
-        headers = {
-            POSITION_HEADER: self._position_header(),
-            "Muster-As-Of": self.as_of,
-            "Muster-Stale": "true" if self.stale else "",
-            "Muster-Age-Ms": "" if self.age_ms is None or not self.stale else str(self.age_ms),
-        }
-        return {name: value for name, value in headers.items() if value}
+        headers = {}
+        if self.position:
+            headers[POSITION_HEADER] = self._position_header()
+        if self.as_of:
+            headers["Muster-As-Of"] = self.as_of
+        if self.stale:
+            headers["Muster-Stale"] = "true"
+            if self.age_ms is not None:
+                headers["Muster-Age-Ms"] = str(self.age_ms)
+        return headers
 
     def _position_header(self) -> str:
         """What this request used, then what its client used before."""
-        if not self.position:
-            return ""
         before = {pool: seq for pool, seq in self.requested.items() if pool not in self.position}
         items = [f"{pool}:{seq}" for pool, seq in {**self.position, **before}.items()]
         lengths = accumulate(len(item) + 1 for item in items)
@@ -57,6 +58,8 @@ READ_STATE: Final = RequestKey("muster.reading", ReadState)
 def requested_position(request: web.Request) -> dict[str, int]:
     """The `Muster-Position` of a request: `pool:seq`, several with commas. Raises `Problem`."""
     positions: dict[str, int] = {}
+    if POSITION_HEADER not in request.headers:
+        return positions
     header = ",".join(request.headers.getall(POSITION_HEADER, ()))
     for item in filter(None, header.split(",")):
         position = _POSITION.fullmatch(item.strip())

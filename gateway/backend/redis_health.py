@@ -12,8 +12,8 @@ one whose disk is full does, accepts no writes: it counts as unreachable, and it
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -115,18 +115,17 @@ class FailFastClient(Client):
     health: RedisHealth
 
     async def execute_command(self, *command: Argument) -> Any:
-        with self._health_checked():
-            return await super().execute_command(*command)
-
-    async def execute_all(self, commands: Sequence[Command], *, atomic: bool = False) -> list[Any]:
-        with self._health_checked():
-            return await super().execute_all(commands, atomic=atomic)
-
-    @contextmanager
-    def _health_checked(self) -> Iterator[None]:
         self.health.require_reachable()
         try:
-            yield
+            return await super().execute_command(*command)
+        except UNREACHABLE:
+            self.health.probe_requested.set()
+            raise
+
+    async def execute_all(self, commands: Sequence[Command], *, atomic: bool = False) -> list[Any]:
+        self.health.require_reachable()
+        try:
+            return await super().execute_all(commands, atomic=atomic)
         except UNREACHABLE:
             self.health.probe_requested.set()
             raise

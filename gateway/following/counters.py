@@ -105,4 +105,7 @@ class Observations:
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """One request was answered."""
         self.requests[method, route, status] += 1
-        self.durations.setdefault((method, route), Histogram(HTTP_BUCKETS)).observe(seconds)
+        durations = self.durations.get((method, route))
+        if durations is None:
+            durations = self.durations[method, route] = Histogram(HTTP_BUCKETS)
+        durations.observe(seconds)

@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Final
 
 import msgspec
@@ -52,9 +53,10 @@ class EncodedEvent(Struct, frozen=True):
 
 
 FIELD_NAMES: Final = [name.encode() for name in events.ENTRY_FIELDS]
-NUMBER_INDEXES: Final = [2 * events.ENTRY_FIELDS.index(name) + 1 for name in events.ENTRY_NUMBERS]
-"""The positions of numbers among names and values."""
-OPTIONAL_INDEXES: Final = frozenset({11, 15})
+_numbers: Final = itemgetter(
+    *(2 * at + 1 for at, name in enumerate(events.ENTRY_FIELDS) if name in events.ENTRY_NUMBERS)
+)
+"""The numbers among names and values: version, seq, incarnation, epoch and ts."""
 DIGITS_MAX: Final = 19
 QUEUE_BYTES_MAX: Final = 4 * 1024 * 1024
 """Of the events that wait for one client."""
@@ -69,14 +71,13 @@ def well_formed(entry: Entry) -> bool:
     if fields[::2] != FIELD_NAMES:
         return False
     try:
-        b" ".join(fields[1::2]).decode()
+        b" ".join(fields).decode()
     except UnicodeDecodeError:
         return False
-    return all(
-        len(fields[at]) < DIGITS_MAX
-        and (fields[at].isdigit() or (not fields[at] and at in OPTIONAL_INDEXES))
-        for at in NUMBER_INDEXES
-    )
+    version, seq, incarnation, epoch, ts = numbers = _numbers(fields)
+    required = version and seq and ts
+    digits: bytes = b"".join((version, seq, incarnation, epoch, ts))
+    return bool(required) and digits.isdigit() and max(map(len, numbers)) < DIGITS_MAX
 
 
 def encode_event(pool: str, entry: Entry) -> EncodedEvent:

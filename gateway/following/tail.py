@@ -30,6 +30,8 @@ from projector.queries.views import EventRange, Position
 log = structlog.get_logger("muster.gateway")
 
 BACKOFF_SECONDS = (0.05, 2.0)
+GATHER_SECONDS = 0.02
+"""The time between reads for which nobody waits, so that each finds more."""
 PAGE_SIZE = 1000
 
 _RECOVERED_TYPE = LogRecovered.type.encode()
@@ -53,6 +55,8 @@ class Tail:
         open_catalogue: Callable[[], Awaitable[Catalogue]],
         on_stopped: Callable[[], None],
         on_removed: Callable[[str], None],
+        awaited: Callable[[], bool],
+        requested: asyncio.Event,
     ) -> None:
         self.positions: dict[str, str] = {}
         self.stopped: dict[str, str] = {}
@@ -66,11 +70,14 @@ class Tail:
         self._open_catalogue = open_catalogue
         self._on_stopped = on_stopped
         self._on_removed = on_removed
+        self._awaited = awaited
         self.error = ""
         """Why no log is followed now; empty if Redis is unreachable."""
         self._task: asyncio.Task[None] | None = None
         self._following = asyncio.Event()
         self._retry_requested = asyncio.Event()
+        self._requested = requested
+        self._applied: Catalogue | None = None
         self._read_at = 0.0
 
     async def start(self, *, timeout_seconds: float) -> None:
@@ -89,6 +96,7 @@ class Tail:
     async def retry_now(self) -> None:
         """Abandon a read that may never be answered, and do not wait before the next."""
         self._retry_requested.set()
+        self._requested.set()
         await self._reader.abort()
 
     def age_ms(self, position: Position) -> int:
@@ -114,6 +122,7 @@ class Tail:
                 if not self.positions:
                     await self._start_at_end()
                 await self._log.refresh_clocks(self.positions)
+                await self._gather()
                 await self._read()
             except Exception as error:
                 if not isinstance(error, MusterError):
@@ -125,6 +134,15 @@ class Tail:
                 log.info("gateway.tail_following", streams=len(self.positions))
                 self._following.set()
                 self.error = ""
+
+    async def _gather(self) -> None:
+        """Let events come together, up to `GATHER_SECONDS` after the last read."""
+        self._requested.clear()
+        remaining = self._read_at + GATHER_SECONDS - time.monotonic()
+        if remaining > 0 and self._following.is_set() and not self._awaited():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(remaining):
+                    await self._requested.wait()
 
     async def _back_off(self, error: Exception, backoff: Backoff) -> None:
         if not backoff.active:
@@ -176,17 +194,19 @@ class Tail:
                 self._consume(pool, entries, generations[pool])
         if self._catalogue.invalidated:
             await self._open_catalogue()
-        self._drop_unknown_pools()
-        for pool in self._catalogue.state.pools.keys() - self.positions:
+        if self._catalogue.state is not self._applied:
+            await self._follow_pools(self._catalogue.state)
+
+    async def _follow_pools(self, catalogue: Catalogue) -> None:
+        """Follow new pools, and none that was removed or that a recovered catalogue lacks."""
+        for pool in catalogue.pools.keys() - self.positions:
             at, seq = await self._log.retired_at(pool)
             self.positions[pool], self.heads[pool] = at, subscriptions.ObservedHead(seq)
-
-    def _drop_unknown_pools(self) -> None:
-        """Follow no pools that were removed, or that a recovered catalogue does not know."""
-        for pool in self.positions.keys() - self._catalogue.state.pools.keys() - {CATALOGUE}:
+        for pool in self.positions.keys() - catalogue.pools.keys() - {CATALOGUE}:
             del self.positions[pool], self.heads[pool]
             self.stopped.pop(pool, None)
             self._on_removed(pool)
+        self._applied = catalogue
 
     async def _fill_gap(self, pool: str, next_entry: Entry, generation: int) -> None:
         """Read what left the stream before this tail read it."""

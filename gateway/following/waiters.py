@@ -68,6 +68,8 @@ class Waiters:
     """All watches of a gateway, by pool or agent; a listener of the tail."""
 
     def __init__(self, limit: int) -> None:
+        self.opened = asyncio.Event()
+        """Set by each watch: what it waits for is to be read at once."""
         self._limit = limit
         self._watches: dict[tuple[str, str], list[Watch]] = {}
         self._count = 0
@@ -89,6 +91,7 @@ class Waiters:
             yield watch
             return
         self._count += 1
+        self.opened.set()
         self._watches.setdefault(key, []).append(watch)
         try:
             yield watch

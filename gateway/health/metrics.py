@@ -94,7 +94,7 @@ async def metrics(request: web.Request) -> web.Response:
 
     What cannot be asked now is left out, and `muster_up` says so.
     """
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     out = Exposition()
     facts = await redis_facts(backend)
     out.add("muster_up", int(facts.reachable), part="redis")

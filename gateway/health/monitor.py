@@ -115,7 +115,7 @@ class HealthReport(Struct, frozen=True, kw_only=True):
 
 async def system(request: web.Request) -> web.Response:
     """Figures of the whole system."""
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     async with backend.read_views() as views:
         await backend.catch_up(views, request)
         agent_counts, workers = await views.count_agents(), await views.workers()
@@ -158,7 +158,7 @@ def _host_figures() -> HostFigures:
 
 async def dashboard(request: web.Request) -> web.Response:
     """What the dashboard shows."""
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     redis = await facts.redis_facts(backend)
     alerts = await current_alerts(backend, redis)
     async with backend.read_views() as views:
@@ -190,7 +190,7 @@ def _short(events: Sequence[EventRow]) -> list[EventRow]:
 
 async def alerts(request: web.Request) -> web.Response:
     """What needs attention."""
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     redis = await facts.redis_facts(backend)
     with suppress(Problem):  # of which there is an alert
         async with backend.read_views() as views:
@@ -200,7 +200,7 @@ async def alerts(request: web.Request) -> web.Response:
 
 async def health(request: web.Request, query: HealthQuery) -> web.Response:
     """Health of the agents, by pool."""
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     after_id = decode_cursor(query.cursor)
     async with backend.read_views() as views:
         await backend.catch_up(views, request)
@@ -230,7 +230,7 @@ async def health(request: web.Request, query: HealthQuery) -> web.Response:
 
 
 def _agent_health(row: AgentRow, backend: Backend) -> AgentHealth:
-    pool = backend.pools().get(row.pool_name)
+    pool = backend.live_pool(row.pool_name)
     lease_ms = (pool.config if pool else PoolConfig()).lease_seconds * 1000
     last_observed_ms = max(row.last_heartbeat or 0, row.started_at or 0)
     silent = backend.log.now_ms(row.pool_name) - last_observed_ms > SILENT_LEASES_MAX * lease_ms

@@ -44,7 +44,7 @@ async def alive(_request: web.Request) -> web.Response:
 
 async def ready(request: web.Request) -> web.Response:
     """It can take commands."""
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     probe_seconds = backend.limits.probe_seconds
     warnings = list(backend.tail.stopped.values())
     lost: list[str] = []

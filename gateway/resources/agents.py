@@ -51,9 +51,9 @@ async def _list_agents(
         find = partial(views.history.agents, point) if point else views.agents
         rows = await find(wanted, after=after, limit=query.limit + 1, with_input=with_input)
     if point is None:
-        rows = await agent_rows.with_blocked(request.app[BACKEND], rows)
+        rows = await agent_rows.with_blocked(request[BACKEND], rows)
         if not rows:
-            await request.app[BACKEND].explain_empty(wanted.pool_name)
+            await request[BACKEND].explain_empty(wanted.pool_name)
     again = as_of.same_point(request)
     return page_response(request, "agents", rows, query.limit, "agent_id", **again)
 
@@ -67,14 +67,14 @@ async def list_workers(request: web.Request, query: requests.WorkerQuery) -> web
         find = partial(views.history.workers, point) if point else views.workers
         rows = await find(pool, ended=ended, after=after, limit=query.limit + 1)
     if point is None and not rows:
-        await request.app[BACKEND].explain_empty(pool)
+        await request[BACKEND].explain_empty(pool)
     again = as_of.same_point(request)
     return page_response(request, "workers", rows, query.limit, "worker_id", **again)
 
 
 async def get_worker(request: web.Request, worker_id: requests.WorkerId) -> web.Response:
     """One worker process."""
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     async with backend.read_views() as views:
         await backend.catch_up(views, request)
         row = await views.worker(worker_id)
@@ -88,7 +88,7 @@ async def get_agent(
     request: web.Request, agent_id: requests.Identifier, query: requests.AsOfQuery
 ) -> web.Response:
     """One agent."""
-    backend, text = request.app[BACKEND], query.as_of
+    backend, text = request[BACKEND], query.as_of
     if text is None:
         return json_response(await agent_rows.from_views(backend, request, agent_id))
     async with backend.read_history() as views:
@@ -103,7 +103,7 @@ async def get_agent(
 
 async def terminate(request: web.Request, body: requests.TerminateRequest) -> web.Response:
     """End an agent."""
-    await request.app[BACKEND].require_known_pool(body.pool_name)
+    await request[BACKEND].require_known_pool(body.pool_name)
     return await _terminate(request, body.pool_name, body.agent_id, body.graceful)
 
 
@@ -113,16 +113,16 @@ async def delete_agent(
     """End an agent."""
     pool = query.pool_name
     if pool is None:
-        pool = await agent_rows.pool_of(request.app[BACKEND], agent_id)
+        pool = await agent_rows.pool_of(request[BACKEND], agent_id)
     else:
-        await request.app[BACKEND].require_known_pool(pool)
+        await request[BACKEND].require_known_pool(pool)
     return await _terminate(request, pool, agent_id, query.graceful)
 
 
 async def _terminate(
     request: web.Request, pool: str, agent_id: str, graceful: bool
 ) -> web.Response:
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     durability = await durability_request(request)
     with backend.waiters.watch(agent_id) as watch:
         try:
@@ -159,7 +159,7 @@ async def _missing_agent_problem(request: web.Request, row: AgentRow) -> Problem
 
     If its pool does not list it, it has ended, and only the views lack that.
     """
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     if row.agent_id not in await backend.log.live(row.pool_name):
         return agent_rows.not_found(row.agent_id)
     unreadable = Unreadable("agent", row.agent_id, "its hash is gone")

@@ -42,7 +42,7 @@ async def reading(
 
     Raises `Problem` and whatever the history raises.
     """
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     if text is None:
         async with backend.read_views() as views:
             await backend.catch_up(views, request, pools)
@@ -106,7 +106,7 @@ async def resolve(
 
     Raises `Problem` and whatever the history raises.
     """
-    requested, backend, read_state = parse(text), request.app[BACKEND], request[READ_STATE]
+    requested, backend, read_state = parse(text), request[BACKEND], request[READ_STATE]
     deadline = time.monotonic() + backend.limits.catch_up_seconds
     positions = await views.positions()
     for pool, (_, seq) in requested.events.items():
@@ -143,7 +143,7 @@ async def _wait_for_archive(
 ) -> None:
     """Wait until the archive of these logs has all that happened up to then."""
     read_state = request[READ_STATE]
-    heads = await _heads_after(request.app[BACKEND], at_ms, names, deadline)
+    heads = await _heads_after(request[BACKEND], at_ms, names, deadline)
     positions = await views.positions()
     for name in names:
         position = positions.get(name, Position(name))

@@ -72,8 +72,8 @@ class DurabilityRequest:
                 detail = f"it was accepted, but now: {error}; ask again to learn its outcome"
                 raise Problem(Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id) from error
         reached = Level.ACCEPTED if self.pending_reason else self.level
-        self._backend.observations.durability_levels[self.level.value, reached.value] += 1
-        headers = {DURABILITY_HEADER: reached.value}
+        self._backend.observations.durability_levels[self.level, reached] += 1
+        headers: dict[str, str] = {DURABILITY_HEADER: reached}
         if self.pending_reason:
             reason = self.pending_reason.encode("ascii", "replace").decode().replace('"', "'")
             reason = "".join(c for c in reason if c.isprintable())
@@ -116,7 +116,7 @@ def _consume_exception(task: "asyncio.Task[str]") -> None:
 
 async def durability_request(request: web.Request) -> DurabilityRequest:
     """What a request asks for. Raises `Problem` if the server cannot give it."""
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     capabilities = backend.capabilities
     level = _level(request.headers.getall(DURABILITY_HEADER, ()), capabilities.default)
     if why := await capabilities.unavailable_reason(level):

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from eventstore.errors import Halted, LogMissing, LogUnreachable, RolledBack
 from eventstore.log.reader import Entry
+from gateway.backend.answer_headers import start_stream
 from gateway.backend.backend import BACKEND, Backend
 from gateway.following.subscriptions import EncodedEvent, Subscription, encode_event, well_formed
 from gateway.wire.problems import Kind, Problem
@@ -87,13 +88,13 @@ def _parse_stream_id(stream_id: str) -> tuple[int, int]:
 
 async def follow(request: web.Request, query: EventQuery) -> web.StreamResponse:
     """Follow the log as server-sent events."""
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     header: str = request.headers.get("Last-Event-ID", "")
     after, field = (header, "Last-Event-ID") if header else (query.after or "", "after")
     cursor = _start_cursor(backend, query.pool, after, field)
     with backend.subscriptions.subscribe() as subscription:
         response = web.StreamResponse(headers=HEADERS)
-        await response.prepare(request)
+        await start_stream(request, response)
         try:
             await Stream(backend, response, query, cursor).run(subscription)
         except (TimeoutError, ConnectionError):

@@ -45,7 +45,7 @@ class Lookup(Struct, frozen=True):
 
 async def look_up(request: web.Request, query: LookupQuery) -> web.Response:
     """What a name or a part of an id stands for."""
-    backend, kinds = request.app[BACKEND], query.kind or list(NameKind)
+    backend, kinds = request[BACKEND], query.kind or list(NameKind)
     async with backend.read_views() as views:
         found = await _matches(backend, views, query.name, kinds)
         if not found:  # it may be newer than the views

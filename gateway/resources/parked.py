@@ -41,7 +41,7 @@ class ParkedList(Struct, frozen=True):
 
 async def list_parked(request: web.Request, query: ParkedQuery) -> web.Response:
     """Agents that cannot be read, and why."""
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     if query.pool_name is not None:
         await backend.require_known_pool(query.pool_name)
         pools = {query.pool_name}
@@ -71,7 +71,7 @@ async def drop(request: web.Request, parked_id: ParkedId) -> web.Response:
 
 
 async def _resolve(request: web.Request, parked_id: str, *, drop: bool) -> web.Response:
-    backend, origin = request.app[BACKEND], request[ORIGIN]
+    backend, origin = request[BACKEND], request[ORIGIN]
     pool, _, key = parked_id.partition(":")
     await backend.require_known_pool(pool)
     entry = await parked.find(backend.log, pool, key)
@@ -103,7 +103,7 @@ async def park_unreadable(backend: Backend, pool: str, unreadable: Unreadable) -
 
 async def catch_up_with_log(request: web.Request, pool: str) -> None:
     """Wait until the views have applied all that is in the log now."""
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     await backend.log.survey(pool, schedules_max=1)  # its reply says how far the log is
     await backend.catch_up(backend.views, request, [pool])
     if request[READ_STATE].stale:

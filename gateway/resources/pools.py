@@ -50,7 +50,7 @@ BATCH_SIZE = 50
 
 async def create_pool(request: web.Request, body: PoolRequest) -> web.Response:
     """Create a pool."""
-    backend, name, role = request.app[BACKEND], body.pool_name, body.role_type
+    backend, name, role = request[BACKEND], body.pool_name, body.role_type
     durability = await durability_request(request)
     require_declared(role, backend.options.roles)
     config = decoding.pool_config(body.config, backend.options.defaults_of(role))
@@ -95,23 +95,23 @@ async def get_pool(request: web.Request, pool_name: PoolName, query: AsOfQuery) 
     if row is None and point is None:
         row = await _unprojected(request, pool_name)
     if row is None:
-        raise request.app[BACKEND].pool_not_found(pool_name)
+        raise request[BACKEND].pool_not_found(pool_name)
     return json_response(row)
 
 
 async def _unprojected(request: web.Request, name: str) -> PoolRow | None:
     """A pool that is newer than the views, as the catalogue has it."""
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     with suppress(LogError):  # the views answer while Redis is away
         await backend.refresh_known_pools()
-    pool = backend.pools().get(name)
+    pool = backend.live_pool(name)
     request[READ_STATE].stale |= pool is not None
     return None if pool is None else row_of_pool(pool)
 
 
 async def change_pool(request: web.Request, pool_name: PoolName, body: PoolPatch) -> web.Response:
     """Change settings of a pool."""
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     durability = await durability_request(request)
     defaults = backend.options.defaults_of((await backend.pool(pool_name)).role_type)
 
@@ -132,7 +132,7 @@ async def change_pool(request: web.Request, pool_name: PoolName, body: PoolPatch
 
 async def _row(request: web.Request, pool: Pool) -> PoolRow:
     """A pool as the views have it; if they are unreachable or behind, as the catalogue has it."""
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     try:
         async with backend.read_views() as views:
             await backend.catch_up(views, request, [CATALOGUE])
@@ -149,7 +149,7 @@ async def delete_pool(
     request: web.Request, pool_name: PoolName, query: DeletePoolQuery
 ) -> web.Response:
     """Delete a pool."""
-    backend, name, force = request.app[BACKEND], pool_name, query.force
+    backend, name, force = request[BACKEND], pool_name, query.force
     durability = await durability_request(request)
     await backend.with_catalogue(lambda catalogue: catalogue.refresh())
     pool = await backend.pool(name)  # as it is now, not an earlier one of that name
@@ -186,7 +186,7 @@ async def _terminate_all(
 
     The proofs of what was written are added to `termination_proofs`.
     """
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     with backend.waiters.watch(pool=pool.pool_name) as watch:
         live = await backend.log.live(pool.pool_name)
         terminating: set[str] = set()
@@ -206,7 +206,7 @@ async def _terminate_all(
 
 async def _terminate(request: web.Request, pool: Pool, agent_id: str) -> Proof | None:
     """Ask one agent to end; None if the pool was recreated, since the agent may be of the new."""
-    backend, name = request.app[BACKEND], pool.pool_name
+    backend, name = request[BACKEND], pool.pool_name
     command = Terminate(reason="pool-deleted")
     try:
         result = await backend.log.act(

@@ -32,7 +32,7 @@ async def restart(
     request: web.Request, agent_id: Identifier, query: OneAgentQuery, body: RestartRequest
 ) -> web.Response:
     """Start an agent again: at once if it failed or waits for that, else in good order."""
-    backend, key = request.app[BACKEND], idempotency_key(request)
+    backend, key = request[BACKEND], idempotency_key(request)
     pool = query.pool_name or await agent_rows.pool_of(backend, agent_id)
     durability = await durability_request(request)
     with backend.waiters.watch(agent_id) as watch:
@@ -56,7 +56,7 @@ async def restart(
 
 async def _request(request: web.Request, target: Target, body: RestartRequest) -> RestartResult:
     """Request it. Raises `Problem` where that is refused."""
-    backend, agent_id = request.app[BACKEND], target.agent_id
+    backend, agent_id = request[BACKEND], target.agent_id
     pool = await backend.pool(target.pool)
 
     async def from_views() -> Agent | None:

@@ -7,6 +7,8 @@ A submit has an operation id, made from the `Idempotency-Key` or, without one, f
 own, which an `outcome-unknown` names. So every spawn can be repeated safely.
 """
 
+from contextlib import nullcontext
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -42,14 +44,14 @@ START_FAILED: Final = "start_failed"
 
 async def spawn(request: web.Request, body: SpawnRequest) -> web.Response:
     """Ask for an agent, and wait for it as long as `Prefer` says (5 s unless said)."""
-    backend, key = request.app[BACKEND], idempotency_key(request)
+    backend, key = request[BACKEND], idempotency_key(request)
     check_spawn(body, backend.limits)
     pool = await backend.pool(body.pool_name)
     require_declared(body.role_type, backend.options.roles)
     _require_role(pool, body.role_type)
     durability = await durability_request(request)
-    agent_id = backend.log.new_id()
-    with backend.waiters.watch(agent_id) as watch:
+    agent_id, waits = backend.log.new_id(), durability.preference.seconds > 0
+    with backend.waiters.watch(agent_id) if waits else nullcontext() as watch:
         submitted = await _submit(request, pool, body, agent_id, key)
         assert submitted.proof is not None
         durability.start(submitted.proof)
@@ -86,8 +88,8 @@ async def _submit(
     request: web.Request, pool: Pool, body: SpawnRequest, agent_id: str, key: str
 ) -> SubmitResult:
     """Submit, twice if the pool was recreated or its keys do not exist yet."""
-    backend = request.app[BACKEND]
-    operation_key, sent = key or backend.log.new_id(), await request.read()
+    backend = request[BACKEND]
+    operation_key, sent = key or f"spawn:{agent_id}", await request.read()
     for attempt in (1, 2):
         try:
             submitted = await submit(
@@ -98,7 +100,7 @@ async def _submit(
                 agent_id=agent_id,
                 operation_id=operation_id(operation_key),
                 digest=digest_of(sent),
-                accepted_digests=(digest_of_meaning(body),),
+                earlier_digest=partial(digest_of_meaning, body),
                 from_client=bool(key),
             )
         except OutcomeUnknown as error:
@@ -164,14 +166,17 @@ def _require_accepted(submitted: SubmitResult, pool: Pool) -> SubmitResult:
 
 
 async def _wait_for_start(
-    request: web.Request, submitted: SubmitResult, watch: Watch, durability: DurabilityRequest
+    request: web.Request,
+    submitted: SubmitResult,
+    watch: Watch | None,
+    durability: DurabilityRequest,
 ) -> AgentRow:
     """A new agent once it runs, or as it is when the time is over."""
     assert submitted.agent is not None
-    backend, pool = request.app[BACKEND], submitted.agent.pool_name
+    backend, pool = request[BACKEND], submitted.agent.pool_name
     now = backend.log.now_ms(pool)
     agent = replace(submitted.agent, requested_ms=now, changed_ms=now)
-    if durability.preference.seconds == 0:
+    if watch is None:
         backend.report_position(request, pool)
     else:
         agent, event = await wait_until_started(watch, agent, durability.deadline)
@@ -183,7 +188,7 @@ async def _wait_for_start(
 
 async def _replay(request: web.Request, pool: str, agent_id: str, deadline: float) -> AgentRow:
     """The agent of the first request with this key, as it is now; waits for its start, too."""
-    backend = request.app[BACKEND]
+    backend = request[BACKEND]
     try:
         with backend.waiters.watch(agent_id) as watch:
             agent = await backend.log.agent(pool, agent_id)

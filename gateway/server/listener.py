@@ -16,10 +16,10 @@ from aiohttp import web
 
 from eventstore.connection.backoff import Backoff
 from eventstore.errors import ConfigurationError
+from gateway.backend.answer_headers import default_headers
 from gateway.backend.backend import VIEWS_ERRORS, Backend
 from gateway.options import GatewayOptions
-from gateway.server.middleware import default_headers
-from gateway.server.routes import application
+from gateway.server.routes import application, serve
 from gateway.wire.connections import connection_factory
 from gateway.wire.limiter import ConnectionLimiter, connection_capacity, stop_accepting
 from projector.queries.views import reason
@@ -51,12 +51,14 @@ class Gateway:
         backend = Backend(self._options)
         listening_socket = _listen(self._options.host, self._options.port)
         self._backend = backend
+        limits = self._options.limits
+        app = application(limits)
         self._runner = web.AppRunner(
-            application(backend),
-            handle_signals=False,
-            shutdown_timeout=self._options.limits.shutdown_seconds,
+            app, handle_signals=False, shutdown_timeout=limits.shutdown_seconds
         )
         await self._runner.setup()
+        assert self._runner.server is not None
+        serve(self._runner.server, app, backend)
         parts: dict[str, Callable[[], Awaitable[None]]] = {
             "gateway.views": partial(_open_views, backend),
             "gateway.redis_health": backend.redis_health.watch,

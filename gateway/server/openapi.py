@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.json import schema, schema_components
 
 from gateway.server import schemas as schemas_of_values
-from gateway.server.middleware import is_public
+from gateway.server.admission import is_public
 from gateway.wire.problems import CONTENT_TYPE
 from gateway.wire.problems import Body as ProblemBody
 

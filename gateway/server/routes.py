@@ -4,16 +4,18 @@ The routes and `/openapi.json` are made from this one table.
 """
 
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import web
 
 from gateway.backend.backend import BACKEND, Backend
+from gateway.backend.read_state import READ_STATE, requested_position
 from gateway.following.subscriptions import FlatEvent
 from gateway.health import metrics, monitor, readiness
+from gateway.options import Limits
 from gateway.resources import agents, event_stream, lookup, parked, pools, restart, spawn
 from gateway.server import openapi, pages
-from gateway.server.middleware import Handler, guard, set_headers
+from gateway.server.admission import PROBES, ROUTE, Handler, answering, require_understood
 from gateway.server.openapi import DURABILITY, IDEMPOTENCY_KEY, LAST_EVENT_ID, PREFER, Operation
 from gateway.wire.decoding import convert, read_body, read_query
 from gateway.wire.problems import Kind, Problem
@@ -26,16 +28,24 @@ AGENT_ID: Final = "{agent_id:(?!(?:spawn|terminate|pools|workers|health)$)[^/]+}
 EVENT_STREAM: Final = "text/event-stream"
 
 
-def application(backend: Backend) -> web.Application:
+def application(limits: Limits) -> web.Application:
     """The aiohttp application of a gateway."""
-    app = web.Application(middlewares=[guard], client_max_size=backend.limits.body_max)
-    app[BACKEND] = backend
-    app.on_response_prepare.append(set_headers)
+    app = web.Application(client_max_size=limits.body_max)
     for op in OPERATIONS:
         path = op.path.replace("{agent_id}", AGENT_ID)
         options = {"allow_head": False} if op.content_type == EVENT_STREAM else {}
         app.add_routes([web.route(op.method, path, _reading(op), **options)])
     return app
+
+
+def serve(server: web.Server, app: web.Application, backend: Backend) -> None:
+    """Let the server of the application answer each request by way of admission.
+
+    What clients send most often is not routed by aiohttp, which takes as long as admitting it.
+    """
+    direct = {op.path: _reading(op) for op in OPERATIONS if op.handler is spawn.spawn}
+    routed = cast("Handler", server.request_handler)
+    server.request_handler = cast("Any", answering(backend, app, routed, direct))
 
 
 def _reading(op: Operation) -> Handler:
@@ -46,6 +56,10 @@ def _reading(op: Operation) -> Handler:
     bodiless = of_api and "body" not in inputs
 
     async def handle(request: web.Request) -> web.StreamResponse:
+        request[ROUTE] = op.path
+        if op.path not in PROBES:
+            require_understood(request)
+        request[READ_STATE].requested = requested_position(request)
         values: dict[str, Any] = {}
         if parameterless:
             read_query(request, NoParameters)
@@ -56,7 +70,7 @@ def _reading(op: Operation) -> Handler:
             if name == "query":
                 values[name] = read_query(request, shape)
             elif name == "body":
-                values[name] = await read_body(request, shape, request.app[BACKEND].limits)
+                values[name] = await read_body(request, shape, request[BACKEND].limits)
             else:
                 values[name] = convert(request.match_info[name], shape, strict=True, prefix=name)
         return await op.handler(request, **values)
@@ -66,7 +80,7 @@ def _reading(op: Operation) -> Handler:
 
 async def document(request: web.Request) -> web.Response:
     """This document."""
-    options = request.app[BACKEND].options
+    options = request[BACKEND].options
     return json_response(build_document(options.version, bool(options.api_token)))
 
 

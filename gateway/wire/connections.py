@@ -27,7 +27,7 @@ from aiohttp.http_exceptions import InvalidURLError, LineTooLong
 
 from gateway.options import Limits
 from gateway.wire.limiter import ConnectionLimiter, RejectedConnection, raw_response
-from gateway.wire.problems import Kind, Problem, translate
+from gateway.wire.problems import Kind, Problem
 
 log = structlog.get_logger("muster.gateway")
 
@@ -55,7 +55,7 @@ def connection_factory(
     def connect() -> asyncio.Protocol:
         if limiter.admit():
             return Connection(server, limiter, limits)
-        return RejectedConnection(limiter.headers)
+        return RejectedConnection(limiter, limits.linger_seconds)
 
     server.request_factory = on_request
     return connect
@@ -119,7 +119,9 @@ class Connection(web.RequestHandler):
             return
         idle = self._answered and (self._body is None or self._body.is_eof())
         super().data_received(data)
-        if data and idle and self._head_timer is None:
+        # Usually a head comes at once: it needs no timer.
+        complete = data[:1] not in b"\r\n" and b"\r\n\r\n" in data
+        if data and idle and not complete and self._head_timer is None:
             loop = asyncio.get_running_loop()
             self._head_timer = loop.call_later(self._limits.head_seconds, self._on_head_timeout)
 
@@ -206,11 +208,7 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send an answer; one of aiohttp's own (to `Expect`) becomes a problem first."""
-        if isinstance(resp, web.HTTPException):
-            problem = translate(resp)
-            assert problem is not None
-            resp = problem.response()
+        """Send an answer."""
         self._reading = None
         finished = await super().finish_response(request, resp, start_time)
         self._answered = True

@@ -11,6 +11,7 @@ import re
 from ast import literal_eval
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from functools import cache
 from typing import Any, Final, TypeVar, get_args
 
 import msgspec
@@ -50,8 +51,11 @@ async def read_body(request: web.Request, shape: type[T], limits: Limits) -> T:
         detail = f"the body is over {limits.body_max} bytes"
         raise Problem(Kind.BODY_TOO_LARGE, detail, field="body")
     try:
-        async with asyncio.timeout(limits.body_seconds):
+        if request.content.is_eof():  # it came with the head
             content = await request.read()
+        else:
+            async with asyncio.timeout(limits.body_seconds):
+                content = await request.read()
     except TimeoutError:
         detail = f"the body did not come within {limits.body_seconds:g} s"
         raise Problem(Kind.BODY_TOO_SLOW, detail, field="body") from None
@@ -83,8 +87,13 @@ def decode_body(content: bytes, shape: type[T]) -> T:
 
 
 def _require_unique_names(content: bytes) -> None:
-    """Raises `Problem` if an object has a name twice: readers differ in which one counts."""
-    json.loads(content, object_pairs_hook=_unique, parse_int=str, parse_float=str)
+    """Raises `Problem` if an object has a name twice: readers differ in which one counts.
+
+    Such a body has fewer colons once it was read; only escaped ones could replace them.
+    """
+    read = msgspec.json.encode(msgspec.json.decode(content))
+    if b"\\u" in content or content.count(b":") != read.count(b":"):
+        json.loads(content, object_pairs_hook=_unique, parse_int=str, parse_float=str)
 
 
 def _unique(pairs: list[tuple[str, object]]) -> None:
@@ -96,8 +105,7 @@ def _unique(pairs: list[tuple[str, object]]) -> None:
 
 def read_query(request: web.Request, shape: type[T]) -> T:
     """The request's query parameters. Raises `Problem`."""
-    declared = {one.encode_name: one for one in structs.fields(shape)}
-    repeatable = {name for name, one in declared.items() if one.default_factory is list}
+    repeatable, whole = _forms(shape)
     fields: dict[str, Any] = {}
     for name in request.query:
         values = request.query.getall(name)
@@ -105,7 +113,7 @@ def read_query(request: web.Request, shape: type[T]) -> T:
             fields[name] = [part for value in values for part in value.split(",")]
         elif len(values) > 1:
             raise Problem(Kind.INVALID_REQUEST, f"{name} is given more than once", field=name)
-        elif name in declared and _is_whole(declared[name].type) and not values[0].isdecimal():
+        elif name in whole and not values[0].isdecimal():
             detail = f"{name}: Expected a whole number in digits"
             raise Problem(Kind.INVALID_REQUEST, detail, field=name)
         else:
@@ -116,9 +124,16 @@ def read_query(request: web.Request, shape: type[T]) -> T:
     return convert(fields, shape, strict=False)
 
 
-def _is_whole(field_type: Any) -> bool:
-    """Whether a parameter is an integer: 1e3 and 10.0 are none, although msgspec reads them so."""
-    return int in (field_type, *get_args(field_type))
+@cache
+def _forms(shape: type[Struct]) -> tuple[frozenset[str], frozenset[str]]:
+    """The parameters that may be repeated, and the integers.
+
+    1e3 and 10.0 are no integers, although msgspec reads them so.
+    """
+    fields = structs.fields(shape)
+    repeatable = {one.encode_name for one in fields if one.default_factory is list}
+    whole = {one.encode_name for one in fields if int in (one.type, *get_args(one.type))}
+    return frozenset(repeatable), frozenset(whole)
 
 
 def convert(value: object, shape: type[T], *, strict: bool, prefix: str = "") -> T:
@@ -202,6 +217,8 @@ def check_intervals(spawn: SpawnRequest | PoolConfig, limits: Limits, prefix: st
 def check_spawn(spawn: SpawnRequest, limits: Limits) -> None:
     """The bounds that are settings. Raises `Problem`."""
     check_intervals(spawn, limits)
+    if not spawn.input:
+        return
     if _deeper_than(DEPTH_MAX, spawn.input):
         detail = f"input is nested more than {DEPTH_MAX} levels deep"
         raise Problem(Kind.INVALID_REQUEST, detail, field="input")
@@ -214,8 +231,9 @@ def check_spawn(spawn: SpawnRequest, limits: Limits) -> None:
 
 
 def _deeper_than(depth_max: int, value: object) -> bool:
-    level = [value]
-    for _ in range(depth_max + 1):
+    level, depth = [value], 0
+    while level and depth <= depth_max:
+        depth += 1
         level = [
             inner
             for outer in level

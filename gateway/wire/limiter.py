@@ -17,6 +17,8 @@ log = structlog.get_logger("muster.gateway")
 
 RESERVED_FILES: Final = 256
 """Descriptors that are not for clients: Redis, the database, logs."""
+REJECTED_MAX: Final = 128
+"""So many rejected clients at once are waited for."""
 BACKLOG: Final = 1024
 """So many connections wait to be accepted at most, and may then be accepted in one turn."""
 ACCEPT_LOOP_TURNS: Final = 3
@@ -32,6 +34,7 @@ class ConnectionLimiter:
         self.connections_max = connections_max
         self.headers = headers
         self.open = 0
+        self.rejected = 0
         self._pending = 0
         self._full_logged = False
 
@@ -56,16 +59,31 @@ class ConnectionLimiter:
 
 
 class RejectedConnection(asyncio.Protocol):
-    """One connection too many: it is answered and closed, whatever was asked."""
+    """One connection too many: it is answered and closed, whatever was asked.
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        self._headers = headers
+    If it were closed with something unread, the kernel would drop the answer at the client: what it
+    has asked is read, for a while, unless there are too many such connections.
+    """
+
+    def __init__(self, limiter: ConnectionLimiter, linger_seconds: float) -> None:
+        self._limiter = limiter
+        self._linger_seconds = linger_seconds
+        self._close_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         write_transport = cast("asyncio.WriteTransport", transport)
         problem = Problem(Kind.TOO_MANY_CONNECTIONS, "this gateway has no connection left")
-        write_transport.write(raw_response(problem, self._headers))
-        write_transport.close()
+        write_transport.write(raw_response(problem, self._limiter.headers))
+        self._limiter.rejected += 1
+        seconds = self._linger_seconds if self._limiter.rejected <= REJECTED_MAX else 0.0
+        write_transport.write_eof()
+        loop = asyncio.get_running_loop()
+        self._close_timer = loop.call_later(seconds, write_transport.close)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._limiter.rejected -= 1
+        if self._close_timer is not None:
+            self._close_timer.cancel()
 
 
 def raw_response(problem: Problem, headers: Mapping[str, str]) -> bytes:
@@ -111,6 +129,12 @@ async def stop_accepting(server: asyncio.Server) -> None:
     loop = asyncio.get_running_loop()
     for listening_socket in server.sockets:
         loop.remove_reader(listening_socket)
+    await _accepted()
+    server.close()
+    await _accepted()  # uvloop has accepted until then
+
+
+async def _accepted() -> None:
+    """Returns once what was accepted waits for its request."""
     for _ in range(ACCEPT_LOOP_TURNS):
         await asyncio.sleep(0)
-    server.close()

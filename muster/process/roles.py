@@ -5,6 +5,7 @@ parent that its role is ready, and stops on a signal.
 """
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 import structlog
+import uvloop
 from msgspec import Struct
 
 from eventstore.errors import ConfigurationError, MusterError
@@ -31,6 +33,8 @@ log = structlog.get_logger("muster")
 
 ROLES: Final = ("projector", "supervisor", "gateway")
 """In the order in which they are started; they are stopped in another, see `muster.up`."""
+GARBAGE_MIN: Final = 10_000
+"""So many new objects start a collection: a request or a batch makes hundreds without cycles."""
 
 
 class Part(Protocol):
@@ -185,7 +189,8 @@ def run(role: str, settings: Settings) -> int:
                 f"{settings.sources.get('fallback', 'fallback')}: only `muster up` has a fallback,"
                 f" `muster {role}` has none"
             )
-        asyncio.run(_serve(role, settings, owner))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(role, settings, owner))
     except MusterError as error:
         _report(RoleStatus(failed=str(error)))
         print(f"muster {role}: {error}", file=sys.stderr)
@@ -208,6 +213,8 @@ async def _serve(role: str, settings: Settings, owner: Owner) -> None:
         return
     [part] = started
     try:
+        gc.freeze()  # what lasts need not be looked through again and again
+        gc.set_threshold(GARBAGE_MIN)
         _report(RoleStatus(ready=True, url=getattr(part, "url", "")))
         log.info("role.ready", pid=os.getpid(), url=getattr(part, "url", None))
         await stopping.wait()

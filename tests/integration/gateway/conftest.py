@@ -1,10 +1,12 @@
 """The gateway that most tests of this folder ask."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
+import uvloop
 from msgspec.structs import replace
 
 from tests.integration.gateway.stage import QUICK, GatewayStage, gateway_stage
@@ -49,3 +51,8 @@ def plain_redis(redis_url: str) -> Iterator[redis.Redis]:
     """A client of the tests' Redis, to read and damage what is in it."""
     with redis.Redis.from_url(redis_url) as client:
         yield client
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """A gateway has the loop that its process has."""
+    return {"uvloop": uvloop.new_event_loop}

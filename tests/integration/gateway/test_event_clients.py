@@ -73,6 +73,7 @@ async def test_a_client_that_fell_behind_is_disconnected_and_continues_at_its_po
             async with asyncio.timeout(10):
                 assert b"too slow; reconnect" in await client.response.content.read()
         ids = [await stage.pending() for _ in range(3)]
+        await until(lambda: stage.backend.tail.heads[POOL].seq >= 3)
         async with following(stage, "", start) as client:
             assert [event["subject"] for event in await client.read(3)] == ids
 

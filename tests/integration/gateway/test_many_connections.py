@@ -7,8 +7,8 @@ import socket
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from gateway.backend.answer_headers import SECURITY_HEADERS
 from gateway.fallback import FALLBACK_HEADER, Fallback
-from gateway.server.middleware import SECURITY_HEADERS
 from tests.integration.gateway.raw_connections import GET, connection, connections, impatient
 from tests.integration.gateway.stage import QUICK, another_gateway, gateway_stage
 from tests.waiting import timed, until

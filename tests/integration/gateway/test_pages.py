@@ -13,7 +13,7 @@ from tests.integration.projector.stage import POOL
 async def test_the_document_describes_every_route_and_nothing_else(stage):
     document = (await stage.get("/openapi.json")).json
     described = {(m.upper(), path) for path, ops in document["paths"].items() for m in ops}
-    resources = application(stage.backend).router.resources()
+    resources = application(stage.backend.limits).router.resources()
     served = {(route.method, resource.canonical) for resource in resources for route in resource}
     assert described == {(method, path) for method, path in served if method != "HEAD"}
 

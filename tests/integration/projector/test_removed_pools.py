@@ -210,7 +210,7 @@ async def test_gateways_follow_a_pool_that_was_removed_and_created_again(
             late = Tail(
                 stage.log, Reader(redis_url), stage.catalogue, (listen,), tail._event_range,
                 open_catalogue=stage.catalogue.start, on_stopped=lambda: None,
-                on_removed=lambda _: None,
+                on_removed=lambda _: None, awaited=lambda: True, requested=asyncio.Event(),
             )  # fmt: skip
             await late.start(timeout_seconds=5)
             await use(stage, pool)

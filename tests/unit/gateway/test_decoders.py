@@ -18,7 +18,7 @@ from gateway.backend.read_state import requested_position
 from gateway.options import GatewayOptions, Limits
 from gateway.resources import as_of
 from gateway.resources.event_stream import Cursor
-from gateway.server import middleware
+from gateway.server import admission
 from gateway.wire import decoding, requests
 from gateway.wire.decoding import wait_preference
 from gateway.wire.idempotency import idempotency_key
@@ -192,8 +192,9 @@ def asking(headers: dict[str, str]) -> web.Request:
 def test_headers(headers: dict[str, str]) -> None:
     request = asking(headers)
     for read in (
-        middleware.origin,
-        lambda r: middleware.admit(r, OPTIONS),
+        admission.origin,
+        lambda r: admission.admit(r, OPTIONS),
+        admission.require_understood,
         requested_position,
         idempotency_key,
     ):
@@ -210,5 +211,5 @@ def test_headers(headers: dict[str, str]) -> None:
 @example(scheme="Bearer", token="right")
 @thorough
 def test_only_the_right_token_is_the_token(scheme: str, token: str) -> None:
-    matches = middleware.token_matches(asking({"Authorization": f"{scheme} {token}"}), "right")
+    matches = admission.token_matches(asking({"Authorization": f"{scheme} {token}"}), "right")
     assert matches is (scheme.lower() == "bearer" and token.strip() == "right")

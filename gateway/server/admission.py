@@ -1,4 +1,4 @@
-"""Which requests are admitted, and the headers of every answer: all requests pass through here.
+"""Which requests are admitted, and what becomes of each: all requests pass through here.
 
 `Host` must be a name of this gateway, so that a page elsewhere cannot reach it by a name of its own
 (DNS rebinding). There are no CORS headers. If a token is set, everything requires it but the probes
@@ -10,6 +10,7 @@ import hmac
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -18,9 +19,9 @@ from aiohttp import hdrs, web
 
 from eventstore.ids import new_id
 from eventstore.steps.step import Origin
-from gateway.backend.backend import BACKEND, ORIGIN
-from gateway.backend.read_state import READ_STATE, ReadState, requested_position
-from gateway.fallback import FALLBACK_HEADER
+from gateway.backend.answer_headers import STARTED, set_headers
+from gateway.backend.backend import BACKEND, ORIGIN, Backend
+from gateway.backend.read_state import READ_STATE, ReadState
 from gateway.options import GatewayOptions
 from gateway.wire.problems import Kind, Problem, translate
 from gateway.wire.request_key import RequestKey
@@ -40,47 +41,50 @@ SINGLE_HEADERS: Final = (
     "X-Request-Id",
 )  # fmt: skip
 """Headers of which a request has one at most: readers differ in which of two counts."""
-SECURITY_HEADERS: Final = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
-        " img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-    "Server": "muster",
-}
-
-
 CONDITIONS: Final = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 """A command under a condition that is not examined must not be carried out."""
-STARTED: Final = RequestKey("muster.started", web.StreamResponse)
-"""The answer whose head was sent."""
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-@web.middleware
-async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Admit a request, answer it, and turn every error into a problem."""
-    started_at = time.perf_counter()
-    request[READ_STATE] = ReadState()
-    try:
-        request[ORIGIN] = origin(request)
-        admit(request, request.app[BACKEND].options)
-        request[READ_STATE].requested = requested_position(request)
-        response = await handler(request)
-    except Exception as error:  # the last place where a bug can become an answer
-        problem = translate(error)
-        if problem is None:
-            log.exception("gateway.request_failed", method=request.method, path=request.path)
-            problem = Problem(Kind.INTERNAL, "an unexpected error; the gateway's log has it")
-        response = _cut_off(request, problem) if STARTED in request else problem.response()
-    _count_request(request, response.status, time.perf_counter() - started_at)
-    return response
+ROUTE: Final = RequestKey("muster.route", str)
+"""The path of the operation that a request was routed to."""
+
+
+def answering(
+    backend: Backend, app: web.Application, routed: Handler, direct: Mapping[str, Handler]
+) -> Handler:
+    """A handler that admits each request, has it answered, and turns every error into a problem.
+
+    `routed`: the application's own. `direct`: what answers a POST to a path without routing it.
+    """
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        started_at = time.perf_counter()
+        request[BACKEND], request[READ_STATE] = backend, ReadState()
+        handler = routed
+        if request.method == hdrs.METH_POST and hdrs.EXPECT not in request.headers:
+            handler = direct.get(request.raw_path, routed)
+        try:
+            request[ORIGIN] = origin(request)
+            admit(request, backend.options)
+            response = await handler(request)
+        except Exception as error:  # the last place where a bug can become an answer
+            problem = translate(error)
+            if problem is None:
+                log.exception("gateway.request_failed", method=request.method, path=request.path)
+                problem = Problem(Kind.INTERNAL, "an unexpected error; the gateway's log has it")
+            response = _cut_off(request, problem) if STARTED in request else problem.response()
+        if STARTED not in request:
+            set_headers(request, response)
+        if ROUTE not in request:  # it was refused before
+            resource = (await app.router.resolve(request)).route.resource
+            request[ROUTE] = resource.canonical if resource is not None else "unmatched"
+        _count(request, response.status, time.perf_counter() - started_at)
+        return response
+
+    return handle
 
 
 def _cut_off(request: web.Request, problem: Problem) -> web.StreamResponse:
@@ -91,11 +95,10 @@ def _cut_off(request: web.Request, problem: Problem) -> web.StreamResponse:
     return request[STARTED]
 
 
-def _count_request(request: web.Request, status: int, seconds: float) -> None:
-    resource = request.match_info.route.resource
-    route = resource.canonical if resource is not None else "unmatched"
+def _count(request: web.Request, status: int, seconds: float) -> None:
     method = request.method if request.method in hdrs.METH_ALL else "other"
-    request.app[BACKEND].observations.count_request(method, route, status, seconds)
+    route = request[ROUTE]
+    request[BACKEND].observations.count_request(method, route, status, seconds)
     log.debug(
         "gateway.answered", method=method, route=route, status=status, ms=round(seconds * 1000, 1)
     )
@@ -103,18 +106,17 @@ def _count_request(request: web.Request, status: int, seconds: float) -> None:
 
 def origin(request: web.Request) -> Origin:
     """What is recorded: `X-Request-Id` (or a new one) and `traceparent`. Raises `Problem`."""
-    request[ORIGIN] = Origin(actor="http", correlation_id=new_id())
+    headers, request_id = request.headers, new_id()
+    request[ORIGIN] = Origin(actor="http", correlation_id=request_id)
     _require_single_headers(request)
-    request_id = request.headers.get("X-Request-Id", request[ORIGIN].correlation_id)
-    if not _REQUEST_ID.fullmatch(request_id):
-        detail = "X-Request-Id: 1 to 64 letters, digits, or any of . _ : -"
-        raise Problem(Kind.INVALID_REQUEST, detail, field="X-Request-Id")
-    trace = ",".join(request.headers.getall("traceparent", ()))
-    return Origin(
-        actor="http",
-        correlation_id=request_id,
-        traceparent=trace if _TRACEPARENT.fullmatch(trace) else "",
-    )
+    if "X-Request-Id" in headers:
+        request_id = headers["X-Request-Id"]
+        if not _REQUEST_ID.fullmatch(request_id):
+            detail = "X-Request-Id: 1 to 64 letters, digits, or any of . _ : -"
+            raise Problem(Kind.INVALID_REQUEST, detail, field="X-Request-Id")
+    trace = ",".join(headers.getall("traceparent", ()))
+    traceparent = trace if _TRACEPARENT.fullmatch(trace) else ""
+    return Origin(actor="http", correlation_id=request_id, traceparent=traceparent)
 
 
 def _require_single_headers(request: web.Request) -> None:
@@ -128,19 +130,19 @@ def admit(request: web.Request, options: GatewayOptions) -> None:
     path = request.path
     if path in PROBES:
         return
-    if not _host_allowed(request, options):
+    hosts = request.headers.get("Host", ""), request.host or ""
+    if not _hosts_allowed(hosts, options.hostnames):
         raise Problem(Kind.WRONG_HOST, "Host is not one of the names of this gateway", field="Host")
     if options.api_token and not (is_public(path) or token_matches(request, options.api_token)):
         challenge = {"WWW-Authenticate": 'Bearer realm="muster"'}
         raise Problem(Kind.UNAUTHORIZED, "send the token as a bearer token", headers=challenge)
-    if request.match_info.http_exception is None:
-        _require_understood(request)
 
 
-def _require_understood(request: web.Request) -> None:
+def require_understood(request: web.Request) -> None:
     """Raises `Problem` for what would be ignored: another type or encoding, a condition."""
     try:
-        unquote_to_bytes(request.rel_url.raw_query_string).decode()
+        if query := request.rel_url.raw_query_string:
+            unquote_to_bytes(query).decode()
     except UnicodeDecodeError:
         raise Problem(Kind.INVALID_REQUEST, "the query is not UTF-8", field="query") from None
     content_types = JSON_TYPES.get(request.method, ())
@@ -163,11 +165,11 @@ def is_public(path: str) -> bool:
     return path in PROBES or path in PAGES or path.startswith(STATIC)
 
 
-def _host_allowed(request: web.Request, options: GatewayOptions) -> bool:
-    """Whether `Host` is one of our names, and the host in an absolute address is, too."""
-    allowed = {name.lower() for name in options.hostnames}
-    requested = {_hostname(request.headers.get("Host", "")), _hostname(request.host or "")}
-    return "*" in allowed or requested <= allowed
+@lru_cache(maxsize=100)
+def _hosts_allowed(hosts: tuple[str, ...], hostnames: tuple[str, ...]) -> bool:
+    """Whether all hosts (that in `Host`, that of an absolute address) are names of ours."""
+    allowed = {name.lower() for name in hostnames}
+    return "*" in allowed or set(map(_hostname, hosts)) <= allowed
 
 
 def _hostname(host: str) -> str:
@@ -183,20 +185,3 @@ def token_matches(request: web.Request, token: str) -> bool:
         credentials.strip().encode(errors="surrogateescape"), token.encode()
     )
     return matches and scheme.lower() == "bearer"
-
-
-async def set_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """The headers of every answer; a signal of aiohttp, so that streams have them too."""
-    request[STARTED] = response
-    response.headers.update(default_headers(request.app[BACKEND].options))
-    if ORIGIN in request:
-        response.headers["X-Request-Id"] = request[ORIGIN].correlation_id
-    if READ_STATE in request:
-        response.headers.update(request[READ_STATE].headers)
-
-
-def default_headers(options: GatewayOptions) -> Mapping[str, str]:
-    """The headers of every answer, also of one to what could not be read as a request."""
-    if options.fallback is None:
-        return SECURITY_HEADERS
-    return {**SECURITY_HEADERS, FALLBACK_HEADER: options.fallback.mode}

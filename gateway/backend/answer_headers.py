@@ -1,0 +1,50 @@
+"""The headers of every answer: what browsers may do with it, its request, and how new it is."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from aiohttp import web
+
+from gateway.backend.backend import BACKEND, ORIGIN
+from gateway.backend.read_state import READ_STATE
+from gateway.fallback import FALLBACK_HEADER
+from gateway.options import GatewayOptions
+from gateway.wire.request_key import RequestKey
+
+SECURITY_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+        " img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Server": "muster",
+}
+STARTED: Final = RequestKey("muster.started", web.StreamResponse)
+"""The answer whose head was sent."""
+
+
+def set_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Add the headers of every answer to one that was not started."""
+    headers = dict(default_headers(request[BACKEND].options))
+    if ORIGIN in request:
+        headers["X-Request-Id"] = request[ORIGIN].correlation_id
+    headers.update(request[READ_STATE].headers)
+    response.headers.update(headers)
+
+
+async def start_stream(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Send the head of an answer whose content follows."""
+    set_headers(request, response)
+    request[STARTED] = response
+    await response.prepare(request)
+
+
+def default_headers(options: GatewayOptions) -> Mapping[str, str]:
+    """The headers of every answer, also of one to what could not be read as a request."""
+    if options.fallback is None:
+        return SECURITY_HEADERS
+    return {**SECURITY_HEADERS, FALLBACK_HEADER: options.fallback.mode}
