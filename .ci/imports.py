@@ -18,7 +18,8 @@ STEPS = "eventstore.steps"
 QUERIES = "projector.queries"
 
 OPEN = {
-    "": ("eventstore.errors", "eventstore.redis_errors", "eventstore.version",
+    "": ("eventstore.errors", "eventstore.plain_logging", "eventstore.redis_errors",
+         "eventstore.version",
          "eventstore.keys", "eventstore.ids", "eventstore.names",
          "eventstore.retention", "eventstore.language"),
     "projector": ("projector.store",),
@@ -29,6 +30,7 @@ OPEN = {
 ALLOWED: Mapping[str, tuple[str, ...]] = {
     # the log
     "eventstore.errors": (),
+    "eventstore.plain_logging": (),
     "eventstore.redis_errors": (),
     "eventstore.version": (),
     "eventstore.keys": (),

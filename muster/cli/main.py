@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eventstore.errors import MusterError
+from eventstore.plain_logging import import_structlog
 from muster import __version__
 from muster.cli.arguments.command import Parser, add_parser, print_unknown_variables
 from muster.settings.environment import UNSET_VARIABLE
@@ -199,7 +200,7 @@ def _run_role(name: str, args: argparse.Namespace) -> int:
     if UNSET_VARIABLE not in os.environ:  # `muster up` has said it
         print_unknown_variables(name)
     settings = load(vars(args), os.environ, name)
-    _import_structlog()
+    import_structlog()
     if name == "up":
         from muster.up import up
 
@@ -207,12 +208,3 @@ def _run_role(name: str, args: argparse.Namespace) -> int:
     from muster.process import roles
 
     return roles.run(name, settings)
-
-
-def _import_structlog() -> None:
-    """Without rich, which it would import for tracebacks in colour: 70 modules, 5 MB a process."""
-    if "rich" not in sys.modules:
-        sys.modules["rich"] = None  # type: ignore[assignment]
-        import structlog  # noqa: F401
-
-        del sys.modules["rich"]

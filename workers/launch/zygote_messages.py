@@ -9,7 +9,10 @@ import sys
 import msgspec
 from msgspec import Struct
 
-COMMAND = "import sys; from workers.launch.zygote import main; sys.exit(main(sys.argv[1:]))"
+COMMAND = (
+    "import sys; from eventstore.plain_logging import import_structlog; import_structlog();"
+    " from workers.launch.zygote import main; sys.exit(main(sys.argv[1:]))"
+)
 
 
 class Plan(Struct, frozen=True, kw_only=True):

@@ -8,8 +8,8 @@ import pytest
 HEAVY = {"redis", "rich", "sqlalchemy", "aiohttp", "aiosqlite", "psycopg", "importlib.metadata"}
 LOADED = f"""
 import importlib, sys
-from muster.cli import main
-main._import_structlog()
+from eventstore.plain_logging import import_structlog
+import_structlog()
 importlib.import_module(sys.argv[1])
 print(*sorted({HEAVY!r} & sys.modules.keys()))
 """
@@ -33,5 +33,5 @@ def test_a_process_loads_what_its_role_needs(module: str, needed: set[str]) -> N
 
 
 def test_what_agents_import_is_there_afterwards() -> None:
-    code = "from muster.cli import main\nmain._import_structlog()\nimport rich.console"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "from eventstore.plain_logging import import_structlog\nimport_structlog()\n"
+    subprocess.run([sys.executable, "-c", code + "import rich.console"], check=True)
