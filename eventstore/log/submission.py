@@ -6,6 +6,7 @@ the same way, so it never creates a second agent.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -100,7 +101,7 @@ async def _commit_with_retries(log: Log, step: Step) -> Reply:
     recovered: Recovered | None = None
     for _ in range(SUBMIT_ATTEMPTS):
         try:
-            with reraise_unknown(unknown):
+            with reraise_unknown(unknown) if unknown else nullcontext():
                 return await log.commit(step, adds_load=True)
         except OutcomeUnknown as error:
             if unknown is not None:

@@ -12,7 +12,7 @@ from itertools import repeat
 from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
 
-from msgspec import Struct, inspect
+from msgspec import NODEFAULT, Struct, inspect
 
 from eventstore.errors import Unreadable
 from eventstore.language.agents import Agent
@@ -56,6 +56,12 @@ class HashCodec(Generic[State]):
         names = [*self.first, *(name for name in fields if name not in self.first)]
         self._fields = [(name, *fields[name]) for name in names]
         self._values = attrgetter(*(field for _, field, _ in self._fields))
+        usual = {field.name: field.default for field in _fields(shape)}
+        self._written = [
+            (name, form.write, usual[field], _default_text(form, usual[field]))
+            for name, field, form in self._fields
+        ]
+        """Of each field: its name, how it is written, its default, and that as it is written."""
 
     def to_hash(self, state: State) -> dict[str, str]:
         return {name: form.write(getattr(state, field)) for name, field, form in self._fields}
@@ -64,9 +70,11 @@ class HashCodec(Generic[State]):
         """Alternating names and values; only of the fields that differ from the `stored` state."""
         flat: list[str] = []
         values, known = self._values(state), self._values(stored) if stored else repeat(_ABSENT)
-        for (name, _, form), value, before in zip(self._fields, values, known, strict=False):
+        for (name, write, usual, text), value, before in zip(
+            self._written, values, known, strict=False
+        ):
             if value != before:
-                flat += (name, form.write(value))
+                flat += (name, text if value is usual else write(value))
         return flat
 
     def from_hash(self, subject: str, fields: Mapping[str, str]) -> State:
@@ -101,6 +109,10 @@ class HashCodec(Generic[State]):
             later = "" if name in self.first else ", later = true"
             lines.append(f"  {{ {', '.join(map(repr, (name, *form.lua)))}{later} }},")
         return "\n".join(("{", *lines, "}"))
+
+
+def _default_text(form: _Form, default: Any) -> str:
+    return "" if default is NODEFAULT else form.write(default)
 
 
 def _fields(shape: type[Struct]) -> tuple[inspect.Field, ...]:

@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 from aiohttp import web
+from msgspec import Struct
 
 from eventstore.errors import CommandLost, LogError, Recovered
 from eventstore.language.agents import TERMINAL
@@ -20,6 +21,7 @@ from eventstore.log.replies import Proof
 from gateway.backend.backend import BACKEND, Backend
 from gateway.wire.decoding import WaitPreference, wait_preference
 from gateway.wire.problems import Kind, Problem
+from gateway.wire.request_key import RequestKey
 from gateway.wire.responses import json_response
 from projector.queries.views import Views
 
@@ -29,6 +31,16 @@ POLL_SECONDS: Final = 0.02
 VIEWS_WAIT_SECONDS: Final = 1.0
 
 log = structlog.get_logger("muster.gateway")
+
+
+class Asked(Struct, frozen=True):
+    """What the headers of a command ask for."""
+
+    level: Level
+    preference: WaitPreference
+
+
+ASKED: Final = RequestKey("muster.asked", Asked)
 
 
 class DurabilityRequest:
@@ -118,14 +130,19 @@ async def durability_request(request: web.Request) -> DurabilityRequest:
     """What a request asks for. Raises `Problem` if the server cannot give it."""
     backend = request[BACKEND]
     capabilities = backend.capabilities
-    level = _level(request.headers.getall(DURABILITY_HEADER, ()), capabilities.default)
+    if ASKED not in request:
+        headers = request.headers
+        level = _level(headers.getall(DURABILITY_HEADER, ()), capabilities.default)
+        preference = wait_preference(headers.getall("Prefer", ()), backend.limits)
+        request[ASKED] = Asked(level, preference)
+    level, preference = request[ASKED].level, request[ASKED].preference
     if why := await capabilities.unavailable_reason(level):
         explicit = DURABILITY_HEADER in request.headers
         source = "asked for" if explicit else "the default of this gateway"
         detail = f"{level.value} ({source}) cannot be given by this Redis: {why}"
         raise Problem(Kind.DURABILITY_UNAVAILABLE, detail, field=DURABILITY_HEADER)
-    prefer = ["respond-async"] if backend.waiters.full else request.headers.getall("Prefer", ())
-    preference = wait_preference(prefer, backend.limits)
+    if backend.waiters.full:
+        preference = wait_preference(["respond-async"], backend.limits)
     return DurabilityRequest(backend, level, preference)
 
 

@@ -21,8 +21,9 @@ from eventstore.ids import new_id
 from eventstore.steps.step import Origin
 from gateway.backend.answer_headers import STARTED, set_headers
 from gateway.backend.backend import BACKEND, ORIGIN, Backend
-from gateway.backend.read_state import READ_STATE, ReadState
+from gateway.backend.read_state import POSITION_HEADER, READ_STATE, ReadState
 from gateway.options import GatewayOptions
+from gateway.resources.durability import ASKED, Asked
 from gateway.wire.problems import Kind, Problem, translate
 from gateway.wire.request_key import RequestKey
 
@@ -41,6 +42,11 @@ SINGLE_HEADERS: Final = (
     "X-Request-Id",
 )  # fmt: skip
 """Headers of which a request has one at most: readers differ in which of two counts."""
+OWN_HEADERS: Final = ("Idempotency-Key", "X-Request-Id", "traceparent", POSITION_HEADER)
+"""Headers that differ from one request of a client to the next."""
+HEADS_MAX: Final = 256
+HEAD_MAX: Final = 2048
+"""So many heads, of so many bytes at most, are remembered."""
 CONDITIONS: Final = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 """A command under a condition that is not examined must not be carried out."""
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -57,19 +63,27 @@ def answering(
 ) -> Handler:
     """A handler that admits each request, has it answered, and turns every error into a problem.
 
-    `routed`: the application's own. `direct`: what answers a POST to a path without routing it.
+    `routed`: the application's own. `direct`: what answers a POST to a path without routing it. Of
+    these, a head that was admitted is not examined again when it comes again.
     """
+    heads = AdmittedHeads()
 
     async def handle(request: web.Request) -> web.StreamResponse:
         started_at = time.perf_counter()
         request[BACKEND], request[READ_STATE] = backend, ReadState()
-        handler = routed
-        if request.method == hdrs.METH_POST and hdrs.EXPECT not in request.headers:
+        asked, handler = heads.get(request), routed
+        if asked or (request.method == hdrs.METH_POST and hdrs.EXPECT not in request.headers):
             handler = direct.get(request.raw_path, routed)
         try:
-            request[ORIGIN] = origin(request)
-            admit(request, backend.options)
+            if asked:
+                request[ASKED] = asked
+                request[ORIGIN] = Origin(actor="http", correlation_id=new_id())
+            else:
+                request[ORIGIN] = origin(request)
+                admit(request, backend.options)
             response = await handler(request)
+            if not asked and handler is not routed:
+                heads.add(request)
         except Exception as error:  # the last place where a bug can become an answer
             problem = translate(error)
             if problem is None:
@@ -85,6 +99,26 @@ def answering(
         return response
 
     return handle
+
+
+class AdmittedHeads:
+    """Heads of commands that were admitted and understood, with what they ask for."""
+
+    def __init__(self) -> None:
+        self._heads: dict[object, Asked] = {}
+
+    def get(self, request: web.Request) -> Asked | None:
+        return self._heads.get((request.method, request.raw_path, request.raw_headers))
+
+    def add(self, request: web.Request) -> None:
+        """Remember it, unless it is long, or has what is of one request only."""
+        length = sum(len(name) + len(value) for name, value in request.raw_headers)
+        own = any(name in request.headers for name in OWN_HEADERS)
+        if ASKED in request and length <= HEAD_MAX and not own:
+            if len(self._heads) >= HEADS_MAX:
+                self._heads.clear()
+            head = request.method, request.raw_path, request.raw_headers
+            self._heads[head] = request[ASKED]
 
 
 def _cut_off(request: web.Request, problem: Problem) -> web.StreamResponse:

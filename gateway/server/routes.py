@@ -14,6 +14,7 @@ from gateway.following.subscriptions import FlatEvent
 from gateway.health import metrics, monitor, readiness
 from gateway.options import Limits
 from gateway.resources import agents, event_stream, lookup, parked, pools, restart, spawn
+from gateway.resources.durability import ASKED
 from gateway.server import openapi, pages
 from gateway.server.admission import PROBES, ROUTE, Handler, answering, require_understood
 from gateway.server.openapi import DURABILITY, IDEMPOTENCY_KEY, LAST_EVENT_ID, PREFER, Operation
@@ -57,9 +58,9 @@ def _reading(op: Operation) -> Handler:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         request[ROUTE] = op.path
-        if op.path not in PROBES:
+        if op.path not in PROBES and ASKED not in request:
             require_understood(request)
-        request[READ_STATE].requested = requested_position(request)
+            request[READ_STATE].requested = requested_position(request)
         values: dict[str, Any] = {}
         if parameterless:
             read_query(request, NoParameters)

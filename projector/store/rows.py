@@ -78,9 +78,11 @@ class Timed(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name, time_name in times_of(type(self)):
             milliseconds = getattr(self, name)
-            if not milliseconds:
+            if milliseconds:
+                force_setattr(self, time_name, _date(milliseconds))
+            else:
                 force_setattr(self, name, 0 if name in HAPPENED else None)
-            force_setattr(self, time_name, _date(milliseconds))
+                force_setattr(self, time_name, None)
 
 
 HAPPENED: Final = ("created_at", "changed_at", "joined_at", "parked_at")
@@ -102,9 +104,9 @@ def _stored(shape: type[Struct]) -> list[str]:
     return [name for name in shape.__struct_fields__ if name not in dates]
 
 
-def _date(milliseconds: int | None) -> datetime | None:
+def _date(milliseconds: int) -> datetime | None:
     try:
-        return _EPOCH + timedelta(milliseconds=milliseconds) if milliseconds else None
+        return _EPOCH + timedelta(milliseconds=milliseconds)
     except OverflowError:
         return None
 
