@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from eventstore.connection.calls import execute
-from tests.integration.workers.hosts import POOL, Site
+from tests.integration.workers.hosts import POOL, Site, abandon
 from tests.pools import ORIGIN
 from tests.waiting import until
 from workers.supervisor.idle_pools import DELETED_SECONDS, IdlePools
@@ -96,3 +96,33 @@ async def test_deleted_pools_take_turns(site: Site) -> None:
         for pool in pools.values():
             pool.wakeup.clear()
     assert woken == [{POOL, "b", "d"}, {POOL, "a", "c"}] * 2
+
+
+async def test_the_idle_pools_of_a_dead_host_are_led_by_another(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reports have stopped; the first spawn need not wait for a lease then."""
+    for module in ("host_reports", "leader"):
+        monkeypatch.setattr(f"workers.supervisor.{module}.REPORT_SECONDS", 0.05)
+    pool = await site.pool(lease_seconds=1.0)
+    dead = await site.host("h1", poll_seconds=0.05)
+    await until(lambda: dead._pools[POOL].idle)
+    heir = await site.host("h2", poll_seconds=0.05)
+    await until(lambda: heir._pools[POOL].idle)
+    await abandon(dead)
+    await until(lambda: heir._pools[POOL]._leader.leads)
+    await site.run(pool)
+
+
+async def test_signals_that_come_soon_after_others_are_followed_together(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first acts at once. Each spawn that finds no free slot signals."""
+    pool = await site.pool(max_workers=1, agents_per_worker=1)
+    host = await site.host(poll_seconds=60.0)
+    await site.run(pool)
+    counts = counted(host, monkeypatch)
+    for _ in range(40):
+        await pool.spawn()
+    await until(lambda: counts[POOL] > 0)
+    assert counts[POOL] < 10

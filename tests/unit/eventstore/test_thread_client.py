@@ -1,5 +1,6 @@
 """The client of a thread, at a server that answers in pieces, late, or not at all."""
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -11,6 +12,7 @@ import pytest
 
 from eventstore.connection.address import Address
 from eventstore.connection.clients import open_sockets
+from eventstore.connection.reply_parser import packed
 from eventstore.connection.thread_client import ThreadClient
 from eventstore.redis_errors import (
     AuthenticationError,
@@ -77,6 +79,31 @@ def test_a_connection_may_be_lost_at_every_byte(serve: Serve) -> None:
         with pytest.raises(RedisConnectionError):
             ask(url)
         assert -1 not in open_sockets()
+
+
+def test_a_connection_may_be_lost_at_every_byte_of_the_request(tmp_path: Path) -> None:
+    """The server has read so many, and no more."""
+    length, lost = 0, threading.Event()
+
+    def read_some(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                with connection:
+                    assert len(connection.recv(length, socket.MSG_WAITALL)) == length
+                lost.set()
+
+    greeting = packed(Address("redis://h").greeting())
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        threading.Thread(target=read_some, args=(listening,), daemon=True).start()
+        for length in range(len(greeting)):  # noqa: B007  # the thread reads it
+            lost.clear()
+            with pytest.raises(RedisConnectionError):
+                ask(f"unix://{tmp_path / 's'}")
+            assert lost.wait(5)
+        listening.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize(
