@@ -88,9 +88,13 @@ class AppliedBatch(Struct):
 
 
 class Projection:
-    """Views in one set of tables. `archives`: the events are archived too."""
+    """Views in one set of tables. `archives`: the events are archived too.
 
-    def __init__(self, tables: ViewTables, *, archives: bool) -> None:
+    `empty`: the tables have no rows but those that it writes.
+    """
+
+    def __init__(self, tables: ViewTables, *, archives: bool, empty: bool = False) -> None:
+        self._began_empty = empty
         self.tables = tables
         self.archives = archives
         self.positions: dict[str, Position] = {}
@@ -217,13 +221,25 @@ class Projection:
         if pool == CATALOGUE:
             batch.catalogue = fold.fold_catalogue(events, batch.catalogue)
             return
+        before = fold.State()
+        if pool in self._stored or not self._began_empty:
+            before = self._prior_state(connection, pool, after, events)
+            batch.known.update(before.agents)
+        fold.fold(pool, events, before, after=after, truncated=pool in self._truncated)
+
+    def _prior_state(
+        self,
+        connection: Connection,
+        pool: str,
+        after: fold.State,
+        events: Sequence[log_events.Event],
+    ) -> fold.State:
+        """Agents and workers that these events touch, besides those in `after`."""
         touched = fold.touched_agents(events)
         agents = self._agents.read(connection, pool, touched - after.agents.keys())
-        batch.known.update(agents)
         held = [*agents.values(), *(after.agents[i] for i in touched & after.agents.keys())]
         worker_ids = fold.touched_workers(events, held) - after.workers.keys()
-        before = fold.State(agents, self._workers.read(connection, pool, worker_ids))
-        fold.fold(pool, events, before, after=after, truncated=pool in self._truncated)
+        return fold.State(agents, self._workers.read(connection, pool, worker_ids))
 
     # ---- rows --------------------------------------------------------------------------------
 

@@ -119,7 +119,7 @@ def _cut(connection: Connection, pool: str, spans: list[GenerationRange], seq: i
 def _ts(connection: Connection, spans: list[GenerationRange], seq: int) -> int:
     """Of the event at a seq, or of the one before it where that one is missing."""
     span = [span for span in spans if span.first <= seq][-1]
-    query = span.rows(EVENTS.c.ts).where(EVENTS.c.seq <= seq).order_by(EVENTS.c.seq.desc())
+    query = span.rows(EVENTS.c.ts, end=seq + 1).order_by(EVENTS.c.seq.desc())
     return int(connection.execute(query.limit(1)).scalar() or 0)
 
 

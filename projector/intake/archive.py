@@ -35,9 +35,11 @@ class GenerationRange(Struct, frozen=True):
     first: int
     last: int
 
-    def rows(self, *columns: Any) -> Select[Any]:
+    def rows(self, *columns: Any, first: int = 0, end: int | None = None) -> Select[Any]:
+        """Those from seq `first`, and before `end`; with one bound at each side for the index."""
+        last = self.last if end is None else min(self.last, end - 1)
         query = select(*(columns or E)).where(E.pool == self.pool, E.generation == self.generation)
-        return query.where(E.seq.between(self.first, self.last))
+        return query.where(E.seq.between(max(self.first, first), last))
 
 
 def id_order(stream_id: str) -> tuple[int, int]:
@@ -76,9 +78,7 @@ def after(
     """Archived events with ids after one and up to another, oldest first."""
     start, end = id_order(stream_id), id_order(until)
     queries = (
-        part.rows()
-        .where(E.seq >= _first_seq(connection, part, lambda at: at > start))
-        .order_by(E.seq)
+        part.rows(first=_first_seq(connection, part, lambda at: at > start)).order_by(E.seq)
         for part in generation_ranges(connection, pool)
     )
     found = _first_rows(connection, queries, count)
@@ -89,9 +89,7 @@ def before(connection: Connection, pool: str, stream_id: str, count: int = 1000)
     """Archived events with ids before one, newest first."""
     end = id_order(stream_id)
     queries = (
-        part.rows()
-        .where(E.seq < _first_seq(connection, part, lambda at: at >= end))
-        .order_by(E.seq.desc())
+        part.rows(end=_first_seq(connection, part, lambda at: at >= end)).order_by(E.seq.desc())
         for part in reversed(generation_ranges(connection, pool))
     )
     return _first_rows(connection, queries, count)
@@ -112,7 +110,7 @@ def _first_rows(
 def id_before(connection: Connection, pool: str, seq: int) -> str:
     """The id of the last archived event below a seq; `0` if there is none."""
     for part in reversed(generation_ranges(connection, pool)):
-        query = part.rows(E.stream_id).where(E.seq < seq).order_by(E.seq.desc()).limit(1)
+        query = part.rows(E.stream_id, end=seq).order_by(E.seq.desc()).limit(1)
         if found := connection.execute(query).scalar():
             return str(found)
     return "0"
@@ -124,7 +122,7 @@ def _first_seq(
     """The first seq whose event's id has reached a point; one past the end if none has."""
 
     def from_here(seq: int) -> bool:
-        query = part.rows(E.stream_id).where(E.seq >= seq).order_by(E.seq).limit(1)
+        query = part.rows(E.stream_id, first=seq).order_by(E.seq).limit(1)
         stream_id = connection.execute(query).scalar()
         return stream_id is None or reached(id_order(stream_id))
 

@@ -142,16 +142,19 @@ def read_archive(
 
     A generation starts where the archive of the one before it ended, so `seq` orders all of them.
     """
-    query = (
-        select(EVENTS)
-        .where(EVENTS.c.pool == position.pool, EVENTS.c.generation >= position.generation)
-        .where(EVENTS.c.seq > position.seq)
-        .order_by(EVENTS.c.generation, EVENTS.c.seq)
-        .limit(count)
-    )
-    if last is not None:
-        query = query.where(EVENTS.c.seq <= last)
-    return [EventRow(*row) for row in connection.execute(query)]
+    rows: list[EventRow] = []
+    generation: int | None = position.generation
+    of_pool, after = EVENTS.c.pool == position.pool, EVENTS.c.seq > position.seq
+    while generation is not None and len(rows) < count:
+        # One generation at a time: else all of it up to the position would be read.
+        query = select(EVENTS).where(of_pool, EVENTS.c.generation == generation, after)
+        query = query if last is None else query.where(EVENTS.c.seq <= last)
+        found = connection.execute(query.order_by(EVENTS.c.seq).limit(count - len(rows)))
+        rows += (EventRow(*row) for row in found.all())
+        if len(rows) < count:
+            later = select(func.min(EVENTS.c.generation)).where(of_pool)
+            generation = connection.execute(later.where(EVENTS.c.generation > generation)).scalar()
+    return rows
 
 
 def archive_heads(connection: Connection, pools: Iterable[str] | None = None) -> dict[str, LogHead]:

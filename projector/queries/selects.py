@@ -259,7 +259,7 @@ def events(
     """Archived events of a pool, in order."""
     found: list[rows.EventRow] = []
     for part in generation_ranges(connection, pool):
-        query = part.rows().where(EVENTS.c.seq > after_seq).order_by(EVENTS.c.seq)
+        query = part.rows(first=after_seq + 1).order_by(EVENTS.c.seq)
         if subject is not None:
             query = query.where(EVENTS.c.subject == subject)
         if types:

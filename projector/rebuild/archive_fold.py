@@ -3,7 +3,9 @@
 What was folded and not yet written is bounded; beyond that it is written in parts.
 """
 
-from collections.abc import Awaitable, Callable
+import gc
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from itertools import takewhile
 from typing import Final
 
@@ -23,6 +25,19 @@ READS: Final = 10
 """Batches in one transaction that reads: a long one would keep the log of SQLite from being cut."""
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector, which would visit all states again and again (a sixth of the
+    time): a fold makes no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class _ArchiveFold(Struct):
     """Of a pool, up to seq `last` or to a gap: the stream may have the missing events."""
 
@@ -39,6 +54,10 @@ class _ArchiveFold(Struct):
         return self.unwritten.position if self.unwritten else self.projection.positions[self.pool]
 
     def fold_some(self, connection: Connection) -> None:
+        with _uncollected():
+            self._fold_some(connection)
+
+    def _fold_some(self, connection: Connection) -> None:
         for _ in range(READS):
             at = self.position
             rows = (

@@ -112,7 +112,7 @@ class Rebuild:
         self._batch = batch
         self._on_progress = on_progress
         self._started = time.monotonic()
-        self._shadow = Projection(SHADOW, archives=False)
+        self._shadow = Projection(SHADOW, archives=False, empty=True)
         self._bounds = LogBounds(database, source, self._shadow)
         self._lease = Lease(database, "rebuild", seconds=lease_seconds)
 
