@@ -18,7 +18,7 @@ async def run(setup: Setup) -> Report:
     async with bare_gateway(setup) as bare, lone_gateway(setup) as gateway:
         await bare.accept(WARM_UP)
         await gateway.accept(WARM_UP)
-        parts = {"muster": partial(gateway.accept, count), "bare": partial(bare.accept, count)}
+        parts = {"muster": partial(gateway.accept, count), "bare": partial(bare.accept, count * 2)}
         found = await interleaved(setup.rounds, parts)
     muster, beside = found["muster"], found["bare"]
     return Report(
@@ -49,5 +49,5 @@ async def run(setup: Setup) -> Report:
                 rows={n: median_rows([one.cpu for one in rounds]) for n, rounds in found.items()},
             ),
         ),
-        notes=(f"{count:,} requests a round, 64 connections",),
+        notes=(f"{count:,} requests a round, twice as many of the bare handler, 64 connections",),
     )

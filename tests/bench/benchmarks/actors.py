@@ -3,6 +3,7 @@
 Muster's share ten slots of a worker, and the workers start with them; each of Ray's has a process.
 """
 
+import os
 import time
 from functools import partial
 
@@ -25,8 +26,9 @@ async def run(setup: Setup) -> Report:
     environment = Environment(setup.cache, "ray", ("ray",))
     environment.make()
     command = (environment.bin / "python", SCRIPTS / "ray_actors.py")
+    env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(setup.new_folder("r"))}
     async with (
-        asked(*command, cwd=setup.new_folder("ray")) as ray,
+        asked(*command, cwd=setup.new_folder("ray"), env=env) as ray,
         muster(setup.new_folder("muster"), {"stays": POOL}) as system,
     ):
         found = await interleaved(

@@ -31,6 +31,9 @@ PAGES = {
     "the dashboard": "/api/v1/agents/monitor/dashboard",
 }
 NEW_ID = "'00000000-0000-7000-8000-' || printf('%012d', n)"
+EARLIER = {
+    name: f"one.{name} - n" for name in ("created_at", "started_at", "ended_at", "changed_at")
+}
 NUMBERS = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?)"
 
 
@@ -85,7 +88,7 @@ async def milliseconds(system: MeasuredSystem, path: str) -> float:
 def put_ended(system: MeasuredSystem, count: int) -> None:
     """Copies of the one ended agent, and of its events under a log that is no more."""
     with closing(sqlite3.connect(system.views(), timeout=60)) as views:
-        agents = columns(views, "agents", {"agent_id": NEW_ID})
+        agents = columns(views, "agents", {"agent_id": NEW_ID, **EARLIER})
         ended = "one.status = 'terminated'"
         views.execute(
             f"{NUMBERS} INSERT INTO agents SELECT {agents} FROM numbers, agents AS one"

@@ -9,7 +9,7 @@ POOL = {"min_workers": WORKERS, "max_workers": WORKERS, "max_idle_time": '"never
 
 
 async def run(setup: Setup) -> Report:
-    seconds = setup.scaled(20, 8)
+    seconds = setup.scaled(10, 8)
     async with muster(setup.new_folder("muster"), {"stays": POOL}) as system:
         await system.fill("stays", AGENTS)
         found = [await idle_percent(system, seconds) for _ in range(setup.rounds)]
