@@ -21,12 +21,13 @@ from tests.bench.environments import Environment
 from tests.bench.muster_system import Round
 from tests.bench.processes import CpuUsed, family
 from tests.bench.setup import Setup
+from tests.bench.waits import Reports
 from tests.process import ServerProcess
 from tests.servers import ValkeyServer
 from tests.waiting import until
 
 SCRIPTS = Path(__file__).with_name("peer_scripts")
-WARM_UP = 300
+WARM_UP = 200
 
 
 class Peer(Struct, frozen=True):
@@ -94,14 +95,14 @@ class RunningPeer:
             "redis": [psutil.Process(self._server.pid)],
         }
 
-    async def run_jobs(self, count: int) -> Round:
-        """Enqueue jobs; returns when all have been run."""
+    async def run_jobs(self, count: int, port: int | None = None) -> Round:
+        """Enqueue jobs, which report to that port; returns when all have been run."""
         with self._server.client() as redis_client:
             keys = int(redis_client.dbsize())
             cpu = CpuUsed(self.processes)
             cpu.start()
             began = time.perf_counter()
-            accepted = await self.client.ask(f"enqueue {count}")
+            accepted = await self.client.ask(f"enqueue {count} {port or ''}")
             await until(
                 lambda: not self._peer.unfinished(redis_client, keys, count),
                 timeout=120,
@@ -145,7 +146,7 @@ async def running_peer(setup: Setup, name: str) -> AsyncIterator[RunningPeer]:
         with output.open("ab") as errors:
             async with asked(*command, env={**os.environ, **settings}, errors=errors) as client:
                 running = RunningPeer(peer, server, workers, client)
-                await running.run_jobs(WARM_UP)
+                await warm_up(running)
                 yield running
     except BaseException as error:
         error.add_note(output.read_text(errors="replace")[-3000:])
@@ -154,6 +155,13 @@ async def running_peer(setup: Setup, name: str) -> AsyncIterator[RunningPeer]:
         for worker in workers:
             await end_family(worker)
         server.stop()
+
+
+async def warm_up(running: RunningPeer) -> None:
+    """Raises AssertionError unless all jobs have been run when the round has ended."""
+    with Reports() as reports:
+        await running.run_jobs(WARM_UP, reports.port)
+        assert reports.received() == WARM_UP
 
 
 async def end_family(worker: ServerProcess) -> None:

@@ -10,9 +10,8 @@ from functools import partial
 from tests.bench import load
 from tests.bench.asked import asked
 from tests.bench.benchmarks.library import ask_float
-from tests.bench.benchmarks.replay import compared
 from tests.bench.environments import Environment
-from tests.bench.figures import Report
+from tests.bench.figures import Figure, Report
 from tests.bench.muster_system import MeasuredSystem, body, muster
 from tests.bench.peers import SCRIPTS
 from tests.bench.setup import Setup, interleaved
@@ -41,7 +40,13 @@ async def run(setup: Setup) -> Report:
     return Report(
         name="actors",
         figures=(
-            compared("agents started", found["muster"], environment.versions(), found["ray"]),
+            Figure(
+                name="agents started",
+                unit="/s",
+                ours=tuple(found["muster"]),
+                beside=environment.versions(),
+                baseline=tuple(found["ray"]),
+            ),
         ),
         notes=(f"{count} a round, from no worker to all running",),
     )

@@ -66,7 +66,7 @@ async def by_pools(setup: Setup) -> list[tuple[int, float]]:
 
 async def by_workers(setup: Setup) -> list[tuple[int, float]]:
     """Percent of a core of so many workers with ten idle agents each."""
-    seconds, points = setup.scaled(20, 8), []
+    seconds, points = setup.scaled(10, 8), []
     for workers in (2, 4, 8, 16):
         pool = {"min_workers": workers, "max_workers": workers, "max_idle_time": '"never"'}
         async with muster(setup.new_folder("muster"), {"stays": pool}) as system:

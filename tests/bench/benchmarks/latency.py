@@ -60,7 +60,7 @@ async def spawn(requests: Requests, reports: Reports) -> None:
 
 
 async def enqueue(peer: RunningPeer, reports: Reports) -> None:
-    await peer.client.ask(f"ask {reports.port}")
+    await peer.client.ask(f"enqueue 1 {reports.port}")
 
 
 async def measure(reports: Reports, ask: Callable[[], Awaitable[None]], count: int) -> list[float]:

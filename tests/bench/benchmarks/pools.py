@@ -11,9 +11,9 @@ SAMPLES = 20
 
 
 async def run(setup: Setup) -> Report:
-    pools, seconds = setup.scaled(500, 100), setup.scaled(20, 8)
+    pools, seconds = setup.scaled(500, 100), setup.scaled(10, 8)
     firsts, lasts, idle = [], [], []
-    for _ in range(setup.scaled(3, 1)):
+    for _ in range(setup.scaled(2, 1)):
         async with muster(setup.new_folder("muster"), {"stays": {}}) as system:
             await timed_create(system, "stays_warm_up")
             made = [await timed_create(system, f"stays_{n}") for n in range(pools + SAMPLES // 2)]

@@ -19,7 +19,11 @@ tasks = [job]
 async def main() -> None:
     async with Docket(name="bench", url=os.environ["BENCH_REDIS_URL"]) as docket:
         docket.register(job)
-        await serve(docket.add(job))
+
+        async def enqueue(body: dict[str, Any]) -> None:
+            await docket.add(job)(body)  # `add` makes the key: once for each job
+
+        await serve(enqueue)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The client of a peer: reads `enqueue COUNT` and `ask PORT`, one per line, and answers in JSON.
+"""The client of a peer: reads `enqueue COUNT [PORT]`, one per line, and answers in JSON.
+
+With a port, each job reports to it how long it waited.
 
 It runs in the peer's environment, and needs nothing but Python.
 """
@@ -18,22 +20,21 @@ BODY = {"project_id": "bench", "role_type": "returns", "pool_name": "returns"}
 async def serve(enqueue: Callable[[dict[str, Any]], Awaitable[object]]) -> None:
     """`enqueue` puts one job with its argument into the queue."""
     while line := await asyncio.to_thread(sys.stdin.readline):
-        verb, value = line.split()
-        if verb == "ask":
-            await enqueue({"asked_ns": time.monotonic_ns(), "port": int(value)})
-            print(0, flush=True)
-        else:
-            print(json.dumps(await _enqueue_all(enqueue, int(value))), flush=True)
+        _, count, *port = line.split()
+        print(json.dumps(await _enqueue_all(enqueue, int(count), *map(int, port))), flush=True)
 
 
-async def _enqueue_all(enqueue: Callable[[dict[str, Any]], Awaitable[object]], count: int) -> float:
+async def _enqueue_all(
+    enqueue: Callable[[dict[str, Any]], Awaitable[object]], count: int, port: int = 0
+) -> float:
     """How many seconds it takes, with so many clients at once."""
     left = iter(range(count))
 
     async def one_client() -> None:
         for _ in left:
-            await enqueue(BODY)
+            asked = {"asked_ns": time.monotonic_ns(), "port": port} if port else {}
+            await enqueue({**BODY, **asked})
 
     began = time.perf_counter()
-    await asyncio.gather(*(one_client() for _ in range(CLIENTS)))
+    await asyncio.gather(*(one_client() for _ in range(min(CLIENTS, count))))
     return time.perf_counter() - began
