@@ -145,7 +145,8 @@ class LoopWatch:
         self, asked_at: float, function: Callable[..., object] | None = None, *arguments: Any
     ) -> None:
         """(On the loop.)"""
-        self.snapshot = self._new_snapshot(boot_seconds() - asked_at)
+        if function is None:
+            self.snapshot = self._new_snapshot(boot_seconds() - asked_at)
         self._answered.set()
         if function is not None:
             function(*arguments)

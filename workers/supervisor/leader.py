@@ -5,6 +5,7 @@ at an idle pool) is replaced by another, and what it still attempts is refused b
 """
 
 from math import inf
+from typing import Final
 
 import structlog
 
@@ -25,6 +26,8 @@ from workers.supervisor.worker_monitor import PoolContext, WorkerMonitor
 
 log = structlog.get_logger("muster.leader")
 
+STRAYS_SECONDS: Final = 1.0
+"""Between two searches for what was read from a group under a name that is no worker's."""
 NO_LEADER = Leadership("", 0, 0)
 
 
@@ -37,6 +40,7 @@ class Leader:
         self._monitor = monitor
         self._lead = NO_LEADER
         self._lease_seconds = inf
+        self._renewed_at = self._strays_sought_at = -inf
         self._other_leader = polling.Stopwatch()
         self._scaler = Scaler(context, NO_LEADER, monitor)
 
@@ -52,7 +56,7 @@ class Leader:
             await self._expire_orders(survey)
             await self._continue_deletion(survey)
             await clear_suspects(self._pool_log, survey, self._context.pool().config)
-            await self._requeue_strays(survey)
+            await self._requeue_strays(survey, now)
             await self._publish_config(survey)
             await self._scaler.reconcile(survey, now)
 
@@ -66,6 +70,10 @@ class Leader:
             self._lead = NO_LEADER
 
     async def _acquire_lead(self, survey: Survey, now: float) -> None:
+        """Not in each of many rounds: what a leader of before attempts is refused."""
+        if self.leads and now - self._renewed_at < self._context.pool().config.lease_seconds / 10:
+            return
+        self._renewed_at = now
         own_term = self._lead.term if self.leads else 0
         _, lead = await self._pool_log.lead(self._host, own_term)
         if lead.host != self._host and self._is_dead(lead, survey, now):
@@ -137,12 +145,15 @@ class Leader:
             step.write(clauses.SetMeta("config_version", ":".join(map(str, pool.config_version))))
             await self._pool_log.commit(step)
 
-    async def _requeue_strays(self, survey: Survey) -> None:
-        """Requeue what was read from the group under a name that is no worker's.
+    async def _requeue_strays(self, survey: Survey, now: float) -> None:
+        """Now and then requeue what was read from the group under a name that is no worker's.
 
         No step of Muster does that; XREADGROUP by hand does. A worker that started after the
         survey loses nothing: what it claimed is booked.
         """
+        if now - self._strays_sought_at < STRAYS_SECONDS:
+            return
+        self._strays_sought_at = now
         known = {o.worker.worker_id for o in survey.workers}
         known |= {worker.worker_id for worker in survey.unreadable}
         for name in set(await consumers(self._pool_log)) - known:
