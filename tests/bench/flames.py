@@ -10,8 +10,11 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import psutil
+
 from tests.bench.environments import Environment
 from tests.bench.muster_system import muster
+from tests.bench.processes import seconds_of
 from tests.bench.setup import Setup, cache_folder
 
 RATE = 250
@@ -21,6 +24,8 @@ SHOWN = 25
 
 def record(setup: Setup, pid: int, seconds: int, target: Path, form: str = "raw") -> str:
     """Stacks of a process, one line each with the number of its samples; or a flame graph.
+
+    Only of what holds the interpreter's lock: threads that wait are not taken for busy ones.
 
     Raises subprocess.CalledProcessError, OSError.
     """
@@ -34,7 +39,16 @@ def record(setup: Setup, pid: int, seconds: int, target: Path, form: str = "raw"
         "--rate",
         str(RATE),
     ]
-    options = ["--duration", str(seconds), "--format", form, "--output", str(target)]
+    options = [
+        "--gil",
+        "--function",
+        "--duration",
+        str(seconds),
+        "--format",
+        form,
+        "--output",
+        str(target),
+    ]
     subprocess.run([*command, *options], check=True, capture_output=True)
     return target.read_text()
 
@@ -56,10 +70,18 @@ def hottest(stacks: str) -> str:
     return "\n".join(lines)
 
 
+async def busiest(processes: list[psutil.Process]) -> psutil.Process:
+    """Of several, the one that uses most CPU time in this second."""
+    before = [seconds_of(process) for process in processes]
+    await asyncio.sleep(1)
+    used = [seconds_of(process) - was for process, was in zip(processes, before, strict=True)]
+    return processes[used.index(max(used))]
+
+
 async def graphs(folder: Path) -> None:
     """Flame graphs of a gateway, a projector, a worker and a supervisor under load."""
     from tests.bench.benchmarks.end_to_end import POOL
-    from tests.bench.keep import cpu_time, keep_loaded
+    from tests.bench.keep import keep_loaded
 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as name:
@@ -68,7 +90,7 @@ async def graphs(folder: Path) -> None:
             await system.spawned("returns", 500)
             load = asyncio.create_task(keep_loaded(system, "returns"))
             for kind in ("gateway", "projector", "workers", "supervisor"):
-                pid = max(system.processes()[kind], key=cpu_time).pid
+                pid = (await busiest(system.processes()[kind])).pid
                 target = folder / f"{kind}.svg"
                 await asyncio.to_thread(record, setup, pid, 10, target, "flamegraph")
             load.cancel()
