@@ -2,8 +2,7 @@
 
 A step is sent as one argument, MessagePack of (checks, writes). Each clause is an array that starts
 with the name of its Struct; the script's function of that name gets the other fields in their
-order. The script converts numbers to text, as hashes store them. An unknown clause is an error
-before anything is written.
+order. An unknown clause is an error before anything is written.
 """
 
 from collections.abc import Sequence

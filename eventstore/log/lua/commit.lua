@@ -12,15 +12,15 @@ local checks = {}
 function checks.WorkerActs(id, epoch, lost)
   local process = redis.call('HMGET', process_key(id), 'epoch', 'status')
   local status = process[2]
-  if process[1] ~= epoch or (status == 'lost') ~= lost or status == 'stopped' then
+  if tonumber(process[1]) ~= epoch or (status == 'lost') ~= lost or status == 'stopped' then
     return reply('FENCED')
   end
 end
 
 function checks.AgentUnchanged(id, version, incarnation)
   local found = redis.call('HMGET', agent_key(id), 'version', 'incarnation')
-  if (found[1] or '0') == version then return end
-  if found[2] and found[2] ~= incarnation then return reply('FENCED') end
+  if tonumber(found[1] or 0) == version then return end
+  if found[2] and tonumber(found[2]) ~= incarnation then return reply('FENCED') end
   return reply('CONFLICT')
 end
 
@@ -28,11 +28,11 @@ end
 function checks.WorkerUnchanged(id, version)
   local found = redis.pcall('HGET', process_key(id), 'version')
   if type(found) ~= 'string' or not string.match(found, '^%d+$') then found = '0' end
-  if found ~= version then return reply('CONFLICT') end
+  if tonumber(found) ~= version then return reply('CONFLICT') end
 end
 
 function checks.LeaseNotRenewed(id, renewal)
-  if (redis.call('HGET', process_key(id), 'renewal') or '0') ~= renewal then
+  if tonumber(redis.call('HGET', process_key(id), 'renewal') or 0) ~= renewal then
     return reply('CONFLICT')
   end
 end
@@ -46,10 +46,11 @@ end
 
 function checks.Leads(host, term)
   local leader = redis.call('HMGET', base .. 'leader', 'host', 'term')
-  if leader[1] ~= host or leader[2] ~= term then return reply('FENCED') end
+  if leader[1] ~= host or tonumber(leader[2]) ~= term then return reply('FENCED') end
 end
 
 function checks.MetaIs(field, value)
+  if type(value) == 'number' then value = number(value) end
   if (redis.call('HGET', meta_key, field) or '') ~= value then return reply('CONFLICT') end
 end
 
@@ -59,8 +60,8 @@ end
 
 function checks.PoolIs(created, takes_spawns)
   if takes_spawns then
-    if redis.call('HGET', meta_key, 'closed') == created then return reply('CLOSED') end
-  elseif tonumber(redis.call('HGET', meta_key, 'created') or '0') > tonumber(created) then
+    if tonumber(redis.call('HGET', meta_key, 'closed')) == created then return reply('CLOSED') end
+  elseif tonumber(redis.call('HGET', meta_key, 'created') or 0) > created then
     return reply('FENCED')
   end
 end
@@ -68,7 +69,7 @@ end
 function checks.BacklogBelow(limit)
   local waiting = tonumber(redis.call('HGET', meta_key, 'waiting') or '0')
     + redis.call('ZCARD', base .. 'alone')
-  if waiting >= tonumber(limit) then return reply('FULL', number(waiting)) end
+  if waiting >= limit then return reply('FULL', number(waiting)) end
 end
 
 function checks.OperationNew(id)
@@ -101,7 +102,7 @@ local function leave_queue(id)
 end
 
 local function enter_queue(id, incarnation, reason)
-  local entry = redis.call('XADD', commands_key, 'NOMKSTREAM', number(ts) .. '-*',
+  local entry = redis.call('XADD', commands_key, 'NOMKSTREAM', entry_ids(),
     'type', 'agent.spawn', 'agent_id', id, 'incarnation', incarnation, 'reason', reason)
   redis.call('HSET', agent_key(id), 'command_id', entry, 'claimed', '')
   redis.call('HINCRBY', meta_key, 'waiting', 1)
@@ -114,14 +115,14 @@ function writes.MoveAgent(id, leaves, enters, listed, ended_ms)
   if leaves[3] then redis.call('ZREM', base .. 'due', id) end
   if leaves[4] then redis.call('ZREM', base .. 'timeouts', id) end
   if leaves[5] ~= '' then end_isolation(leaves[5]) end
-  if enters[1] ~= '0' then enter_queue(id, enters[1], enters[2]) end
+  if enters[1] ~= 0 then enter_queue(id, enters[1], enters[2]) end
   if enters[3] then
-    redis.call('ZADD', base .. 'alone', number(ts), id)
+    redis.call('ZADD', base .. 'alone', ts, id)
     redis.call('HSET', agent_key(id), 'command_id', '', 'claimed', '')
   end
-  if enters[4] ~= '0' then redis.call('ZADD', base .. 'timeouts', enters[4], id) end
-  if enters[5] ~= '0' then redis.call('ZADD', base .. 'due', enters[5], id) end
-  if ended_ms ~= '0' then
+  if enters[4] ~= 0 then redis.call('ZADD', base .. 'timeouts', enters[4], id) end
+  if enters[5] ~= 0 then redis.call('ZADD', base .. 'due', enters[5], id) end
+  if ended_ms ~= 0 then
     redis.call('SREM', base .. 'agents', id)
     redis.call('PEXPIRE', agent_key(id), ended_ms)
     redis.call('DEL', base .. 'spec:' .. id)
@@ -137,8 +138,8 @@ local function recount(id)
     if redis.pcall('HGET', agent_key(agent), 'alone') == '1' then isolated = agent end
   end
   redis.call('DEL', process_key(id))
-  redis.call('HSET', process_key(id), 'agent_count', number(#held), 'alone', isolated,
-    'renewal', '0', 'last_heartbeat', number(ts))
+  redis.call('HSET', process_key(id), 'agent_count', #held, 'alone', isolated,
+    'renewal', '0', 'last_heartbeat', ts)
 end
 
 local function delist(id)
@@ -146,18 +147,18 @@ local function delist(id)
   local score = redis.call('ZSCORE', base .. 'processes', id)
   if score then
     redis.call('ZREM', base .. 'processes', id)
-    redis.call('HINCRBY', meta_key, 'free', number(0 - tonumber(score)))
+    redis.call('HINCRBY', meta_key, 'free', 0 - tonumber(score))
   end
 end
 
 function writes.PutWorker(id, fields, listed, order_ms, lost, forget_ms, replace)
   if replace then recount(id) end
   if #fields > 0 then redis.call('HSET', process_key(id), unpack(fields)) end
-  if order_ms ~= '0' then redis.call('ZADD', base .. 'orders', order_ms, id)
+  if order_ms ~= 0 then redis.call('ZADD', base .. 'orders', order_ms, id)
   else redis.call('ZREM', base .. 'orders', id) end
   if listed then rescore(id, true) else delist(id) end
   if lost then redis.call('SADD', base .. 'lost', id) end
-  if forget_ms ~= '0' then
+  if forget_ms ~= 0 then
     redis.call('XGROUP', 'DELCONSUMER', commands_key, GROUP, id)
     redis.call('SREM', base .. 'lost', id)
     redis.call('DEL', base .. 'inbox:' .. id, base .. 'held:' .. id)
@@ -168,7 +169,7 @@ end
 function writes.RecordOperation(id, digest, answer, ttl_ms)
   local key = base .. 'operation:' .. id
   local event_seq = RESTORING and 0 or seq
-  redis.call('HSET', key, 'digest', digest, 'answer', answer, 'seq', number(event_seq))
+  redis.call('HSET', key, 'digest', digest, 'answer', answer, 'seq', event_seq)
   redis.call('PEXPIRE', key, ttl_ms)
 end
 
@@ -186,15 +187,6 @@ function writes.DeleteMeta(field) redis.call('HDEL', meta_key, field) end
 function writes.Resign() redis.call('HSET', base .. 'leader', 'host', '') end
 function writes.Unpark(key) redis.call('HDEL', base .. 'parked', key) end
 
--- Converts the numbers of a clause, and of the arrays in it, to text, as hashes store them.
-local function numbers_to_text(values)
-  for i = 1, #values do
-    local kind = type(values[i])
-    if kind == 'number' then values[i] = number(values[i])
-    elseif kind == 'table' then numbers_to_text(values[i]) end
-  end
-end
-
 local function commit(packed)
   local step = cmsgpack.unpack(packed)
   for i, functions in ipairs({ checks, writes }) do
@@ -202,7 +194,6 @@ local function commit(packed)
       if not functions[clause[1]] then
         return redis.error_reply('ERR unknown clause ' .. tostring(clause[1]))
       end
-      numbers_to_text(clause)
     end
   end
   for _, clause in ipairs(step[1]) do

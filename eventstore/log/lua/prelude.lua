@@ -22,13 +22,13 @@
 -- <base>processes; meta.waiting counts the unclaimed commands, meta.alone the workers that run one
 -- isolated agent.
 
--- An error of a command names the command and its key, which Redis leaves out.
+-- An error of a command names the command and its key, which Redis leaves out. (`server.call` is
+-- for a command without a key.)
 local server = redis
 local redis = { pcall = server.pcall, error_reply = server.error_reply }
-function redis.call(...)
-  local answer = server.pcall(...)
+function redis.call(command, key, ...)
+  local answer = server.pcall(command, key, ...)
   if type(answer) == 'table' and answer.err then
-    local command, key = ...
     error({ err = answer.err .. ' (' .. command .. ' on ' .. tostring(key) .. ')' })
   end
   return answer
@@ -47,7 +47,8 @@ local RESTORING = SCRIPT == 'restore' -- by a recovery, which writes a halted lo
 local generation, seq, ts, clock
 local last_entry = '' -- the stream id of the last event that was appended
 
--- An integer with all its digits: Lua writes large ones as 1.7e+15. (+ 0: never '-0'.)
+-- An integer with all its digits: Lua writes large ones as 1.7e+15. (+ 0: never '-0'.) An argument
+-- of a command needs none of this: Redis writes integers so by itself.
 local function number(n) return string.format('%.0f', n + 0) end
 local function agent_key(id) return prefix .. 'agent:' .. tag .. ':' .. id end
 local function process_key(id) return prefix .. 'process:' .. tag .. ':' .. id end
@@ -58,7 +59,7 @@ end
 
 -- The time of a log that was last written at `last_ts`, when the clock was at `last_clock`.
 local function read_clock(last_ts, last_clock)
-  local time = redis.call('TIME')
+  local time = server.call('TIME')
   clock = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   if clock >= last_ts then return clock end
   return last_ts + math.floor(math.max(clock - (last_clock or clock), 0) / 2)
@@ -106,19 +107,26 @@ local function create_log(new_generation, last_seq, last_ts, epoch)
     'layout', '1', 'free', '0', 'waiting', '0', 'epoch', epoch, 'term', '0', 'scaling', '0')
 end
 
+-- The ids that entries of this time get.
+local stamp
+local function entry_ids()
+  stamp = stamp or number(ts) .. '-*'
+  return stamp
+end
+
 -- event: type, version, event_id, subject, incarnation, worker_id, epoch, correlation_id,
 -- causation_id, traceparent, actor, data
 local function append(event)
   seq = seq + 1
-  last_entry = redis.call('XADD', events_key, 'NOMKSTREAM', number(ts) .. '-*',
-    'type', event[1], 'version', event[2], 'seq', number(seq), 'event_id', event[3],
+  last_entry = redis.call('XADD', events_key, 'NOMKSTREAM', entry_ids(),
+    'type', event[1], 'version', event[2], 'seq', seq, 'event_id', event[3],
     'subject', event[4], 'incarnation', event[5], 'worker_id', event[6], 'epoch', event[7],
     'correlation_id', event[8], 'causation_id', event[9], 'traceparent', event[10],
-    'actor', event[11], 'ts', number(ts), 'data', event[12])
+    'actor', event[11], 'ts', ts, 'data', event[12])
 end
 
 local function write_head()
-  redis.call('HSET', meta_key, 'seq', number(seq), 'ts', number(ts), 'clock', number(clock))
+  redis.call('HSET', meta_key, 'seq', seq, 'ts', ts, 'clock', clock)
 end
 
 -- Sets a worker's score to its free slots: 0 unless it is active and runs no isolated agent. No
@@ -133,8 +141,8 @@ local function rescore(worker_id, enlist)
   if process[1] == 'active' and (process[4] or '') == '' then
     free = (tonumber(process[2]) or 0) - (tonumber(process[3] or '0') or 0)
   end
-  redis.call('ZADD', processes, number(free), worker_id)
-  redis.call('HINCRBY', meta_key, 'free', number(free - tonumber(old_score or '0')))
+  redis.call('ZADD', processes, free, worker_id)
+  redis.call('HINCRBY', meta_key, 'free', free - tonumber(old_score or '0'))
 end
 
 -- Workers whose free slots have changed: a script that changes them ends with `rescore_changed`.
@@ -146,7 +154,7 @@ end
 -- The number of a renewal, from the clock, so that it was never used before. A counter could return
 -- to an old value after the server lost its last writes; a renewed lease would then look unrenewed.
 local function unique_number()
-  local time = redis.call('TIME')
+  local time = server.call('TIME')
   return number(tonumber(time[1]) * 1000000 + tonumber(time[2]))
 end
 
@@ -183,7 +191,7 @@ local function wake_for_isolated(stalled, count)
   if waiting == 0 then return end
   local emptiest = first_not_in(stalled, redis.call('ZREVRANGE', base .. 'processes', 0, count))
   if emptiest then push_inbox(emptiest, 'work') end
-  signal('need', number(waiting))
+  signal('need', waiting)
 end
 
 -- If commands wait: wakes the fullest worker with room, and the supervisors if there is too little.
@@ -201,7 +209,7 @@ local function wake()
       redis.call('ZRANGEBYSCORE', base .. 'processes', 1, '+inf', 'LIMIT', 0, count + 1))
     if fullest then push_inbox(fullest, 'work') end
   end
-  if waiting > free then signal('need', number(waiting - free)) end
+  if waiting > free then signal('need', waiting - free) end
 end
 
 -- Lets a worker that ran one isolated agent accept others again.

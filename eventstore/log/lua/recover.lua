@@ -18,7 +18,7 @@ local LOST_IDS_MS = 60000
 
 local action, token = ARGV[1], ARGV[2]
 local found = redis.call('HMGET', meta_key, 'generation', 'seq', 'ts', 'halted', 'recovering')
-local time = redis.call('TIME')
+local time = server.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 generation, seq, ts = found[1], tonumber(found[2] or '0'), math.max(now, tonumber(found[3] or '0'))
 
