@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import Sequence
 from typing import Any, Final
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from eventstore.connection.reply_parser import Command
 from eventstore.redis_errors import RedisError
@@ -14,33 +14,27 @@ _PRODUCT: Final = (
     ("CLIENT", "SETINFO", "LIB-VER", __version__),
 )
 """Shown by CLIENT LIST; servers before 7.2 refuse it."""
-_TRUE: Final = ("true", "yes", "1")
-_CERTIFICATES: Final = {
-    "none": ssl.CERT_NONE,
-    "optional": ssl.CERT_OPTIONAL,
-    "required": ssl.CERT_REQUIRED,
-}
 
 
 class Address:
-    """Where a Redis is: `redis://`, `rediss://` or `unix://`, in the form that redis-py has made
-    usual. Raises `ValueError` for what is none."""
+    """Where a Redis is: `redis://`, `rediss://` or `unix://`, with the options of redis-py.
+
+    redis-py reads what has a query or TLS. What has neither is read here, to the same result:
+    importing redis-py takes 8 MB in each process. Raises `ValueError` for what is no address.
+    """
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"redis", "rediss", "unix"}:
             raise ValueError("expected redis://, rediss:// or unix://")
         self.by_tls = parts.scheme == "rediss"
-        self.options: dict[str, str] = {k: v[0] for k, v in parse_qs(parts.query).items()}
-        """Those of the query, by name."""
-        for name in ("username", "password"):
-            if text := getattr(parts, name):
-                self.options[name] = unquote(text)
-        self.path = unquote(parts.path) if parts.scheme == "unix" else ""
+        self.options = _parsed(url) if parts.query or self.by_tls else _plain(parts)
+        """By their names in redis-py."""
+        self.path = self.options.get("path", "")
         """Of a socket; empty where it is a host's port."""
-        self.host, self.port = unquote(parts.hostname or "localhost"), parts.port or 6379
-        number = self.options.get("db") or ("" if self.path else parts.path.strip("/"))
-        self.database = int(number or 0)
+        self.host = self.options.get("host", "localhost")
+        self.port = self.options.get("port", 6379)
+        self.database = int(self.options.get("db", 0))
 
     def __str__(self) -> str:
         return self.path or f"{self.host}:{self.port}"
@@ -48,25 +42,15 @@ class Address:
     @property
     def keeps_alive(self) -> bool:
         """Whether its connections are to be probed by the system."""
-        return self.options.get("socket_keepalive", "").lower() in _TRUE
+        return bool(self.options.get("socket_keepalive"))
 
     def tls_context(self) -> ssl.SSLContext | None:
         """None where it is without TLS. Raises `OSError` for files that cannot be used."""
         if not self.by_tls:
             return None
-        found = self.options.get
-        context = ssl.create_default_context()
-        certificates = _CERTIFICATES[found("ssl_cert_reqs", "required")]
-        checks_name = found("ssl_check_hostname", "true").lower() in _TRUE
-        context.check_hostname = checks_name and certificates is not ssl.CERT_NONE
-        context.verify_mode = certificates
-        if (own := found("ssl_certfile")) or found("ssl_keyfile"):
-            context.load_cert_chain(own or "", found("ssl_keyfile"), found("ssl_password"))
-        if found("ssl_ca_certs") or found("ssl_ca_path"):
-            context.load_verify_locations(found("ssl_ca_certs"), found("ssl_ca_path"))
-        if ciphers := found("ssl_ciphers"):
-            context.set_ciphers(ciphers)
-        return context
+        from redis.asyncio.connection import SSLConnection
+
+        return SSLConnection(**self.options).ssl_context.get()
 
     def greeting(self) -> list[Command]:
         """What is sent first on a connection: the login, then which database, then who we are."""
@@ -87,3 +71,27 @@ def check_greeting(replies: Sequence[Any]) -> None:
     for reply in replies[: -len(_PRODUCT)]:
         if isinstance(reply, RedisError):
             raise reply
+
+
+def _plain(parts: SplitResult) -> dict[str, Any]:
+    names = ("username", "password")
+    options: dict[str, Any] = {
+        name: unquote(text) for name in names if (text := getattr(parts, name))
+    }
+    if parts.scheme == "unix":
+        return {**options, "path": unquote(parts.path)}
+    if parts.hostname:
+        options["host"] = unquote(parts.hostname)
+    if parts.port:
+        options["port"] = parts.port
+    if number := parts.path.strip("/"):
+        options["db"] = int(number)
+    return options
+
+
+def _parsed(url: str) -> dict[str, Any]:
+    from redis.asyncio.connection import parse_url
+
+    options = dict(parse_url(url))
+    options.pop("connection_class", None)
+    return options
