@@ -32,6 +32,7 @@ from gateway.backend.acknowledgements import AcknowledgedCommands
 from gateway.backend.durability_levels import Capabilities
 from gateway.backend.read_state import READ_STATE, ReadState
 from gateway.backend.redis_health import FailFastClient, RedisHealth
+from gateway.backend.turns import Turns
 from gateway.following.counters import Observations
 from gateway.following.subscriptions import Subscriptions
 from gateway.following.tail import Tail
@@ -62,6 +63,7 @@ class Backend:
         self.waiters = Waiters(options.limits.waiters_max)
         self.subscriptions = Subscriptions(options.limits.streams_max, options.limits.stream_queue)
         self.observations = Observations()
+        self.turns = Turns()
         self.acknowledged_commands = AcknowledgedCommands(self.log, self.positions)
         self.capabilities = Capabilities(options, self.log)
         self.started_at = time.time()
@@ -258,14 +260,6 @@ class Backend:
         generation, seq = self.log.acknowledged(position.pool)
         superseded = position.generation > generation
         return max(0 if superseded else seq, read_state.requested.get(position.pool, 0))
-
-    async def recent(
-        self, views: queries.Views, types: Sequence[str], *, within_ms: int, limit: int
-    ) -> list[queries.EventRow]:
-        """The newest events of some types, newest first, each by the time of its own log."""
-        since = min(map(self.log.now_ms, (CATALOGUE, *self.known_pools()))) - within_ms
-        events = await views.recent(types, since_ms=since, limit=limit)
-        return [one for one in events if one.ts > self.log.now_ms(one.pool) - within_ms]
 
     def mark_observed(self, request: web.Request | None, pool: str, seq: int) -> None:
         """Note an event that an answer includes: what is read later must not be older.

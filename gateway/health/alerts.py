@@ -57,8 +57,8 @@ async def current_alerts(backend: Backend, redis: facts.RedisFacts) -> list[Aler
 
 async def _from_views(backend: Backend) -> list[Alert]:
     async with backend.read_views() as views:
-        events = await backend.recent(
-            views, ("worker.lost", "agent.failed"), within_ms=WINDOW_MS, limit=EVENTS_MAX
+        events = await facts.recent_events(
+            backend, views, ("worker.lost", "agent.failed"), within_ms=WINDOW_MS, limit=EVENTS_MAX
         )
         failed = await views.failed_among([e.subject for e in events if e.type == "agent.failed"])
         pools = await views.pools()

@@ -12,13 +12,14 @@ from msgspec import Struct
 from eventstore.connection.calls import execute_many, translated_errors
 from eventstore.connection.requirements import inspect, server_version
 from eventstore.errors import LogError, MusterError
+from eventstore.keys import CATALOGUE
 from eventstore.log import notices
 from eventstore.log.notices import Notice
 from eventstore.log.reader import Entry
 from eventstore.redis_errors import RedisError
 from gateway.backend.backend import Backend
 from gateway.following.subscriptions import well_formed
-from projector.queries.views import Position, Timed, is_lost
+from projector.queries.views import EventRow, Position, Timed, Views, is_lost
 
 REDIS_TIMEOUT_SECONDS: Final = 2.0
 POOLS_BATCH: Final = 100
@@ -194,3 +195,13 @@ def fallback_description(backend: Backend) -> str:
     """Empty, or a sentence: the log replaces another."""
     fallback = backend.options.fallback
     return fallback.description if fallback else ""
+
+
+async def recent_events(
+    backend: Backend, views: Views, types: Sequence[str], *, within_ms: int, limit: int
+) -> list[EventRow]:
+    """The newest events of some types, newest first, each by the time of its own log."""
+    now_ms = backend.log.now_ms
+    since = min(map(now_ms, (CATALOGUE, *backend.known_pools()))) - within_ms
+    events = await views.recent(types, since_ms=since, limit=limit)
+    return [one for one in events if one.ts > now_ms(one.pool) - within_ms]

@@ -170,11 +170,13 @@ async def dashboard(request: web.Request) -> web.Response:
             workers=await views.workers(limit=WORKERS_MAX),
             hosts=await views.hosts(),
             agents=await views.count_agents(),
-            decisions=await backend.recent(
-                views, ("pool.scaling_decided",), within_ms=RECENT_MS, limit=DECISIONS_MAX
+            decisions=await facts.recent_events(
+                backend, views, ("pool.scaling_decided",), within_ms=RECENT_MS, limit=DECISIONS_MAX
             ),
             events=_short(
-                await backend.recent(views, EVENT_TYPES, within_ms=RECENT_MS, limit=EVENTS_MAX)
+                await facts.recent_events(
+                    backend, views, EVENT_TYPES, within_ms=RECENT_MS, limit=EVENTS_MAX
+                )
             ),
             alerts=alerts,
         )

@@ -52,7 +52,8 @@ async def spawn(request: web.Request, body: SpawnRequest) -> web.Response:
     durability = await durability_request(request)
     agent_id, waits = backend.log.new_id(), durability.preference.seconds > 0
     with backend.waiters.watch(agent_id) if waits else nullcontext() as watch:
-        submitted = await _submit(request, pool, body, agent_id, key)
+        async with backend.turns.of(pool.pool_name):
+            submitted = await _submit(request, pool, body, agent_id, key)
         assert submitted.proof is not None
         durability.start(submitted.proof)
         commands = backend.acknowledged_commands
