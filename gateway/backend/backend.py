@@ -41,6 +41,7 @@ from gateway.options import GatewayOptions
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.request_key import RequestKey
 from projector.queries import views as queries
+from projector.queries.sharing import SharedQueries
 
 T = TypeVar("T")
 ORIGIN: Final = RequestKey("muster.origin", Origin)
@@ -64,6 +65,7 @@ class Backend:
         self.subscriptions = Subscriptions(options.limits.streams_max, options.limits.stream_queue)
         self.observations = Observations()
         self.turns = Turns()
+        self.shared_answers = SharedQueries()
         self.acknowledged_commands = AcknowledgedCommands(self.log, self.positions)
         self.capabilities = Capabilities(options, self.log)
         self.started_at = time.time()

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from eventstore.errors import LogUnreachable
 from gateway.backend.backend import BACKEND, Backend
+from gateway.backend.shared_answers import answered_once
 from gateway.following.counters import Histogram
 from gateway.health.facts import (
     ask_about_pools,
@@ -89,6 +90,7 @@ def _escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
+@answered_once
 async def metrics(request: web.Request) -> web.Response:
     """Figures for Prometheus.
 

@@ -17,6 +17,7 @@ from eventstore.language.events import EVENT_TYPES
 from eventstore.language.pool_config import PoolConfig
 from gateway.backend.backend import BACKEND, Backend
 from gateway.backend.durability_levels import DurabilityFacts
+from gateway.backend.shared_answers import answered_once
 from gateway.health import facts
 from gateway.health.alert_rules import Alert
 from gateway.health.alerts import current_alerts
@@ -113,6 +114,7 @@ class HealthReport(Struct, frozen=True, kw_only=True):
     fallback_reason: str = ""
 
 
+@answered_once
 async def system(request: web.Request) -> web.Response:
     """Figures of the whole system."""
     backend = request[BACKEND]
@@ -156,6 +158,7 @@ def _host_figures() -> HostFigures:
     )
 
 
+@answered_once
 async def dashboard(request: web.Request) -> web.Response:
     """What the dashboard shows."""
     backend = request[BACKEND]
@@ -190,6 +193,7 @@ def _short(events: Sequence[EventRow]) -> list[EventRow]:
     return list(events[: len(list(shown))])
 
 
+@answered_once
 async def alerts(request: web.Request) -> web.Response:
     """What needs attention."""
     backend = request[BACKEND]
