@@ -7,21 +7,19 @@ repetition between them.
 """
 
 import asyncio
-import base64
-import re
 import time
-import zlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence, Set
+from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
 
-from eventstore.errors import Halted, LogMissing, LogUnreachable, RolledBack
+from eventstore.errors import Halted, LogError, LogMissing, LogUnreachable, RolledBack
 from eventstore.log.reader import Entry
 from gateway.backend.answer_headers import start_stream
 from gateway.backend.backend import BACKEND, Backend
+from gateway.following.cursor import Cursor
 from gateway.following.subscriptions import EncodedEvent, Subscription, encode_event, well_formed
-from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import EventQuery
 
 PAGE_SIZE = 64
@@ -32,58 +30,7 @@ CHUNK_BYTES = 64 * 1024
 """Bytes after which what is to be sent is written, and waits for the client to read it."""
 WRITE_SECONDS = 30.0
 RETRY_MS = 2_000
-COMPRESS_CURSOR_BYTES = 4096
-"""A cursor of so many bytes is compressed, to about a quarter: a header may have 8,190."""
-CURSOR_MAX = 1024 * 1024
-"""Bytes, once it is decompressed."""
-_COMPRESSION_LEVEL: Final = 1
-_ZLIB_HEADER: Final = b"\x78\x01"
-"""How zlib's output starts at this level; no name of a pool starts so."""
-_STREAM_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
-_NAME: Final = re.compile(r"[a-z0-9_-]{0,63}")
 HEADERS: Final = {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
-
-
-class Cursor:
-    """A client's position in each log that it follows."""
-
-    def __init__(self, positions: dict[str, str]) -> None:
-        self.positions = positions
-
-    def __str__(self) -> str:
-        text = ",".join(f"{pool}={at}" for pool, at in self.positions.items()).encode()
-        if len(text) >= COMPRESS_CURSOR_BYTES:
-            text = zlib.compress(text, _COMPRESSION_LEVEL)
-        return base64.urlsafe_b64encode(text).decode().rstrip("=")
-
-    @classmethod
-    def parse(cls, text: str, field: str = "Last-Event-ID") -> "Cursor":
-        """Raises `Problem`, which names the field, if the text is no cursor of this API."""
-        try:
-            padded = text + "=" * (-len(text) % 4)
-            content = base64.b64decode(padded, altchars=b"-_", validate=True)
-            if content.startswith(_ZLIB_HEADER):
-                decompressor = zlib.decompressobj()
-                content = decompressor.decompress(content, CURSOR_MAX)
-                if not decompressor.eof:
-                    raise ValueError("cut off, or too large")
-            positions = dict(pair.split("=", 1) for pair in content.decode().split(","))
-            for pool, stream_id in positions.items():
-                if not (_NAME.fullmatch(pool) and _STREAM_ID.fullmatch(stream_id)):
-                    raise ValueError("no name of a pool, or no id of a stream")
-        except (ValueError, zlib.error) as error:
-            detail = "the position to resume from is not one of this service"
-            raise Problem(Kind.INVALID_REQUEST, detail, field=field) from error
-        return cls(positions)
-
-    def covers(self, pool: str, stream_id: str) -> bool:
-        """Whether this event was sent already."""
-        return _parse_stream_id(stream_id) <= _parse_stream_id(self.positions.get(pool, "0-0"))
-
-
-def _parse_stream_id(stream_id: str) -> tuple[int, int]:
-    milliseconds, _, count = stream_id.partition("-")
-    return int(milliseconds), int(count or 0)
 
 
 async def follow(request: web.Request, query: EventQuery) -> web.StreamResponse:
@@ -91,7 +38,7 @@ async def follow(request: web.Request, query: EventQuery) -> web.StreamResponse:
     backend = request[BACKEND]
     header: str = request.headers.get("Last-Event-ID", "")
     after, field = (header, "Last-Event-ID") if header else (query.after or "", "after")
-    cursor = _start_cursor(backend, query.pool, after, field)
+    cursor = await _start_cursor(backend, query.pool, after, field)
     with backend.subscriptions.subscribe() as subscription:
         response = web.StreamResponse(headers=HEADERS)
         await start_stream(request, response)
@@ -103,10 +50,10 @@ async def follow(request: web.Request, query: EventQuery) -> web.StreamResponse:
     return response
 
 
-def _start_cursor(backend: Backend, pools: Sequence[str], after: str, field: str) -> Cursor:
+async def _start_cursor(backend: Backend, pools: Sequence[str], after: str, field: str) -> Cursor:
     """Where to start: now, at the first event (`0`), or after a cursor.
 
-    A pool that does not exist yet is followed from its first event.
+    A pool that does not exist yet is followed from its first event; one that was removed is not.
     """
     latest = backend.tail.positions
     if not latest:
@@ -114,7 +61,13 @@ def _start_cursor(backend: Backend, pools: Sequence[str], after: str, field: str
     start = dict.fromkeys(latest, "0-0") if after else dict(latest)
     if after not in {"", "0"}:
         start |= Cursor.parse(after, field).positions
-    return Cursor({pool: start.get(pool, "0-0") for pool in pools} if pools else start)
+    if pools:
+        return Cursor({pool: start.get(pool, "0-0") for pool in pools})
+    if unknown := start.keys() - latest:
+        with suppress(LogError):
+            for pool in unknown - await backend.refresh_known_pools():
+                del start[pool]
+    return Cursor(start)
 
 
 class Stream:
@@ -149,6 +102,7 @@ class Stream:
                 if events:
                     await self._send(events)
                 elif not subscription.closed:
+                    self._cursor.drop(self._cursor.positions.keys() - self._known_pools())
                     await self._send_comment("waiting")
         except LogUnreachable:
             await self._send_comment("Redis, or the archive, does not answer; reconnect")
@@ -156,6 +110,10 @@ class Stream:
         await self._send_comment(
             "too slow; reconnect" if subscription.overflowed else "the gateway stops; reconnect"
         )
+
+    def _known_pools(self) -> Set[str]:
+        """Those that are not removed, or that this client has named."""
+        return self._backend.tail.positions.keys() | self._pools
 
     def _follows(self, pool: str) -> bool:
         return not self._pools or pool in self._pools
@@ -168,7 +126,7 @@ class Stream:
             if self._follows(pool) and not self._cursor.covers(pool, end):
                 async for entries in self._pages(pool, end):
                     await self._send(encode_event(pool, e) for e in entries if well_formed(e))
-                    self._cursor.positions[pool] = entries[-1][0].decode()
+                    self._cursor.advance(pool, entries[-1][0].decode())
                     if time.monotonic() - self._written_at > self._heartbeat_seconds:
                         await self._send_comment("catching up")
 
@@ -207,7 +165,7 @@ class Stream:
             sent = self._cursor.covers(pool, event.stream_id)
             if not self._follows(pool) or sent or pool in self._incomplete_pools:
                 continue
-            self._cursor.positions[pool] = event.stream_id
+            self._cursor.advance(pool, event.stream_id)
             if (not self._types or event.type in self._types) and (
                 not self._subjects or event.subject in self._subjects
             ):

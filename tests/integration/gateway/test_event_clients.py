@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gateway.following.cursor import Cursor
 from gateway.following.subscriptions import EncodedEvent, Subscription
 from gateway.resources import event_stream
 from tests.integration.gateway.event_client import EVENTS, following
@@ -98,7 +99,7 @@ async def test_a_client_that_lost_its_connection_among_unwanted_events_skips_the
         async with following(stage, "?after=0&type=agent.failed") as client:
             content = (await client.response.content.read()).decode()
         [sent] = [line[4:] for line in content.splitlines() if line.startswith("id: ")]
-        assert event_stream.Cursor.parse(sent).positions == stage.backend.tail.positions
+        assert Cursor.parse(sent).positions == stage.backend.tail.positions
 
 
 async def test_a_client_that_catches_up_with_unwanted_events_gets_keep_alives(stage, monkeypatch):

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.following.cursor import Cursor
 from gateway.options import Limits
 from gateway.resources import event_stream
 from tests.integration.gateway.event_client import EVENTS, following
@@ -119,15 +120,23 @@ async def test_from_the_beginning_everything_comes(stage, monkeypatch):
         assert (await client.next())["seq"] == 9
 
 
+async def test_a_removed_pool_is_left_out_of_the_positions_to_resume_from(stage):
+    """One that only another gateway knows of so far is not."""
+    other = await stage.stage.pool("another")
+    positions = {**stage.backend.tail.positions, "gone": "5-0", other.pool.pool_name: "0-0"}
+    async with following(stage, "", str(Cursor(positions))) as client:
+        assert Cursor.parse(client.last).positions.keys() == positions.keys() - {"gone"}
+
+
 async def test_a_client_of_many_pools_comes_back(stage):
     """Its position in all of them fits in a header."""
     many = {f"developer_pool_{number}": f"17641872{number:05}-0" for number in range(500)}
-    before = event_stream.Cursor(many | {POOL: "0-0"})
+    before = Cursor(many | {POOL: "0-0"})
     assert len(str(before)) < Limits().header_max
     agent_id = await stage.pending()
     async with following(stage, f"?pool={POOL}", str(before)) as client:
         assert (await client.next())["subject"] == agent_id
-    assert event_stream.Cursor.parse(str(before)).positions == before.positions
+    assert Cursor.parse(str(before)).positions == before.positions
 
 
 def _packed(pairs: int, cut: int = 0) -> str:
@@ -137,8 +146,8 @@ def _packed(pairs: int, cut: int = 0) -> str:
 
 
 NO_POSITIONS = {
-    "digits": event_stream.Cursor({POOL: "٣-٣"}),
-    "number": event_stream.Cursor({POOL: f"{2**64}-0"}),
+    "digits": Cursor({POOL: "٣-٣"}),
+    "number": Cursor({POOL: f"{2**64}-0"}),
     "cut off": _packed(2_000, cut=4),
     "too large": _packed(200_000),
 }

@@ -15,9 +15,9 @@ from multidict import CIMultiDict, CIMultiDictProxy, MultiDict, MultiDictProxy
 from eventstore.ids import new_id
 from eventstore.language.pool_config import PoolConfig
 from gateway.backend.read_state import requested_position
+from gateway.following.cursor import Cursor
 from gateway.options import GatewayOptions, Limits
 from gateway.resources import as_of
-from gateway.resources.event_stream import Cursor
 from gateway.server import admission
 from gateway.wire import decoding, requests
 from gateway.wire.decoding import wait_preference
