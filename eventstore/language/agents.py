@@ -20,8 +20,10 @@ A requested termination is the flag `stop` next to the status. Every step that w
 again ends it instead. `terminated` is never left, `failed` only by a requested restart.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 from functools import cache
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -129,13 +131,17 @@ def new_agent(event: events.Event, pool: str) -> Agent:
 
 def shared_fields(source: Struct, target: type[Struct]) -> dict[str, Any]:
     """The fields that a spawn, its event and its agent have in common, to copy them."""
-    names = _shared_names(type(source), target)
-    return {name: getattr(source, name) for name in names}
+    names, values = _shared(type(source), target)
+    return dict(zip(names, values(source), strict=True))
 
 
 @cache
-def _shared_names(source: type[Struct], target: type[Struct]) -> list[str]:
-    return [name for name in source.__struct_fields__ if name in target.__struct_fields__]
+def _shared(
+    source: type[Struct], target: type[Struct]
+) -> tuple[list[str], Callable[[Struct], tuple[Any, ...]]]:
+    """The names, and what reads their values: all at once is several times as fast."""
+    names = [name for name in source.__struct_fields__ if name in target.__struct_fields__]
+    return names, attrgetter(*names)
 
 
 def evolve(agent: Agent | None, event: events.Event, pool: str) -> Agent:

@@ -6,6 +6,7 @@ schedules is derived only here.
 """
 
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -38,6 +39,7 @@ LISTED: Final = {
 }
 """A change of status removes an agent from the lists of the old status and adds it to those of the
 new one. (An agent that is `starting` entered the queue as `pending`.)"""
+_envelope: Final = attrgetter(*events.ENVELOPE)
 STARTS: Final = (
     events.AgentRequested,
     events.AgentRestartRequested,
@@ -120,7 +122,7 @@ class Step:
             actor=origin.actor,
         )
         self.events.append(event)
-        envelope = (getattr(event, name) or "" for name in events.ENVELOPE)
+        envelope = [value or "" for value in _envelope(event)]
         data = events.encode_body(body).decode()
         self.write(clauses.AppendEvent((body.type, body.version, *envelope, data)))
         return event

@@ -4,9 +4,10 @@ Times (`…_at`) are milliseconds of log time since 1970, None where a thing has
 `…_time` is the same as a date.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from operator import attrgetter
 from typing import Any, Final, Self
 
 import msgspec
@@ -165,8 +166,9 @@ class AgentRow(Timed, frozen=True, kw_only=True):
             reason = agent.reason
             if agent.status is Status.PENDING and not reason:
                 reason = WAITS_FOR_ISOLATION if agent.alone else WAITS_FOR_CLAIM
+        names, values = _copied(cls, type(agent))
         return cls(
-            **{name: getattr(agent, field) for name, field in _copied(cls, type(agent))},
+            **dict(zip(names, values(agent), strict=True)),
             reason=reason,
             input=_object.decode(agent.input),
             failures=agent.failures_in_row or len(agent.failures),
@@ -176,12 +178,14 @@ class AgentRow(Timed, frozen=True, kw_only=True):
 
 
 @cache
-def _copied(row: type[AgentRow], agent: type[Agent]) -> list[tuple[str, str]]:
-    """Fields of a row that are fields of an agent, with their names there."""
+def _copied(
+    row: type[AgentRow], agent: type[Agent]
+) -> tuple[list[str], Callable[[Agent], tuple[Any, ...]]]:
+    """Fields of a row that are fields of an agent, and what reads them there."""
     derived = ("reason", "input", "failures", "losses")
     columns = {column_name(field, AGENT_COLUMNS): field for field in agent.__struct_fields__}
     names = [name for name in row.__struct_fields__ if name in columns and name not in derived]
-    return [(name, columns[name]) for name in names]
+    return names, attrgetter(*(columns[name] for name in names))
 
 
 class WorkerRow(Timed, frozen=True, kw_only=True):
