@@ -60,7 +60,7 @@ class Backoff:
         **ids: object,
     ) -> None:
         self.failures = 0
-        self._log = log.bind(during=during, **ids) if during else None
+        self._named: dict[str, object] = {"during": during, **ids} if during else {}
         self._first_seconds, self._max_seconds = seconds
         self._reset_after_seconds = reset_after_seconds
         self._outage_ends_at = inf
@@ -75,7 +75,7 @@ class Backoff:
         """How many seconds to pause after this failure."""
         if not self.active:
             self.failures, self._failure = 0, ""
-        if self._log is not None and error is not None:
+        if self._named and error is not None:
             self._log_failure(error)
         longest = min(self._first_seconds * 2.0 ** min(self.failures, 60), self._max_seconds)
         delay = longest * random.uniform(0.5, 1.0)
@@ -87,18 +87,18 @@ class Backoff:
         kind = next(kind for kind in type(error).__mro__ if kind in NAMES)
         if isinstance(error, ResponseError) and is_transient(error):
             kind = errors.LogUnreachable
-        if self._log is not None and NAMES[kind] != self._failure:
+        if NAMES[kind] != self._failure:
             self._failure = NAMES[kind]
-            self._log.warning(NAMES[kind], error=str(error))
+            log.warning(NAMES[kind], **self._named, error=str(error))
 
     def reset(self) -> bool:
         """An attempt succeeded; True if that ends an outage."""
         ended, self.failures = self.active, 0
-        if ended and self._log is not None:
+        if ended and self._named:
             if self._failure == NAMES[errors.LogUnreachable]:
-                self._log.info("redis.reachable")
+                log.info("redis.reachable", **self._named)
             else:
-                self._log.info("log.usable", after=self._failure)
+                log.info("log.usable", **self._named, after=self._failure)
         return ended
 
 

@@ -141,6 +141,7 @@ class AgentRun:
             self._variables.run(self._make_agent)
         except BaseException as error:  # noqa: BLE001  as in `Call`
             return failure(self.worker_context, self.state, "run", describe(error))
+        self._settlement.log_status()
         return None
 
     async def _start_agent(self) -> None:

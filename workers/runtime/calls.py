@@ -128,6 +128,7 @@ class AgentTask:
     async def end(self) -> None:
         """Cancel whatever still runs of the agent, its own tasks too. Raises `Stuck`."""
         self.close()
+        await asyncio.sleep(0)  # the task that calls its code ends by itself, if it only waits
         for _ in range(int(STUCK_SECONDS / CANCEL_SECONDS)):
             if not (unfinished := self._owner.running_tasks()):
                 return

@@ -26,6 +26,8 @@ _LOG_EVENTS: Final = {
     Status.FAILED: "agent.failed",
 }
 
+ROUTINE: Final = frozenset((Status.RUNNING, Status.TERMINATED))
+
 
 def failure(worker_context: WorkerContext, state: State, during: str, error: Error) -> Fail:
     """The agent's code failed in `start`, `run` or `check`."""
@@ -72,6 +74,15 @@ class Settlement:
         self._stop.send(StopRequest.ABANDON)
         self._worker_context.on_fenced()
 
+    def log_status(self) -> None:
+        """Log what became of it; of many starts and ends, which are events anyway, not all."""
+        status, limit = self.state.status, self._worker_context.routine_lines
+        if status not in _LOG_EVENTS or (status in ROUTINE and not limit.admit(0)):
+            return
+        left_out, _ = limit.take_dropped()
+        more = {"left_out": left_out} if left_out else {}
+        self._log.info(_LOG_EVENTS[status], reason=self.state.reason, **more)
+
     async def _act(self, command: Command) -> AgentResult | None:
         """Carry out a command on the agent, for as long as it takes: to be cancelled.
 
@@ -110,5 +121,5 @@ class Settlement:
         if isinstance(command, Clear):
             if acted.outcome is Outcome.DONE:  # else the leader has cleared it
                 self._log.info("agent.cleared", reason=command.reason)
-        elif acted.agent.status in _LOG_EVENTS:
-            self._log.info(_LOG_EVENTS[acted.agent.status], reason=acted.agent.reason)
+        else:
+            self.log_status()

@@ -1,8 +1,9 @@
 """What all agents of a worker share."""
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.workers import ROLE_NOT_DECLARED
@@ -10,7 +11,11 @@ from eventstore.log.pool_log import PoolLog
 from eventstore.steps.step import Fence
 from workers.api.agent import Agent
 from workers.api.engine import Database
+from workers.output.limits import Limit, OutputLimits
 from workers.output.lines import Output
+
+ROUTINE_LINES: Final = OutputLimits(lines_per_second=20.0, bytes_per_second=1.0, burst_seconds=5.0)
+"""Of starts and ends of agents, as far as a worker logs them (their size is not counted)."""
 
 
 class WorkerContext(Struct, kw_only=True):
@@ -22,6 +27,7 @@ class WorkerContext(Struct, kw_only=True):
     roles: Mapping[str, type[Agent]]
     database: Database
     output: Output | None
+    routine_lines: Limit = field(default_factory=lambda: Limit(ROUTINE_LINES))
     starts: str = ""
     """The role whose agents are started by the claim, once the worker can make them."""
     shared: object = None
