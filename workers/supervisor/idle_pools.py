@@ -18,6 +18,8 @@ from eventstore.log.log import Log
 from workers.supervisor.pool_supervisor import PoolSupervisor
 
 DELETED_SECONDS: Final = 60.0
+BATCH: Final = 1000
+"""Pools in one call; what is called meanwhile waits for no more."""
 HEAD: Final = ("generation", "seq", "closed", "waiting", "halted")
 """What changes with whatever a supervisor may have to act on."""
 
@@ -43,11 +45,12 @@ class IdlePools:
         idle = {name: pool for name, pool in self._pools.items() if pool.idle}
         names = [n for n, pool in idle.items() if not pool.deleted]
         names += [n for n, pool in idle.items() if pool.deleted][self._round % turns :: turns]
-        keys = (self._log.keys.pool(name, "meta") for name in names)
-        with translated_errors("the heads of idle pools"):
-            heads = await execute_many(
-                self._log.client, [("HMGET", key, *HEAD) for key in keys], refusals=True
-            )
+        heads: list[Any] = []
+        for start in range(0, len(names), BATCH):
+            keys = [self._log.keys.pool(name, "meta") for name in names[start : start + BATCH]]
+            with translated_errors("the heads of idle pools"):
+                commands = [("HMGET", key, *HEAD) for key in keys]
+                heads += await execute_many(self._log.client, commands, refusals=True)
         for name, head in zip(names, map(str, heads), strict=True):
             if head != self._heads.get(name) or idle[name].leader_is_gone():
                 idle[name].wakeup.set()

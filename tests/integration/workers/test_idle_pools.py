@@ -80,8 +80,9 @@ async def test_a_log_that_is_gone_is_noticed(site: Site, monkeypatch: pytest.Mon
     assert {one.get("during") for one in logs} == {"pool b"}
 
 
-async def test_deleted_pools_take_turns(site: Site) -> None:
+async def test_deleted_pools_take_turns(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their number is not bounded; a live one is asked for in each round."""
+    monkeypatch.setattr("workers.supervisor.idle_pools.BATCH", 2)
     await site.pool()
     pools: dict[str, Any] = {
         name: SimpleNamespace(
