@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import datetime
 import importlib
+import logging
 import os
 import platform
 import subprocess
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import msgspec
 import psutil
+import structlog
 
 from tests.bench import page
 from tests.bench.figures import Report
@@ -42,6 +44,7 @@ def main() -> int:
     options = arguments().parse_args()
     if Path.cwd() != ROOT:
         os.chdir(ROOT)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     failed = []
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.only or BENCHMARKS:

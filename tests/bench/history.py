@@ -6,11 +6,15 @@ from pathlib import Path
 
 from eventstore.keys import CATALOGUE
 from eventstore.language.catalogue import Pool
+from eventstore.retention import Retention
 from tests.bench.setup import Setup
 from tests.databases import PostgresServer
 from tests.integration.projector.stage import POOL, Stage, open_stage
 from tests.servers import ValkeyServer
 from tests.turnover import EVENTS_OF_A_LIFE, turn_over
+
+KEPT = Retention(events=10_000_000)
+"""Nothing leaves the streams: they are replayed too."""
 
 
 class History:
@@ -30,7 +34,7 @@ async def history(setup: Setup, events: int, database_url: str) -> AsyncIterator
         async with open_stage(server.url, database_url) as stage:
             pool = await stage.pool(backlog_limit=1_000_000)
             await turn_over(stage.log, pool.pool, events // EVENTS_OF_A_LIFE)
-            async with stage.projecting():
+            async with stage.projecting(retention=KEPT):
                 for name in (CATALOGUE, POOL):
                     head = await stage.head(name)
                     assert await stage.views.wait_for(name, head, timeout_seconds=600)

@@ -18,7 +18,7 @@ from tests.integration.projector.stage import EVENTS
 
 
 async def run(setup: Setup) -> Report:
-    events = setup.scaled(120_000, 20_000)
+    events = setup.scaled(50_000, 20_000)
     async with history(setup, events, sqlite_url(setup.new_folder("views"))) as log:
         found = await interleaved(
             setup.rounds,
