@@ -11,8 +11,8 @@ since 1970, 0 where a thing has not happened; JSON is stored as text.
 
 Many rows are written at once in the fastest way of each database. PostgreSQL gets one statement
 with all rows as one JSON text (a statement per row, even pipelined, takes several times as long,
-and so do arrays, which the driver writes item by item; COPY cannot replace rows). SQLite gets one
-prepared statement, run for each row.
+and so do arrays, which the driver writes item by item). COPY is faster for thousands of rows, but
+cannot replace any. SQLite gets one prepared statement, run for each row.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -188,6 +188,9 @@ FROM (
 """
 
 
+COPIED_ROWS: Final = 5_000
+"""From so many, COPY is tried first: it takes a transaction of its own within the other."""
+
 How = Literal["skip", "replace", "change"]
 """`skip`, `replace`: insert rows, and skip or replace those whose key is in the table already;
 `change`: set columns of rows that are in the table."""
@@ -206,9 +209,31 @@ def write_rows(
     statement = _statement(table, names, connection.dialect, how)
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(statement, list(rows))
-    else:
+    elif how != "replace" or len(rows) < COPIED_ROWS or not _copied(connection, table, names, rows):
         records = [dict(zip(names, row, strict=True)) for row in rows]
         connection.exec_driver_sql(statement, (msgspec.json.encode(records).decode(),))
+
+
+def _copied(
+    connection: sa.Connection, table: sa.Table, names: tuple[str, ...], rows: Iterable[Any]
+) -> bool:
+    """Whether they were added with COPY: not where a row is in the table already."""
+    driver: Any = connection.dialect.loaded_dbapi
+    cursor: Any = connection.connection.cursor()
+    columns = ", ".join(map(connection.dialect.identifier_preparer.quote, names))
+    try:
+        with (
+            connection.begin_nested(),
+            cursor,
+            cursor.copy(f"COPY {SCHEMA}.{table.name} ({columns}) FROM STDIN") as copy,
+        ):
+            for row in rows:
+                copy.write_row(row)
+    except driver.IntegrityError:
+        return False
+    except driver.Error as error:
+        raise sa.exc.DBAPIError("COPY", None, error) from error
+    return True
 
 
 @cache

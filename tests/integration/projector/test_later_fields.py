@@ -1,5 +1,6 @@
 """A field of each kind that a later version adds is stored in both databases, and read back."""
 
+import pytest
 from msgspec.structs import replace
 from sqlalchemy import Connection, MetaData, Table, select
 
@@ -26,7 +27,12 @@ OTHER = LaterAgent(
 )
 
 
-async def test_later_fields_are_written_and_read(database_url: str) -> None:
+@pytest.mark.parametrize("copied_rows", [1, tables.COPIED_ROWS])
+async def test_later_fields_are_written_and_read(
+    database_url: str, copied_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where many rows are written at once."""
+    monkeypatch.setattr(tables, "COPIED_ROWS", copied_rows)
     database = Database(database_url)
     database.open()
 
