@@ -102,7 +102,7 @@ class Active:
             await asyncio.sleep(seconds / 4)
             bounded = self._following and not self.database.sqlite
             async with asyncio.timeout(RENEWAL_TIMEOUT_LEASES * seconds if bounded else None):
-                await self._lease.renew()
+                await self._lease.renew(unless_within_seconds=seconds / 4)
 
     async def clean_up_rebuilds(self) -> None:
         """Drop the tables of rebuilds that died."""
@@ -196,8 +196,8 @@ class Active:
             await self._set_statuses(lost)
         if CATALOGUE in entries:
             await self._take_snapshots(self._projection.add_pools())
-        counts = [len(some) for some in entries.values()]
-        await asyncio.sleep(self._gathering.pause_seconds(counts, count, time.monotonic()))
+        pause = self._gathering.pause_seconds(map(len, entries.values()), count, time.monotonic())
+        await asyncio.sleep(pause)
 
     def _live(self) -> set[str]:
         """The catalogue and the pools there are; deleted ones are read too, but have no share."""

@@ -5,7 +5,7 @@ written together. Where few come, each is in the views at once.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import Final
 
 SECONDS: Final = 0.05
@@ -20,11 +20,12 @@ class Gathering:
         self._recent_events = 0.0
         self._counted_at = 0.0
 
-    def pause_seconds(self, counts: Collection[int], limit: int, now: float) -> float:
+    def pause_seconds(self, counts: Iterable[int], limit: int, now: float) -> float:
         """How long to wait after these numbers of events of some streams were written.
 
         A stream that was read up to `limit` has more already. `now`: monotonic, in seconds.
         """
+        counts = list(counts)
         self._recent_events *= math.exp((self._counted_at - now) / SECONDS)
         self._recent_events += sum(counts)
         self._counted_at = now

@@ -64,12 +64,12 @@ class Trimmer:
         and tried again in each pass.
         """
         positions = list(positions)
-        pools = [at.pool for at in positions]
+        due = [at for at in positions if self._has_work(at, catalogue)]
+        pools = [at.pool for at in due]
         archived = await self._lease.database.read(lambda c: archive_heads(c, pools))
         # Each log has its own time: where a clock was set back, older logs are ahead of it.
         await self._lease.write(lambda c: delete_old(c, self._earliest_ms))
-        times: list[int] = []
-        for at in positions:
+        for at in due:
             trimmable = _trimmable(at, archived.get(at.pool, LogHead()))
             try:
                 if at.pool == CATALOGUE:
@@ -88,9 +88,8 @@ class Trimmer:
                     log.warning("stream.not_trimmed", pool=at.pool, reason=str(error))
             else:
                 self._failing.discard(at.pool)
-                if at.generation:
-                    times.append(self._log.now_ms(at.pool))
-        self._earliest_ms = min(times, default=self._log.now_ms(CATALOGUE))
+        known = self._trimmed.keys() & {at.pool for at in positions} - self._failing
+        self._earliest_ms = min(map(self._log.now_ms, known or {CATALOGUE}))
 
     async def _trim_catalogue(self, trimmable: LogHead, catalogue: Catalogue) -> None:
         """Now and then: a snapshot is as large as the fold."""
@@ -106,6 +105,12 @@ class Trimmer:
             trimmable = LogHead((await self._log.head(pool.pool_name)).generation)
         if trimmable.generation and trimmable.seq == at.seq:
             await self._retirement.remove(pool, trimmable)
+
+    def _has_work(self, at: Position, catalogue: Catalogue) -> bool:
+        pool = catalogue.pools.get(at.pool)
+        if pool is None or pool.deleted:
+            return True
+        return at.generation > 0 and self._is_due(at.pool, LogHead(at.generation, at.seq))
 
     def _is_due(self, pool: str, trimmable: LogHead) -> bool:
         """Where nothing was added only what gets old is left to be trimmed, which can wait."""

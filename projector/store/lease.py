@@ -11,6 +11,7 @@ holder's next transaction finds that it is superseded, and writes nothing.
 import asyncio
 import math
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -60,6 +61,7 @@ class Lease:
         self.name = name
         self.seconds = seconds
         self.term = 0
+        self._renewed_at = -math.inf
         self.database = database
         self._process = this_process()
         self._holder = f"{self._process}/{new_id()}"
@@ -111,11 +113,15 @@ class Lease:
                 also._require_held(connection)
             return work(connection)
 
-        return await self.database.write(fenced)
+        started = time.monotonic()
+        result = await self.database.write(fenced)
+        self._renewed_at = started
+        return result
 
-    async def renew(self) -> None:
-        """Raises `Superseded`."""
-        await self.database.write(self._require_held)
+    async def renew(self, *, unless_within_seconds: float = 0.0) -> None:
+        """Not where another transaction renewed it so recently. Raises `Superseded`."""
+        if time.monotonic() - self._renewed_at >= unless_within_seconds:
+            await self.write(lambda _: None)
 
     @asynccontextmanager
     async def keep_renewed(self) -> AsyncIterator[None]:
