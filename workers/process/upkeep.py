@@ -26,6 +26,8 @@ from workers.runtime.child_records import track
 from workers.runtime.children import collect_adopted
 from workers.runtime.process_state import ProcessState
 
+STATE_RENEWALS: Final = 5
+"""So rarely the state of the process is looked at: what code of Python changes is seen at once."""
 REPLACED_SECONDS: Final = 86_400
 """Of the workers of a pool one is replaced in this time for each kind of damage."""
 
@@ -36,6 +38,7 @@ class Upkeep:
     def __init__(self, pool_log: PoolLog, worker_id: str, drain: Callable[[str], None]) -> None:
         self._pool_log, self._worker_id, self._drain = pool_log, worker_id, drain
         self._started_at, self._jitter = boot_seconds(), random.random()
+        self._renewals = 0
         self._undo = contextlib.ExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -61,7 +64,8 @@ class Upkeep:
         """To be called with each renewal; returns why the worker is to drain, mostly empty."""
         Capture.check()
         collect_adopted()
-        if ProcessState.current is not None:
+        self._renewals += 1
+        if ProcessState.current is not None and self._renewals % STATE_RENEWALS == 0:
             ProcessState.current.check()
         age_seconds, memory_bytes = boot_seconds() - self._started_at, resident_bytes(os.getpid())
         return reason_to_drain(config, age_seconds, memory_bytes, self._jitter)
