@@ -1,4 +1,4 @@
-"""Measure Muster, beside the bare operations that it is made of and beside other projects.
+"""Measure Muster, the bare operations that it is made of, and other projects.
 
     python -m tests.bench                       everything; about half an hour
     python -m tests.bench --quick --only end-to-end

@@ -1,4 +1,4 @@
-"""Environments of what is measured beside Muster, and of what measures it."""
+"""Environments of what Muster is compared with, and of what measures it."""
 
 import subprocess
 import sys

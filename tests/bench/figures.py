@@ -26,7 +26,7 @@ class Figure(Struct, frozen=True, kw_only=True):
     name: str
     unit: str
     ours: tuple[float, ...]
-    beside: str = ""
+    compared_with: str = ""
     baseline: tuple[float, ...] = ()
     over: Literal["baseline", "ours"] = "baseline"
     better: Literal["more", "less"] = "more"

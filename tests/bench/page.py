@@ -40,7 +40,9 @@ def write(results: Path, docs: Path, order: Sequence[str]) -> None:
 
 
 def _short(figure: Figure) -> str:
-    return figure.name.replace("`", "") + (f" / {figure.beside}" if figure.beside else "")
+    return figure.name.replace("`", "") + (
+        f" / {figure.compared_with}" if figure.compared_with else ""
+    )
 
 
 def _section(report: Report, folder: Path) -> str:

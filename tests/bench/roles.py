@@ -21,7 +21,7 @@ SPAWN = "/api/v1/agents/spawn"
 
 
 class Accepting:
-    """A gateway that appends spawns which nobody takes."""
+    """A gateway that appends spawns that no worker takes."""
 
     def __init__(self, port: int, server: ValkeyServer, process: ServerProcess) -> None:
         self.url = f"http://127.0.0.1:{port}"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tests.bench.figures import Breakdown, Figure, Report, number, spread
 
-HEAD = ("what", "measured", "beside", "baseline", "ratio", "to reach", "aim", "")
+HEAD = ("what", "measured", "compared with", "baseline", "ratio", "to reach", "aim", "")
 SAID = {True: "reached", False: "**missed**", None: ""}
 
 
@@ -27,7 +27,7 @@ def _figure_row(figure: Figure) -> tuple[str, ...]:
     return (
         figure.name,
         spread(figure.ours) + unit,
-        figure.beside,
+        figure.compared_with,
         spread(figure.baseline) + unit if figure.baseline else "",
         spread(figure.ratios) if figure.baseline else "",
         f"{sign} {number(figure.target)}" if figure.target is not None else "",

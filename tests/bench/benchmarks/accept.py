@@ -1,4 +1,4 @@
-"""Accepted spawns per second of one gateway, beside a bare handler that makes the same appends.
+"""Accepted spawns per second of one gateway, and of a bare handler that makes the same appends.
 
 Each has a Redis of its own; neither has workers, supervisor or projector. The pool's backlog has no
 limit that is met.
@@ -15,12 +15,15 @@ WARM_UP = 500
 
 async def run(setup: Setup) -> Report:
     count = setup.scaled(5000, 2000)
-    async with bare_gateway(setup) as bare, lone_gateway(setup) as gateway:
-        await bare.accept(WARM_UP)
+    async with bare_gateway(setup) as handler, lone_gateway(setup) as gateway:
+        await handler.accept(WARM_UP)
         await gateway.accept(WARM_UP)
-        parts = {"muster": partial(gateway.accept, count), "bare": partial(bare.accept, count * 2)}
+        parts = {
+            "muster": partial(gateway.accept, count),
+            "bare": partial(handler.accept, count * 2),
+        }
         found = await interleaved(setup.rounds, parts)
-    muster, beside = found["muster"], found["bare"]
+    muster, bare = found["muster"], found["bare"]
     return Report(
         name="accept",
         figures=(
@@ -28,8 +31,8 @@ async def run(setup: Setup) -> Report:
                 name="accepted at one gateway",
                 unit="/s",
                 ours=tuple(one.rate for one in muster),
-                beside="bare handler, one raw script call for many",
-                baseline=tuple(one.rate for one in beside),
+                compared_with="bare handler, one raw script call for many",
+                baseline=tuple(one.rate for one in bare),
                 target=0.4,
                 aim=0.7,
             ),
@@ -37,8 +40,8 @@ async def run(setup: Setup) -> Report:
                 name="CPU of one acceptance",
                 unit="µs",
                 ours=tuple(one.cpu_sum for one in muster),
-                beside="the same",
-                baseline=tuple(one.cpu_sum for one in beside),
+                compared_with="the same",
+                baseline=tuple(one.cpu_sum for one in bare),
                 over="ours",
             ),
         ),

@@ -1,4 +1,4 @@
-"""Starting agents that stay, until all of them run, beside Ray's actors.
+"""Starting agents that stay, until all of them run; and Ray's actors.
 
 Muster's share ten slots of a worker, and the workers start with them; each of Ray's has a process.
 """
@@ -44,7 +44,7 @@ async def run(setup: Setup) -> Report:
                 name="agents started",
                 unit="/s",
                 ours=tuple(found["muster"]),
-                beside=environment.versions(),
+                compared_with=environment.versions(),
                 baseline=tuple(found["ray"]),
             ),
         ),

@@ -1,4 +1,4 @@
-"""Spawns through HTTP, from request to views, beside the jobs of a queue from enqueue to result.
+"""Spawns through HTTP, from request to views, and the jobs of queues, from enqueue to result.
 
 Agents return at once. Everything is logged and projected into SQLite. CPU is that of all processes
 of a system: gateway, projector, workers, Redis and supervisor; of a peer the client that enqueues,
@@ -75,7 +75,7 @@ def figures(found: dict[str, list[Round]], peers: tuple[str, ...]) -> list[Figur
                     name=f"rate, {what}",
                     unit="/s",
                     ours=tuple(one.rate for one in found[pool]),
-                    beside=peer,
+                    compared_with=peer,
                     baseline=tuple(one.rate for one in found[peer]),
                     target=1.0 * share if has_target else None,
                     aim=2.0 * share if has_target else None,
@@ -84,7 +84,7 @@ def figures(found: dict[str, list[Round]], peers: tuple[str, ...]) -> list[Figur
                     name=f"CPU, {what}",
                     unit="µs",
                     ours=tuple(one.cpu_sum for one in found[pool]),
-                    beside=peer,
+                    compared_with=peer,
                     baseline=tuple(one.cpu_sum for one in found[peer]),
                     over="ours",
                     target=1.1 * share if has_target else None,

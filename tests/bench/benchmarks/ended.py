@@ -1,4 +1,4 @@
-"""Lists, a pool and the dashboard with a million ended agents, beside the same with a thousand.
+"""Lists, a pool and the dashboard with a million ended agents, and with a thousand.
 
 One system has the rows of so many ended agents and their events put into its views, copies of those
 of a real one. Both have the same fifty agents that run.
@@ -63,7 +63,7 @@ async def run(setup: Setup) -> Report:
                     name=f"{name}, {many:,} ended",
                     unit="ms",
                     ours=tuple(found["0"]),
-                    beside=f"{few:,} ended",
+                    compared_with=f"{few:,} ended",
                     baseline=tuple(found["1"]),
                     better="less",
                     target=2.0,

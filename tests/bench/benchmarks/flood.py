@@ -1,4 +1,4 @@
-"""A hundred thousand spawns at once, beside an unhurried load: the rate, and leases that were lost.
+"""A hundred thousand spawns at once, and an unhurried load: the rates, and leases that were lost.
 
 The unhurried load has 64 clients that each wait for an answer before they ask again; its spawns are
 run before the next ones are sent. The flood is accepted as fast as the gateway takes it.
@@ -31,7 +31,7 @@ async def run(setup: Setup) -> Report:
                 name=f"rate of {flood:,} spawns at once",
                 unit="/s",
                 ours=(flooded.rate,),
-                beside="the unhurried rate before and after",
+                compared_with="the unhurried rate before and after",
                 baseline=(middle,),
                 target=0.8,
                 aim=1.0,

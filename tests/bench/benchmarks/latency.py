@@ -1,4 +1,4 @@
-"""From the question to the first line of `run`, on an idle system, beside a job's first line.
+"""From the question to the first line of `run`, on an idle system, and to a job's first line.
 
 One at a time, with a pause between. The agent or job itself reports how long it was since the
 question was asked.
@@ -40,7 +40,7 @@ async def run(setup: Setup) -> Report:
                 name=f"ask to running, idle, p{percent}",
                 unit="ms",
                 ours=tuple(percentile(one, percent) for one in found["muster"]),
-                beside=f"{PEER}, enqueue to start",
+                compared_with=f"{PEER}, enqueue to start",
                 baseline=tuple(percentile(one, percent) for one in found[PEER]),
                 better="less",
                 target=target,

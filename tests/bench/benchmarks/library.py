@@ -1,4 +1,4 @@
-"""Appending and folding events, beside the library `eventsourcing` on SQLite.
+"""Appending and folding events, compared with the library `eventsourcing` on SQLite.
 
 Both append one step at a time and record it before the next one of that subject. Muster's steps go
 through its scripts into Redis, a hundred subjects at once; the library's into a file, one after the
@@ -42,12 +42,12 @@ async def run(setup: Setup) -> Report:
             setup.rounds,
             {"muster": partial(rebuilt, log), "library": partial(ask_float, library, "replay")},
         )
-    beside = environment.versions()
+    peer = environment.versions()
     return Report(
         name="library",
         figures=(
-            compared("append", appends["muster"], beside, appends["library"]),
-            compared("fold all", replays["muster"], beside, replays["library"]),
+            compared("append", appends["muster"], peer, appends["library"]),
+            compared("fold all", replays["muster"], peer, replays["library"]),
         ),
         notes=(f"{appended:,} events appended a round, {log.events:,} folded",),
     )

@@ -35,7 +35,7 @@ async def run(setup: Setup) -> Report:
                 name="a worker with ten idle agents, PSS",
                 unit="MB",
                 ours=tuple(workers),
-                beside="ten bare forks with a connection",
+                compared_with="ten bare forks with a connection",
                 baseline=tuple(bare),
                 better="less",
             ),

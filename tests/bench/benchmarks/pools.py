@@ -27,7 +27,7 @@ async def run(setup: Setup) -> Report:
                 name=f"making a pool, around the {pools}th",
                 unit="ms",
                 ours=tuple(lasts),
-                beside="the first",
+                compared_with="the first",
                 baseline=tuple(firsts),
                 better="less",
                 target=1.2,

@@ -1,8 +1,8 @@
 """Rebuilding the views, events per second.
 
-SQLite: beside a bare loop over the same stream that reads, decodes, keeps the last state and
+SQLite: compared with a bare loop over the same stream that reads, decodes, keeps the last state and
 inserts two tables; once from the archive, as `muster replay` does, and once from the streams alone,
-as with `--from-scratch`, which writes the archive too. PostgreSQL: beside COPY of the same rows.
+as with `--from-scratch`, which writes the archive too. PostgreSQL: with COPY of the same rows.
 """
 
 import time
@@ -57,7 +57,7 @@ async def run(setup: Setup) -> Report:
 def compared(
     name: str,
     ours: list[float],
-    beside: str,
+    compared_with: str,
     baseline: list[float],
     target: float | None = None,
     aim: float | None = None,
@@ -66,7 +66,7 @@ def compared(
         name=name,
         unit="events/s",
         ours=tuple(ours),
-        beside=beside,
+        compared_with=compared_with,
         baseline=tuple(baseline),
         target=target,
         aim=aim,

@@ -1,4 +1,4 @@
-"""From the question to `run` in a worker that is started for it, beside a fork and a connection.
+"""From the question to `run` in a worker that is started for it, and a fork with a connection.
 
 The pool has one agent per worker, and every agent stays, so that each needs a new worker.
 """
@@ -38,7 +38,7 @@ async def run(setup: Setup) -> Report:
                 name="ask to running in a new worker, p50",
                 unit="ms",
                 ours=tuple(percentile(one, 50) for one in found["muster"]),
-                beside="fork and a reply from Redis",
+                compared_with="fork and a reply from Redis",
                 baseline=tuple(percentile(one, 50) for one in found["bare"]),
                 better="less",
                 target=3.0,
