@@ -7,7 +7,7 @@ folds what it receives with the same `evolve` as everything else.
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import chain
 from typing import Generic, TypeVar
 
@@ -27,28 +27,37 @@ SUBJECT_INDEX = 9
 
 
 class Inbox(Generic[T]):
-    """What arrives for one client. Nothing is waited for once it is `closed`."""
+    """What arrives for one client, which waits in one task. `closed`: nothing is waited for."""
 
     def __init__(self) -> None:
         self.closed = False
         self.items: deque[T] = deque()
-        self._arrived = asyncio.Event()
+        self._waiting: asyncio.Future[None] | None = None
 
     def put(self, items: Sequence[T]) -> None:
         self.items.extend(items)
-        self._arrived.set()
+        self._wake()
 
     def close(self) -> None:
         self.closed = True
-        self._arrived.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     async def wait(self, deadline: float) -> None:
         """Wait until something is here, or until `deadline` (the event loop's time)."""
-        if not self.items and not self.closed:
-            self._arrived.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
-                    await self._arrived.wait()
+        if self.items or self.closed:
+            return
+        loop = asyncio.get_running_loop()
+        self._waiting = loop.create_future()
+        timer = loop.call_at(deadline, self._wake)
+        try:
+            await self._waiting
+        finally:
+            timer.cancel()
+            self._waiting = None
 
 
 class Watch(Inbox[events.Event]):
