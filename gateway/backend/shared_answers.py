@@ -1,6 +1,6 @@
 """Equal requests for figures that come at the same time are answered once.
 
-An answer is only shared by requests that came before it was begun: none is older than its question.
+An answer is only shared by requests that came before it started: none is older than its question.
 """
 
 import functools

@@ -31,7 +31,7 @@ log = structlog.get_logger("muster.gateway")
 
 BACKOFF_SECONDS = (0.05, 2.0)
 GATHER_SECONDS = 0.02
-"""The time between reads for which nobody waits, so that each finds more."""
+"""The time between reads while no client waits, so that each finds more."""
 PAGE_SIZE = 1000
 
 _RECOVERED_TYPE = LogRecovered.type.encode()

@@ -1,6 +1,6 @@
 """A spawn is answered without being routed, and a head that comes again is not examined again.
 
-Nobody can tell: a path with an empty query is routed, and each request is sent twice.
+The answers do not show it: a path with an empty query is routed, and each request is sent twice.
 """
 
 import json

@@ -8,7 +8,7 @@ from tests.integration.projector.stage import POOL
 
 
 async def test_equal_figures_are_made_once_for_all_that_wait(stage, monkeypatch):
-    """Of ten that come at once, one is begun and nine wait for the next, if not for the first."""
+    """Of ten that come at once, one is started and nine wait for the next, if not for the first."""
     asked, ask = [], facts.redis_facts
 
     async def counted(backend):
