@@ -77,11 +77,10 @@ class CommitQueue:
     async def _commit_batch(self, batch: Sequence[_Item]) -> None:
         try:
             replies = await self._run([item.step for item in batch])
+            for item, reply in zip(batch, replies, strict=True):
+                if not item.future.done():
+                    item.future.set_result(reply)
         except Exception as error:  # noqa: BLE001  each caller gets it
             for item in batch:
                 if not item.future.done():
                     item.future.set_exception(error)
-            return
-        for item, reply in zip(batch, replies, strict=True):
-            if not item.future.done():
-                item.future.set_result(reply)
