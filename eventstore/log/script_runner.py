@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
@@ -94,7 +95,8 @@ class ScriptRunner:
         self._high_water_marks: dict[str, tuple[int, int]] = {}
         self._acknowledged: dict[str, tuple[int, int]] = {}
         self._clocks: dict[str, ClockReading] = {}
-        self._queues: dict[tuple[str, str], CommitQueue] = {}
+        self._queues: WeakValueDictionary[tuple[str, str], CommitQueue] = WeakValueDictionary()
+        """By script and pool, for as long as a step waits or is under way."""
         self._redis_clock: ClockReading | None = None
         """Redis' own clock, as far as it is known: no log's time is behind it."""
 

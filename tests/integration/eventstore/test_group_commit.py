@@ -16,6 +16,7 @@ from eventstore.steps import clauses
 from eventstore.steps.step import Origin, Step
 from tests.integration.projector.stage import POOL
 from tests.pools import TestPool, open_pool
+from tests.waiting import until
 
 
 class Counting(Client):
@@ -132,3 +133,8 @@ async def test_a_lost_reply_makes_all_its_steps_unknown(
     found = await asyncio.gather(*callers, return_exceptions=True)
     assert all(isinstance(one, OutcomeUnknown) for one in found), found
     assert (await log.commit(setting(log, "x", "1", was="0"))).outcome is Outcome.DONE
+
+
+async def test_a_pool_without_steps_under_way_costs_nothing(log: Log) -> None:
+    await asyncio.gather(*(log.commit(setting(log, f"f{n}", "1")) for n in range(3)))
+    await until(lambda: not log._queues)
