@@ -54,7 +54,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
                         STEPS, CALLS, LOG, "eventstore.recovery"),
     "workers.standalone": ("workers.api", "workers.process", "workers.runtime", STEPS, LOG),
     "workers.launch": ("workers.api", "workers.host", "workers.output", "workers.process",
-                       "workers.runtime", LOG),
+                       "workers.runtime", CALLS, LOG),
     "workers.supervisor": ("workers.host", "workers.launch", "workers.output", "workers.process",
                            STEPS, CALLS, LOG),
     # views

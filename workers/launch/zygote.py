@@ -41,7 +41,7 @@ from workers.host.process_tree import (
 )
 from workers.host.processes import start_time
 from workers.launch.randomness import reseed
-from workers.launch.zygote_messages import Plan, ZygoteMessage, arguments
+from workers.launch.zygote_messages import Plan, ZygoteMessage, arguments, read_options
 from workers.output.descriptors import StandardPipes
 from workers.process.options import WorkerOptions
 from workers.process.registration import NotOrdered
@@ -137,7 +137,7 @@ def _serve(channel: socket.socket, classes: dict[str, type[Agent]]) -> int:
             return 0
         *lines, buffer = (buffer + received).split(b"\n")
         for line in lines:
-            options = msgspec.json.decode(line, type=WorkerOptions)
+            options = read_options(line)
             pipes = StandardPipes()
             try:
                 pipes.make()

@@ -4,10 +4,14 @@ The messages are JSON objects over one socket, one a line. To the zygote: the op
 From it: `ZygoteMessage`.
 """
 
+import contextlib
 import sys
 
 import msgspec
 from msgspec import Struct
+
+from eventstore.connection.address import Address
+from workers.process.options import WorkerOptions
 
 COMMAND = (
     "import sys; from eventstore.plain_logging import import_structlog; import_structlog();"
@@ -43,6 +47,14 @@ class ZygoteMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """This process ended …"""
     code: int = 0
     """… with this exit code, negative for a signal."""
+
+
+def read_options(line: bytes) -> WorkerOptions:
+    """The options of a worker, before the fork: what its address imports is shared then."""
+    options = msgspec.json.decode(line, type=WorkerOptions)
+    with contextlib.suppress(ValueError):  # the worker says so
+        Address(options.redis_url)
+    return options
 
 
 def arguments(plan: Plan, fd: int) -> list[str]:

@@ -188,12 +188,11 @@ async def test_of_the_workers_of_a_pool_one_is_replaced_for_what_cannot_be_put_b
     assert await pool.log.damaged([POOL]) == {}
     second = await pool.worker(Quiet)
     [agent_id] = await pool.running()
-    await eventually(lambda: renewed(pool, "w2", 5))
+
+    async def named() -> bool:
+        found = await pool.log.damaged([POOL, "other"])
+        return found == {POOL: "resource limits of worker w2"}
+
+    await eventually(named)
     assert second.exit_code == 0
-    assert await pool.log.damaged([POOL, "other"]) == {POOL: "resource limits of worker w2"}
     assert (await pool.state(agent_id)).worker_id == "w2"
-
-
-async def renewed(pool: WorkerPool, worker_id: str, times: int) -> bool:
-    beats = await pool.entries("heartbeats")
-    return sum(beat["subject"] == worker_id for beat in beats) >= times
