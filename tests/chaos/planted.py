@@ -67,7 +67,7 @@ def no_termination_flag() -> None:
 def no_version_check() -> None:
     """A step is written although its agent has moved on since it was decided."""
     same, any_version = (
-        "if (found[1] or '0') == version then return end",
+        "if tonumber(found[1] or 0) == version then return end",
         "if found[2] then return end",
     )
     _edit_scripts({"commit": functools.partial(_replaced, old=same, new=any_version)})

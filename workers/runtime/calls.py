@@ -48,7 +48,7 @@ class Call:
         """It ended with a cancellation that is not ours."""
         self.task: asyncio.Task[None] | None = None
         self.ended = asyncio.get_running_loop().create_future()
-        self._function = function
+        self._function: Callable[[], Awaitable[None]] | None = function
 
     @property
     def done(self) -> bool:
@@ -72,7 +72,7 @@ class Call:
 
     async def run(self) -> None:
         try:
-            if not self.cancelled:
+            if self._function is not None and not self.cancelled:
                 await self._function()
         except asyncio.CancelledError as error:
             self.interrupted = not self.cancelled
@@ -84,6 +84,7 @@ class Call:
             self.end()
 
     def end(self, *_: object) -> None:
+        self._function = None  # it refers to the agent, which is to be freed
         if not self.done:
             self.ended.set_result(None)
 
