@@ -40,9 +40,7 @@ def write(results: Path, docs: Path, order: Sequence[str]) -> None:
 
 
 def _short(figure: Figure) -> str:
-    return figure.name.replace("`", "") + (
-        f" / {figure.compared_with}" if figure.compared_with else ""
-    )
+    return figure.name.replace("`", "")
 
 
 def _section(report: Report, folder: Path) -> str:

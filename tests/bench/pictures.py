@@ -5,7 +5,7 @@ from html import escape
 
 from tests.bench.figures import Breakdown, Figure, number
 
-WIDTH, LEFT, ROW, BAR = 900, 330, 30, 18
+WIDTH, LEFT, ROW, BAR = 960, 400, 30, 18
 FONT = 'role="img" font-family="system-ui, DejaVu Sans, sans-serif" font-size="13" fill="#1d2733"'
 COLOURS = ("#1f6feb", "#b98a1c", "#2f9e63", "#c2543d", "#7a5cc0", "#4a97a8", "#8996a8")
 
