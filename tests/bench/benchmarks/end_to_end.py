@@ -48,7 +48,8 @@ async def run(setup: Setup) -> Report:
             ),
         ),
         notes=(
-            f"{count:,} spawns or jobs a round (a third of that for all but {COMPARED}), 64 clients, 4 workers of 10",
+            f"{count:,} spawns or jobs a round (a third for peers other than {COMPARED})",
+            "64 clients, 4 workers of 10",
             *versions,
         ),
     )
