@@ -81,7 +81,7 @@ def measure(name: str, options: argparse.Namespace) -> Report:
     """Run one benchmark in a folder of its own."""
     module = importlib.import_module(f"tests.bench.benchmarks.{name.replace('-', '_')}")
     wanted = options.peers or ("taskiq" if options.quick else ",".join(PEERS))
-    began = time.monotonic()
+    began, load = time.monotonic(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="muster-bench-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o711)
         setup = Setup(
@@ -99,6 +99,7 @@ def measure(name: str, options: argparse.Namespace) -> Report:
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         machine=machine(),
         seconds=time.monotonic() - began,
+        load=load,
     )
 
 

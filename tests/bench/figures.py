@@ -76,6 +76,8 @@ class Report(Struct, frozen=True, kw_only=True):
     date: str = ""
     machine: str = ""
     seconds: float = 0.0
+    load: float = 0.0
+    """The machine's load average before it: on a quiet one well below the number of cores."""
 
 
 class Fit(Struct, frozen=True):

@@ -45,6 +45,8 @@ def _short(figure: Figure) -> str:
 
 def _section(report: Report, folder: Path) -> str:
     ran = f"`{report.command}` at {report.commit}, {report.date}, {report.seconds:.0f} s"
+    if report.load:
+        ran += f", load average before it {report.load:.1f}"
     lines = [
         f"## {report.name}\n",
         f"{ran}. {'; '.join(report.notes)}.\n",

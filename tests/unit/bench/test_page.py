@@ -30,6 +30,7 @@ REPORT = Report(
     commit="abc1234",
     date="2026-01-02",
     machine="a machine",
+    load=7.5,
 )
 
 
@@ -53,9 +54,9 @@ def test_a_row_has_the_figure_its_baseline_their_ratio_and_whether_the_target_is
     assert "| leases lost | 0 |  |  |  | ≤ 0 |  | reached |" in text
 
 
-def test_command_commit_date_and_machine_are_named(tmp_path: Path) -> None:
+def test_command_commit_date_machine_and_its_load_are_named(tmp_path: Path) -> None:
     text, _ = written(tmp_path)
-    for part in (REPORT.command, REPORT.commit, REPORT.date, REPORT.machine):
+    for part in (REPORT.command, REPORT.commit, REPORT.date, REPORT.machine, "7.5"):
         assert part in text
 
 
