@@ -27,8 +27,8 @@ from tests.bench.table import rows_of
 
 RATIOS = Path(__file__).with_name("ratios.toml")
 ROUNDS, SPAWNS, BARE = 4, 1500, 4000
-ROOM = 1.3
-"""A ratio may be so many times what was committed: runs on one machine differ by less."""
+ROOM = 1.4
+"""A ratio may be so many times what was committed: on a machine with other work 1.29 was seen."""
 ROOM_ABSOLUTE = 0.15
 """And so much more: what costs nearly nothing differs by its multiples."""
 PROFILE_SECONDS = 5
