@@ -29,7 +29,8 @@ from gateway.wire.requests import SpawnRequest
 from projector.fold.heartbeats import Heartbeat, gather
 from projector.intake.entries import entry_of, event_of, read_entry
 from projector.store import mapping, rows
-from projector.store.rows import AgentRow, EventRow, PoolCapacity
+from projector.store.capacity import PoolCapacity
+from projector.store.rows import AgentRow, EventRow
 from projector.store.tables import METADATA, POOL_CAPACITY
 
 POOL, GENERATION = "golden_pool", 3

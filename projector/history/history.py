@@ -27,12 +27,12 @@ from projector.history import replay
 from projector.history.cache import HistoryCache
 from projector.history.positions import ArchiveIncomplete, AsOf, PointInTime, find_point
 from projector.history.replay import HistoricalState, TooExpensive
+from projector.store.capacity import PoolCapacity
 from projector.store.database import Database
 from projector.store.rows import (
     READ_BYTES,
     AgentFilter,
     AgentRow,
-    PoolCapacity,
     PoolRow,
     WorkerRow,
 )

@@ -22,11 +22,11 @@ from eventstore.language.workers import ALIVE, Worker, WorkerStatus
 from projector.fold.fold import State, fold, fold_catalogue
 from projector.history.positions import LogPosition, require_complete
 from projector.intake.entries import event_of
+from projector.store.capacity import PoolCapacity
 from projector.store.mapping import chunks, pool_record, worker_record
 from projector.store.rows import (
     AgentFilter,
     EventRow,
-    PoolCapacity,
     PoolRow,
     WorkerRow,
     pool_row,

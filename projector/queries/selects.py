@@ -19,6 +19,7 @@ from eventstore.language.workers import ALIVE, WorkerStatus
 from projector.intake.archive import generation_ranges
 from projector.queries.agent_pages import LIVE_STATUSES, names_in, page_ids, unindexed
 from projector.store import rows
+from projector.store.capacity import PoolCapacity
 from projector.store.mapping import agent_of, chunks, pool_of
 from projector.store.tables import (
     AGENT_LIVE,
@@ -152,9 +153,7 @@ def _agent_rows(connection: Connection, query: Select[Any]) -> list[rows.AgentRo
     found = connection.execute(query).mappings().all()
     pending = {row["pool_name"] for row in found if row["status"] == Status.PENDING}
     capacities = _capacities(connection, pending) if pending else {}
-    return [
-        rows.agent_row(row, capacities.get(row["pool_name"], rows.PoolCapacity())) for row in found
-    ]
+    return [rows.agent_row(row, capacities.get(row["pool_name"], PoolCapacity())) for row in found]
 
 
 def pools(
@@ -179,7 +178,7 @@ def _pools() -> Select[Any]:
     return select(p, *counts).join_from(p, c, p.c.pool_name == c.c.pool_name)
 
 
-def _capacities(connection: Connection, names: Iterable[str]) -> dict[str, rows.PoolCapacity]:
+def _capacities(connection: Connection, names: Iterable[str]) -> dict[str, PoolCapacity]:
     p, c, w = SERVING.pools, CAPACITY, SERVING.workers
     of_pool = (w.c.pool_name == p.c.pool_name) & w.c.status.in_(LIVE_WORKER_STATUSES)
     isolated = select(func.count()).where(of_pool, w.c.alone != "").scalar_subquery()
@@ -190,7 +189,7 @@ def _capacities(connection: Connection, names: Iterable[str]) -> dict[str, rows.
         .where(p.c.pool_name.in_(sorted(names)))
     )
     return {
-        row["pool_name"]: rows.PoolCapacity(
+        row["pool_name"]: PoolCapacity(
             free_slots=int(row["available_capacity"]),
             workers=row["process_count"],
             ordered_workers=row["ordered_worker_processes"],

@@ -18,11 +18,10 @@ from projector.intake.archive import EventRange
 from projector.intake.source import is_lost
 from projector.queries import selects
 from projector.queries.sharing import SharedQueries
+from projector.store.capacity import WAITS_FOR_CLAIM, WAITS_FOR_ISOLATION
 from projector.store.database import Database, DatabaseError
 from projector.store.failures import reason
 from projector.store.rows import (
-    WAITS_FOR_CLAIM,
-    WAITS_FOR_ISOLATION,
     AgentFilter,
     AgentRow,
     EventRow,

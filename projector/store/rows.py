@@ -17,44 +17,8 @@ from msgspec.structs import force_setattr, replace
 from eventstore.language.agents import Agent, Status
 from eventstore.language.events import Error
 from eventstore.language.pool_config import PoolConfig
+from projector.store.capacity import PoolCapacity
 from projector.store.mapping import AGENT_COLUMNS, Row, agent_of, column_name
-
-WAITS_FOR_CLAIM: Final = "waiting to be claimed"
-WAITS_FOR_ISOLATION: Final = "needs a worker of its own"
-
-
-class PoolCapacity(Struct, frozen=True):
-    """The numbers that say what the pending agents of a pool wait for."""
-
-    free_slots: int = 0
-    workers: int = 0
-    ordered_workers: int = 0
-    max_workers: int = 0
-    isolated_workers: int = 0
-    """Workers that each have one isolated agent."""
-
-    def reason_of(self, agent: Agent) -> str:
-        """What a pending agent waits for, and in brackets why it was requeued."""
-        if agent.status is not Status.PENDING:
-            return agent.reason
-        waiting_for = self._waiting_for(isolated=agent.alone)
-        return f"{waiting_for} ({agent.reason})" if agent.reason else waiting_for
-
-    def _waiting_for(self, *, isolated: bool) -> str:
-        is_full = self.workers >= self.max_workers
-        if isolated:
-            return WAITS_FOR_ISOLATION + (f"; {self._full_reason()}" if is_full else "")
-        if self.free_slots <= 0 and is_full:
-            return self._full_reason()
-        if self.free_slots <= 0 and self.ordered_workers:
-            return "a worker is starting"
-        return WAITS_FOR_CLAIM
-
-    def _full_reason(self) -> str:
-        count = self.isolated_workers
-        isolated = f", {count} of them for one agent alone" if count else ""
-        return f"pool is at its maximum of {self.max_workers} workers{isolated}"
-
 
 PAGE_BYTES: Final = 1024 * 1024
 """Of the rows of a page, as JSON: a page that is longer ends early."""

@@ -12,8 +12,9 @@ from eventstore.log.reader import Entry
 from projector.fold.heartbeats import gather
 from projector.intake.entries import admit, position_after, read_entries, read_entry
 from projector.rebuild.rebuild import Progress
+from projector.store.capacity import PoolCapacity
 from projector.store.engines import address
-from projector.store.rows import PoolCapacity, Position
+from projector.store.rows import Position
 from projector.verify.report import DIFFERENCES_MAX, Report
 
 
