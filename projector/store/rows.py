@@ -17,7 +17,7 @@ from msgspec.structs import force_setattr, replace
 from eventstore.language.agents import Agent, Status
 from eventstore.language.events import Error
 from eventstore.language.pool_config import PoolConfig
-from projector.store.capacity import PoolCapacity
+from projector.store.capacity import WAITS_FOR_CLAIM, WAITS_FOR_ISOLATION, PoolCapacity
 from projector.store.mapping import AGENT_COLUMNS, Row, agent_of, column_name
 
 PAGE_BYTES: Final = 1024 * 1024
