@@ -36,13 +36,13 @@ class CommitQueue:
         self._waiting: deque[_Item] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def add(self, step: bytes, read_generation: int) -> Any:
-        """The reply to this step. Raises what the call raises.
+    async def add(self, step: bytes, generation: int) -> Any:
+        """The reply to this step. Raises what the call raises, or `Recovered`.
 
-        `read_generation`: as `ScriptRunner.commit` has it; checked again before the step is sent.
+        `generation`: the log's as far as it is known; in a later one the step is not sent.
         """
         future = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Item(step, read_generation, future))
+        self._waiting.append(_Item(step, generation, future))
         if self._task is None:
             self._task = asyncio.create_task(self._commit())
         return await future

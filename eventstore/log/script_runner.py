@@ -181,10 +181,14 @@ class ScriptRunner:
             raise errors.Recovered(step.pool, generation)
         name = "admit" if adds_load else "commit"
         queue = self._queues.get((name, step.pool)) or self._queue(name, step.pool)
-        raw = await queue.add(step.encode(), read_generation)
+        raw = await queue.add(step.encode(), read_generation or generation)
+        return self.step_reply(name, step.pool, raw)
+
+    def step_reply(self, name: str, pool: str, raw: Any) -> Reply:
+        """The reply to one of the steps of a script. Raises if the step failed."""
         if isinstance(raw, ResponseError):
-            raise self._refusal(name, step.pool, raw) from raw
-        return parse_reply(step.pool, raw, self)
+            raise self._refusal(name, pool, raw) from raw
+        return parse_reply(pool, raw, self)
 
     def _queue(self, name: str, pool: str) -> CommitQueue:
         async def run(steps: Sequence[bytes]) -> Sequence[Any]:

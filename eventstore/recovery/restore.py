@@ -26,7 +26,6 @@ from eventstore.language.events import LogRecovered
 from eventstore.language.workers import Worker
 from eventstore.log.log import Log
 from eventstore.log.replies import Outcome, Reply
-from eventstore.log.script_runner import parse_reply
 from eventstore.recovery.loss_reports import REPORTS_PART
 from eventstore.steps import clauses
 from eventstore.steps.step import Fence, Origin, Step
@@ -176,7 +175,7 @@ class LogRestore:
             checks = [clauses.MetaIs("recovering", self._token)]
             encoded = clauses.encode(checks, step.writes)
             reply = await self._log.run_script("restore", self._pool, 0, 0, encoded)
-            self._require_done(parse_reply(self._pool, reply.rest[0][0], self._log))
+            self._require_done(self._log.step_reply("restore", self._pool, reply.rest[0][0]))
 
     async def _recover(self, action: str, *arguments: str | bytes | int) -> Reply:
         return self._require_done(

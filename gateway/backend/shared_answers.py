@@ -7,6 +7,7 @@ import functools
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from gateway.backend.backend import BACKEND
 from gateway.backend.read_state import READ_STATE, ReadState
@@ -25,6 +26,8 @@ def answered_once(
         key = handler, tuple(request[READ_STATE].requested.items())
         found, read_state = await request[BACKEND].shared_answers.ask(key, answer)
         request[READ_STATE] = read_state
-        return web.Response(body=found.body, status=found.status, headers=found.headers)
+        return web.Response(
+            body=found.body, status=found.status, headers=CIMultiDict(found.headers)
+        )
 
     return shared

@@ -32,6 +32,9 @@ log = structlog.get_logger("muster.gateway")
 BACKOFF_SECONDS = (0.05, 2.0)
 GATHER_SECONDS = 0.02
 """The time between reads while no client waits, so that each finds more."""
+BUSY_ENTRIES = 10
+BUSY_SECONDS = 0.005
+"""After a read of so many entries also clients that wait do so for so long."""
 PAGE_SIZE = 1000
 
 _RECOVERED_TYPE = LogRecovered.type.encode()
@@ -79,6 +82,7 @@ class Tail:
         self._requested = requested
         self._applied: Catalogue | None = None
         self._read_at = 0.0
+        self._read_count = 0
 
     async def start(self, *, timeout_seconds: float) -> None:
         """Start, and wait until the tail follows; it goes on trying if that takes longer."""
@@ -139,7 +143,9 @@ class Tail:
         """Let events come together, up to `GATHER_SECONDS` after the last read."""
         self._requested.clear()
         remaining = self._read_at + GATHER_SECONDS - time.monotonic()
-        if remaining > 0 and self._following.is_set() and not self._awaited():
+        if self._awaited():
+            await asyncio.sleep(BUSY_SECONDS if self._read_count >= BUSY_ENTRIES else 0)
+        elif remaining > 0 and self._following.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(remaining):
                     await self._requested.wait()
@@ -187,6 +193,7 @@ class Tail:
         # After an outage the first read does not block, so that its end is known soon.
         entries_by_stream = await self._reader.read(positions, block=self._following.is_set())
         self._read_at = time.monotonic()
+        self._read_count = sum(map(len, entries_by_stream.values()))
         for stream, entries in entries_by_stream.items():
             pool = streams[stream]
             if self._readable_prefix(pool, entries[:1]):

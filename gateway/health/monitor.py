@@ -43,6 +43,8 @@ EVENTS_LENGTH_MAX: Final = 256 * 1024
 WORKERS_MAX: Final = 2_000
 SILENT_LEASES_MAX: Final = 3
 """An agent's health is unknown once its worker was silent for so many of the pool's leases."""
+WRITTEN_MS: Final = 3_000
+"""How often heartbeats are written to the views, which is added to that."""
 
 
 class HostFigures(Struct, frozen=True, kw_only=True):
@@ -239,7 +241,8 @@ def _agent_health(row: AgentRow, backend: Backend) -> AgentHealth:
     pool = backend.live_pool(row.pool_name)
     lease_ms = (pool.config if pool else PoolConfig()).lease_seconds * 1000
     last_observed_ms = max(row.last_heartbeat or 0, row.started_at or 0)
-    silent = backend.log.now_ms(row.pool_name) - last_observed_ms > SILENT_LEASES_MAX * lease_ms
+    silent_ms = backend.log.now_ms(row.pool_name) - last_observed_ms
+    silent = silent_ms > SILENT_LEASES_MAX * lease_ms + WRITTEN_MS
     running = "unknown" if silent else "healthy"
     verdicts = {"running": running, "pending": "waiting", "restarting": "unhealthy"}
     verdict = verdicts.get(row.status, row.status)

@@ -8,7 +8,7 @@ repetition between them.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence, Set
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -60,7 +60,10 @@ async def _start_cursor(backend: Backend, pools: Sequence[str], after: str, fiel
         raise LogUnreachable("Redis has not been reached yet")
     start = dict.fromkeys(latest, "0-0") if after else dict(latest)
     if after not in {"", "0"}:
-        start |= Cursor.parse(after, field).positions
+        positions = Cursor.parse(after, field).positions
+        for pool in latest.keys() - positions:  # of a name that was removed, only what came since
+            start[pool] = (await backend.log.retired_at(pool))[0]
+        start |= positions
     if pools:
         return Cursor({pool: start.get(pool, "0-0") for pool in pools})
     if unknown := start.keys() - latest:
@@ -102,7 +105,6 @@ class Stream:
                 if events:
                     await self._send(events)
                 elif not subscription.closed:
-                    self._cursor.drop(self._cursor.positions.keys() - self._known_pools())
                     await self._send_comment("waiting")
         except LogUnreachable:
             await self._send_comment("Redis, or the archive, does not answer; reconnect")
@@ -110,10 +112,6 @@ class Stream:
         await self._send_comment(
             "too slow; reconnect" if subscription.overflowed else "the gateway stops; reconnect"
         )
-
-    def _known_pools(self) -> Set[str]:
-        """Those that are not removed, or that this client has named."""
-        return self._backend.tail.positions.keys() | self._pools
 
     def _follows(self, pool: str) -> bool:
         return not self._pools or pool in self._pools

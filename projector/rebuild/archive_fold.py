@@ -70,6 +70,8 @@ class _ArchiveFold(Struct):
                 return
             self.unwritten = self.projection.apply(connection, self.pool, dense, self.unwritten)
             self.bytes_folded += sum(len(row.data) for row in dense)
+            if self._is_large(self.unwritten):
+                return
 
     def take(self) -> AppliedBatch | None:
         """What is to be written now, if anything is."""

@@ -60,7 +60,7 @@ def switch(connection: sa.Connection, prefix: str) -> None:
     version = read_version(connection)
     _copy_heartbeat_ids(connection)
     _drop_previous(connection, prefix)
-    if version not in (tables.VIEW_VERSION, tables.INCOMPLETE):
+    if version != tables.VIEW_VERSION:
         migrate_serving(connection, prefix)
     for old, new in zip(tables.SERVING.all(), tables.SHADOW.all(), strict=True):
         _replace_differing(connection, new, old)

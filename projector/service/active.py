@@ -135,23 +135,26 @@ class Active:
         try:
             positions = await self.database.read(heartbeats.read_positions)
             while True:
-                batch = await self._read_heartbeats(reader, positions)
+                batch, is_full = await self._read_heartbeats(reader, positions)
                 if batch.positions:
                     unreadable.report(batch.unreadable)
                     await self._lease.write(partial(heartbeats.write, batch=batch))
                     positions.update(batch.positions)
-                await asyncio.sleep(self._options.heartbeat_seconds)
+                await asyncio.sleep(0 if is_full else self._options.heartbeat_seconds)
         finally:
             await reader.close()
 
     async def _read_heartbeats(
         self, reader: Reader, positions: Mapping[str, str]
-    ) -> heartbeats.HeartbeatBatch:
+    ) -> tuple[heartbeats.HeartbeatBatch, bool]:
+        """What came, and whether there may be more at once."""
         known = self._live() - {CATALOGUE}
         pools = {self._source.keys.pool(pool, "heartbeats"): pool for pool in known}
         after = {stream: positions.get(pool, "0") for stream, pool in pools.items()}
-        found = await reader.read(after, count=self._options.count(len(pools)))
-        return heartbeats.gather({pools[stream]: some for stream, some in found.items()})
+        count = self._options.count(len(pools))
+        found = await reader.read(after, count=count)
+        is_full = any(len(some) >= count for some in found.values())
+        return heartbeats.gather({pools[stream]: some for stream, some in found.items()}), is_full
 
     async def follow(self) -> None:
         """Follow the events of all logs."""

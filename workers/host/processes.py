@@ -99,8 +99,10 @@ class Process(Struct, frozen=True):
         """
         with contextlib.suppress(ProcessLookupError):
             pidfd = _pidfd(self.pid)
-            if pidfd is not None:
+            if pidfd is not None and self.alive():
                 return _EndCheck(self, pidfd)
+            if pidfd is not None:  # another process has the pid
+                os.close(pidfd)
         return lambda: not self.alive()
 
     def state(self) -> str:

@@ -202,6 +202,7 @@ class AgentRun:
                 return command
             if conditions.isolation_ended(self.state):
                 await self._settlement.write(Clear(reason="behaved"))
+                continue  # what happened meanwhile has woken nothing
             await self.stop.wait(conditions.wait_seconds(self.state))
         return None
 

@@ -99,6 +99,9 @@ class Leader:
 
         To follow a leader that lives does no harm.
         """
+        host = self._context.catalogue.state.hosts.get(other.host)
+        if host is not None and host.status == "left":
+            return True  # its report is deleted
         seconds = self._context.reports.silent_seconds(other.host)
         return seconds > self._lease_seconds + 2 * REPORT_SECONDS
 

@@ -98,6 +98,7 @@ local function book(id, agent, flat)
     end
     changes.command_id, changes.claimed = '', ''
   end
+  write_head()
   changes.version, changes.last_event_id = agent.version, agent.last_event_id
   local fields = {}
   for name, value in pairs(changes) do
@@ -215,7 +216,6 @@ if rounds == 500 then push_inbox(worker, 'work') end
 if booked > 0 then
   redis.call('HINCRBY', process_key(worker), 'agent_count', booked)
   rescore(worker)
-  write_head()
   wake()
 end
 return reply('OK', answer, foreign)

@@ -215,5 +215,5 @@ for i = 3, #ARGV do
 end
 rescore_changed()
 if wrote then write_head() end
-if wakes then wake() end
+if wakes then pcall(wake) end -- (with the next renewal, workers learn of what waits)
 return reply('OK', replies)

@@ -138,3 +138,14 @@ async def test_a_lost_reply_makes_all_its_steps_unknown(
 async def test_a_pool_without_steps_under_way_costs_nothing(log: Log) -> None:
     await asyncio.gather(*(log.commit(setting(log, f"f{n}", "1")) for n in range(3)))
     await until(lambda: not log._queues)
+
+
+async def test_a_step_that_waits_for_one_that_learns_of_a_recovery_is_not_sent(log: Log) -> None:
+    """It was decided on what the log was before, whether its caller says so or not."""
+    await log.commit(setting(log, "x", "0"))
+    log.raise_high_water_mark(POOL, 1, 1)
+    waits = asyncio.ensure_future(log.commit(setting(log, "b", "1")))
+    await asyncio.sleep(0)
+    log.raise_high_water_mark(POOL, 2, 1)
+    with pytest.raises(Recovered):
+        await waits

@@ -132,6 +132,21 @@ async def test_a_removed_pool_is_left_out_of_the_positions_to_resume_from(stage)
         assert Cursor.parse(client.last).positions.keys() == positions.keys() - {"gone"}
 
 
+async def test_a_pool_of_a_removed_name_is_followed_from_its_own_first_event(stage, monkeypatch):
+    """A client had the events of the earlier one, and its position has left that out since."""
+    asked = []
+
+    async def retired_at(pool: str) -> tuple[str, int]:
+        asked.append(pool)
+        return "7-0", 7
+
+    monkeypatch.setattr(stage.backend.log, "retired_at", retired_at)
+    others = {pool: at for pool, at in stage.backend.tail.positions.items() if pool != POOL}
+    async with following(stage, "", str(Cursor(others))) as client:
+        assert Cursor.parse(client.last).positions[POOL] == "7-0"
+    assert asked == [POOL]
+
+
 async def test_a_client_of_many_pools_comes_back(stage):
     """Its position in all of them fits in a header."""
     many = {f"developer_pool_{number}": f"17641872{number:05}-0" for number in range(500)}

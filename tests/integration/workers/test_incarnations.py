@@ -5,11 +5,15 @@ import threading
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
+from eventstore.connection.calls import execute
+from eventstore.language.agent_commands import Clear, Command
 from tests.integration.workers.roles import Quiet
 from tests.unit.workers.test_errors import HOSTILE
-from tests.worker_pool import WorkerPool
+from tests.worker_pool import POOL, WorkerPool
 from workers.api.agent import Agent, Context
+from workers.runtime.settlement import Settlement
 
 
 async def test_an_end_is_written_when_calls_in_threads_have_ended(pool: WorkerPool):
@@ -147,3 +151,31 @@ async def test_a_crash_within_a_group_names_what_crashed(
     await pool.reached(agent_id, "restarting")
     error = (await pool.data(agent_id, "agent.crashed"))["error"]
     assert (error["type"], error["message"]) == ("ValueError", "in a task")
+
+
+async def test_a_run_that_ends_while_its_isolation_is_ended_is_noticed(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+):
+    """Nothing waits for it while the step is written, so nothing is woken."""
+    let_end, ended = asyncio.Event(), asyncio.Event()
+    write = Settlement.write
+
+    class Brief(Agent):
+        async def run(self, context: Context) -> None:
+            await let_end.wait()
+            ended.set()
+
+    async def write_slowly(self: Settlement, command: Command) -> None:
+        if isinstance(command, Clear):
+            let_end.set()
+            await ended.wait()
+            await asyncio.sleep(0)
+        await write(self, command)
+
+    monkeypatch.setattr(Settlement, "write", write_slowly)
+    pool.config = replace(pool.config, suspicion_window_seconds=0.1)
+    agent_id = await pool.spawn()
+    key = pool.log.keys.agent(POOL, agent_id)
+    await execute(pool.log.client, "HSET", key, "alone", "1")
+    await pool.worker(Brief)
+    await pool.reached(agent_id, "terminated")
