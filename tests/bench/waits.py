@@ -1,7 +1,7 @@
 """How long agents and jobs waited until they ran, as they report it themselves.
 
 They send it over UDP, measured by the clock that all processes of a machine share. Nothing here has
-an event loop, which would stand between the clock and the question.
+an event loop, which would come between the clock and the question.
 """
 
 import itertools
