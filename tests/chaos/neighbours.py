@@ -19,10 +19,10 @@ from tests.chaos.views import select
 
 FAULTS: Final = re.compile(
     r"its lease was not renewed|killed by signal 9|log-recovered|its process is gone"
-    r"|exited with code 7[459]|it did not start before its deadline"
+    r"|exited with code 7[459]|it did not start before its deadline|the zygote does not fork"
 )
 """How workers end by the faults of the harness: it stops and kills them, and takes Redis away. One
-that did not start in time was ordered from a host whose supervisor was killed; it had no agents."""
+that did not start, since its supervisor or zygote was killed, had no agents."""
 ORDERS: Final = frozenset({"empty", "pool-deleted", "host-shutdown", "owner-gone"})
 """Why workers drain in good order."""
 FAILED: Final = ("agent.crashed", "agent.unhealthy", "agent.start_failed", "agent.failed")
