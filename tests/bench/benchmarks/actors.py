@@ -9,7 +9,7 @@ from functools import partial
 
 from tests.bench import load
 from tests.bench.asked import asked
-from tests.bench.benchmarks.library import ask_float
+from tests.bench.benchmarks.event_library import ask_float
 from tests.bench.environments import Environment
 from tests.bench.figures import Figure, Report
 from tests.bench.muster_system import MeasuredSystem, body, muster

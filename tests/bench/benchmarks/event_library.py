@@ -24,7 +24,7 @@ async def run(setup: Setup) -> Report:
     environment = Environment(setup.cache, "eventsourcing", ("eventsourcing",))
     environment.make()
     command = (environment.bin / "python", SCRIPTS / "eventsourcing_log.py")
-    env = {**os.environ, "BENCH_FOLDER": str(setup.new_folder("library"))}
+    env = {**os.environ, "BENCH_FOLDER": str(setup.new_folder("event-library"))}
     async with (
         history(setup, events, sqlite_url(setup.new_folder("views"))) as log,
         history(setup, 1_000, sqlite_url(setup.new_folder("other"))) as other,
@@ -44,7 +44,7 @@ async def run(setup: Setup) -> Report:
         )
     peer = environment.versions()
     return Report(
-        name="library",
+        name="event-library",
         figures=(
             compared("append", appends["muster"], peer, appends["library"]),
             compared("fold all", replays["muster"], peer, replays["library"]),
