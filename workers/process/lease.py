@@ -89,6 +89,11 @@ class Lease:
         self._orphan_since = 0.0
         self._threads: list[threading.Thread] = []
 
+    @property
+    def expired(self) -> bool:
+        """Whether the lease is over by the clock, also before its threads have noticed."""
+        return boot_seconds() >= self._trusted_until
+
     async def start(self, *, preparing: str = "") -> None:
         """Renew from now on. `preparing`: what the worker does before it can claim."""
         self._loop = asyncio.get_running_loop()

@@ -279,8 +279,8 @@ class Worker:
             output=self._output,
             fallback=options.fallback,
         )
-        on_fenced, on_stuck = partial(self._on_lost, "fenced"), partial(self._drain, "stuck")
-        self._slots = slots = Slots(context, size, on_fenced=on_fenced, on_stuck=on_stuck)
+        on_stuck = partial(self._drain, "stuck")
+        self._slots = slots = Slots(context, size, on_lost=self._on_lost, on_stuck=on_stuck)
         hooks = Hooks(
             high_water_mark=self._pool_log.high_water_mark,
             snapshot=slots.snapshot,
@@ -294,6 +294,7 @@ class Worker:
         )
         self._lease = Lease(options, registration.epoch, hooks, granted_at=granted_at)
         context.on_fenced = self._lease.renew_soon
+        context.lease_expired = lambda: self._lease.expired
         self._setup = RoleSetup(
             options,
             self._roles,

@@ -39,14 +39,14 @@ class Slots:
         worker_context: WorkerContext,
         size: int,
         *,
-        on_fenced: Callable[[], None],
+        on_lost: Callable[[str], None],
         on_stuck: Callable[[], None],
     ) -> None:
         self.runs: dict[str, AgentRun] = {}
         self.stuck = False
         self._worker_context = worker_context
         self._size = size
-        self._on_fenced, self._on_stuck = on_fenced, on_stuck
+        self._on_lost, self._on_stuck = on_lost, on_stuck
         self._wakeup = asyncio.Event()
         self._redeliver = False
         self._recently_ended: set[tuple[str, int]] = set()
@@ -132,10 +132,12 @@ class Slots:
             starts=self._worker_context.starts,
         )
         if outcome is Outcome.FENCED:
-            self._on_fenced()
-            return
-        for claimed in claims:
-            self._accept(claimed)
+            self._on_lost("fenced")
+        elif self._worker_context.lease_expired():  # this process did not run for a while
+            self._on_lost("lease-expired")
+        else:
+            for claimed in claims:
+                self._accept(claimed)
 
     def _accept(self, claimed: ClaimedAgent) -> None:
         agent = claimed.agent

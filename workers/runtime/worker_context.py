@@ -35,6 +35,8 @@ class WorkerContext(Struct, kw_only=True):
     fallback: bool = False
     on_fenced: Callable[[], None] = lambda: None
     """Called when the log refused something as FENCED."""
+    lease_expired: Callable[[], bool] = lambda: False
+    """Whether no agent may be started any more: another worker may run it already."""
     leaves_agents: Callable[[], bool] = lambda: False
     """Whether agents that are stopped are left to the worker's reaper, and not released."""
     on_role_problem: Callable[[str], None] = lambda _: None

@@ -4,14 +4,18 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
 import redis
 from msgspec.structs import replace
 
 from eventstore.language.workers import Suspect
 from tests.integration.workers.roles import Quiet
-from tests.waiting import until_sync
+from tests.integration.workers.script_calls import is_claim
+from tests.waiting import until, until_sync
 from tests.worker_pool import ORIGIN, POOL, QUICK, WorkerPool, eventually, worker_pool
 from workers.api.agent import Agent, Context
+from workers.host.processes import boot_seconds
+from workers.process import lease
 from workers.process.worker import Worker
 
 
@@ -132,6 +136,33 @@ async def test_an_agent_whose_start_was_never_answered_ends_with_the_lease(
         await asyncio.wait_for(paused.wait(), 5)
         await ends_with_its_lease(worker, ended)
         server.resume()
+
+
+async def test_no_agent_starts_from_a_reply_that_is_read_after_the_lease(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+):
+    """The machine slept between a claim and its reply, and the lease's threads wake up last."""
+    started: list[str] = []
+
+    class Noting(Agent):
+        async def run(self, context: Context) -> None:
+            started.append(context.agent_id)
+
+    pool.config = replace(QUICK, lease_seconds=3600.0, renew_seconds=600.0)
+    worker = await pool.worker(Noting)
+    await until(lambda: not worker._slots._wakeup.is_set())
+    evaluate = worker._log._evaluate
+
+    async def sleep_after_a_claim(source, keys, arguments):
+        reply = await evaluate(source, keys, arguments)
+        if is_claim(source, arguments):
+            monkeypatch.setattr(lease, "boot_seconds", lambda: boot_seconds() + 3600.0)
+        return reply
+
+    worker._log._evaluate = sleep_after_a_claim  # type: ignore[method-assign]
+    await pool.spawn()
+    assert await asyncio.wait_for(worker.wait(), 15) == "lease-expired"
+    assert started == []
 
 
 def renewals(client: redis.Redis) -> int:
