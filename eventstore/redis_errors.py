@@ -7,9 +7,9 @@ RedisError
 ├── RedisTimeoutError        no reply in time
 ├── InvalidResponse          a reply that no Redis sends
 └── ResponseError            the server has refused
-    ├── OutOfMemoryError, ExecAbortError, NoScriptError, NoPermissionError
+    ├── OutOfMemoryError, NoScriptError, NoPermissionError
     └── TransientError       it will stop refusing by itself
-        └── ReadOnlyError, TryAgainError, ClusterDownError, MasterDownError
+        └── ReadOnlyError    it is a replica
 """
 
 from typing import Final
@@ -47,10 +47,6 @@ class OutOfMemoryError(ResponseError):
     """`maxmemory` is reached."""
 
 
-class ExecAbortError(ResponseError):
-    """A command of the transaction was refused."""
-
-
 class NoScriptError(ResponseError):
     """The server does not have the script."""
 
@@ -67,32 +63,20 @@ class ReadOnlyError(TransientError):
     """It is a replica."""
 
 
-class TryAgainError(TransientError):
-    """The keys of the command are being moved."""
-
-
-class ClusterDownError(TransientError):
-    """The cluster is not complete."""
-
-
-class MasterDownError(TransientError):
-    """It is a replica that has lost its master."""
-
-
 _BY_CODE: Final[dict[str, type[RedisError]]] = {
     "OOM": OutOfMemoryError,
     "WRONGPASS": AuthenticationError,
     "NOAUTH": AuthenticationError,
-    "EXECABORT": ExecAbortError,
     "LOADING": BusyLoadingError,
     "NOSCRIPT": NoScriptError,
     "READONLY": ReadOnlyError,
     "NOPERM": NoPermissionError,
-    "TRYAGAIN": TryAgainError,
-    "CLUSTERDOWN": ClusterDownError,
-    "MASTERDOWN": MasterDownError,
 }
-"""For replies that begin so; all others are a `ResponseError`."""
+"""For replies that begin so."""
+_TRANSIENT: Final = frozenset(
+    ("BUSY", "MISCONF", "NOREPLICAS", "UNBLOCKED", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN")
+)
+"""For these a `TransientError`, whose text has the code; for all others a `ResponseError`."""
 
 
 def error_of(reply: str) -> RedisError:
@@ -100,6 +84,8 @@ def error_of(reply: str) -> RedisError:
     code, _, text = reply.partition(" ")
     if kind := _BY_CODE.get(code):
         return kind(text)
+    if code in _TRANSIENT:
+        return TransientError(reply)
     if code != "ERR":
         return ResponseError(reply)
     if text == "max number of clients reached":

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from eventstore.connection.calls import execute
 from eventstore.connection.clients import Client
 from eventstore.ids import new_id
 from eventstore.keys import Keys
@@ -160,7 +159,7 @@ class WorkerPool:
 
     async def entries(self, part: str) -> list[dict[str, str]]:
         """The raw entries of one of the pool's streams."""
-        raw = await execute(self.log.client, "XRANGE", f"pool:{{{POOL}}}:{part}", "-", "+")
+        raw = await self.log.client.execute_command("XRANGE", f"pool:{{{POOL}}}:{part}", "-", "+")
         return [_named(fields) for _, fields in raw]
 
     async def events(self, subject: str = "") -> list[dict[str, str]]:

@@ -10,9 +10,8 @@ from typing import Final, TypeVar
 import structlog
 
 from eventstore import errors
-from eventstore.connection.calls import is_transient
 from eventstore.errors import LogError
-from eventstore.redis_errors import ResponseError
+from eventstore.redis_errors import ResponseError, TransientError
 
 SECONDS = (0.1, 5.0)
 """The pause after the first failure, and the longest."""
@@ -20,6 +19,7 @@ SECONDS = (0.1, 5.0)
 NAMES: Final[dict[type[BaseException], str]] = {
     BaseException: "redis.unreachable",
     ResponseError: "redis.refuses",
+    TransientError: "redis.unreachable",
     LogError: "redis.refuses",
     errors.LogUnreachable: "redis.unreachable",
     errors.NotEnoughReplicas: "redis.not_enough_replicas",
@@ -85,8 +85,6 @@ class Backoff:
 
     def _log_failure(self, error: BaseException) -> None:
         kind = next(kind for kind in type(error).__mro__ if kind in NAMES)
-        if isinstance(error, ResponseError) and is_transient(error):
-            kind = errors.LogUnreachable
         if NAMES[kind] != self._failure:
             self._failure = NAMES[kind]
             log.warning(NAMES[kind], **self._named, error=str(error))

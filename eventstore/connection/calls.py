@@ -22,22 +22,15 @@ UNREACHABLE = (
 
 The server's own refusals are `ResponseError`.
 """
-TRANSIENT_PREFIXES = ("BUSY ", "MISCONF", "NOREPLICAS", "UNBLOCKED")
-"""Of refusals that are transient, too, and have no class."""
 
 AsyncClient: TypeAlias = Client
 T = TypeVar("T")
 
 
-async def execute(client: AsyncClient, *command: Argument) -> Any:
-    """One command's reply. Raises a `RedisError`."""
-    return await client.execute_command(*command)
-
-
 async def execute_many(
     client: AsyncClient, commands: Iterable[Command], *, refusals: bool = False
 ) -> list[Any]:
-    """The replies to many commands in one call, as `execute`.
+    """The replies to many commands in one call. Raises a `RedisError`.
 
     `refusals`: one that the server refuses has its error as its reply; else the first is raised.
     """
@@ -53,13 +46,14 @@ async def scan(client: AsyncClient, prefix: str) -> AsyncIterator[Sequence[bytes
     pattern = "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in prefix) + "*"
     cursor = -1
     while cursor:
-        reply = await execute(client, "SCAN", max(cursor, 0), "MATCH", pattern, "COUNT", 1000)
+        command = ("SCAN", max(cursor, 0), "MATCH", pattern, "COUNT", 1000)
+        reply = await client.execute_command(*command)
         cursor = int(reply[0])
         yield reply[1]
 
 
 async def execute_blocking(client: AsyncClient, *command: Argument) -> Any:
-    """Like `execute` for a call that may block for long: it gets a connection of its own."""
+    """A command's reply for a call that may block for long: it gets a connection of its own."""
     (reply,) = await client.execute_blocking(command)
     if isinstance(reply, Exception):
         raise reply
@@ -67,14 +61,14 @@ async def execute_blocking(client: AsyncClient, *command: Argument) -> Any:
 
 
 async def ask(client: AsyncClient, *command: Argument, doing: str = "") -> Any:
-    """Like `execute`, but raises `LogUnreachable`, `WrongType`, `LogError`.
+    """A command's reply. Raises `LogUnreachable`, `WrongType`, `LogError`.
 
     `doing`: how the message of a refusal starts.
     """
     doing = doing or f"{command[0]!r} failed"
     with translated_errors(doing):
         try:
-            return await execute(client, *command)
+            return await client.execute_command(*command)
         except redis_errors.NoPermissionError as error:
             raise LogError(f"{doing}: {denied_command(command)}") from error
 
@@ -105,13 +99,6 @@ def pairs_of(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
     return zip(flat[::2], flat[1::2], strict=True)
 
 
-def is_transient(error: redis_errors.ResponseError) -> bool:
-    """Whether the server will stop refusing by itself."""
-    return isinstance(error, redis_errors.TransientError) or str(error).startswith(
-        TRANSIENT_PREFIXES
-    )
-
-
 def unreachable(error: BaseException) -> LogUnreachable:
     """The log's error for one of `UNREACHABLE`."""
     if isinstance(error, redis_errors.InvalidResponse):
@@ -123,7 +110,7 @@ def refusal(doing: str, error: redis_errors.ResponseError) -> LogError:
     """The log's error for a refusal by the server."""
     if str(error).startswith("NOREPLICAS"):
         return NotEnoughReplicas()
-    if is_transient(error):
+    if isinstance(error, redis_errors.TransientError):
         return LogUnreachable(f"Redis is not ready: {error}")
     kind = WrongType if str(error).startswith("WRONGTYPE") else LogError
     return kind(f"{doing}: {error}")

@@ -15,7 +15,7 @@ from typing import Final
 
 from eventstore import redis_errors
 from eventstore.connection import protocols
-from eventstore.connection.calls import UNREACHABLE, AsyncClient, is_transient
+from eventstore.connection.calls import UNREACHABLE, AsyncClient
 from eventstore.connection.protocols import spoken
 from eventstore.errors import LogUnreachable, MusterError, ServerUnsuitable
 
@@ -39,7 +39,7 @@ async def explain(error: Exception, client: AsyncClient) -> MusterError:
     if isinstance(error, UNREACHABLE):
         return await _unreachable(error, client)
     if isinstance(error, redis_errors.ResponseError):
-        if is_transient(error):
+        if isinstance(error, redis_errors.TransientError):
             return LogUnreachable(f"Redis is not ready: {error}")
         return ServerUnsuitable(f"Redis refuses: {error}")
     return ServerUnsuitable(f"the server is no Redis: {error}")

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from eventstore.connection.calls import UNREACHABLE, AsyncClient, execute, unreachable
+from eventstore.connection.calls import UNREACHABLE, AsyncClient, unreachable
 from eventstore.language.durability import Level
 from eventstore.log.replies import fields_of
 from eventstore.redis_errors import RedisError
@@ -74,7 +74,7 @@ async def wait_refusal(client: AsyncClient) -> str:
 async def _execute_or_error(client: AsyncClient, *command: str | int) -> Any:
     """A command's reply, or the server's refusal. Raises `LogUnreachable`."""
     try:
-        return await execute(client, *command)
+        return await client.execute_command(*command)
     except UNREACHABLE as error:
         raise unreachable(error) from error
     except RedisError as error:

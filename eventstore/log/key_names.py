@@ -7,7 +7,7 @@ not in front: an access list of `~prefix*` forbade them.
 from contextlib import suppress
 from typing import Final
 
-from eventstore.connection.calls import AsyncClient, ask, execute, translated_errors
+from eventstore.connection.calls import AsyncClient, ask, translated_errors
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.redis_errors import NoPermissionError
 
@@ -31,4 +31,4 @@ async def rename_old_keys(client: AsyncClient, keys: Keys) -> None:
         return
     with translated_errors("keys cannot be renamed"), suppress(NoPermissionError):
         # Where it is not permitted there are none.
-        await execute(client, "EVAL", RENAME, len(names), *names)
+        await client.execute_command("EVAL", RENAME, len(names), *names)

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from eventstore.connection.calls import ask, execute, translated_errors
+from eventstore.connection.calls import ask, translated_errors
 from eventstore.log.log import Log
 from eventstore.log.replies import fields_of
 
@@ -49,8 +49,8 @@ async def write_reports(log: Log, pool: str, reports: Iterable[LossReport]) -> N
     with translated_errors("reports cannot be written"):
         for entry in reports:
             fields = [str(item) for pair in asdict(entry).items() for item in pair]
-            await execute(log.client, "XADD", key, "MAXLEN", "~", REPORTS_MAX, "*", *fields)
-        await execute(log.client, "PEXPIRE", key, RETENTION_MS)
+            await log.client.execute_command("XADD", key, "MAXLEN", "~", REPORTS_MAX, "*", *fields)
+        await log.client.execute_command("PEXPIRE", key, RETENTION_MS)
 
 
 async def read_reports(log: Log, pool: str) -> list[LossReport]:

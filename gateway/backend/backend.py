@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 from aiohttp import web
 
-from eventstore.connection.calls import UNREACHABLE, execute, translated_errors
+from eventstore.connection.calls import UNREACHABLE, translated_errors
 from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.language.catalogue import Pool
@@ -157,8 +157,8 @@ class Backend:
 
     async def _read_stream(self, stream: str, first: str, last: str, *, count: int) -> list[Entry]:
         try:
-            entries: list[Entry] = await execute(
-                self.log.client, "XRANGE", stream, first, last, "COUNT", count
+            entries: list[Entry] = await self.log.client.execute_command(
+                "XRANGE", stream, first, last, "COUNT", count
             )
         except (*UNREACHABLE, RedisError) as error:
             raise LogUnreachable(f"{stream} cannot be read: {error}") from error

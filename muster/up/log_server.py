@@ -15,7 +15,7 @@ import structlog
 from msgspec.structs import replace
 
 from eventstore.connection import requirements
-from eventstore.connection.calls import UNREACHABLE, execute
+from eventstore.connection.calls import UNREACHABLE
 from eventstore.connection.clients import Client
 from eventstore.embedded.server import EmbeddedServer
 from eventstore.errors import LogError, ServerUnsuitable
@@ -172,6 +172,6 @@ async def rewrite_when_needed(url: str, stopping: asyncio.Event) -> None:
             with contextlib.suppress(*UNREACHABLE, RedisError):  # the next poll tries again
                 needed = await check.poll(client) and not check.failing
                 if needed and time.monotonic() > retry_at:
-                    await execute(client, "BGREWRITEAOF")
+                    await client.execute_command("BGREWRITEAOF")
                     log.warning("redis.rewriting")
                     retry_at = time.monotonic() + REWRITE_RETRY_SECONDS

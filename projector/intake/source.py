@@ -10,12 +10,12 @@ from typing import Any, Final
 from msgspec import Struct
 from sqlalchemy import Connection, func, select
 
-from eventstore.connection.calls import completed, is_transient, refusal, translated_errors
+from eventstore.connection.calls import completed, refusal, translated_errors
 from eventstore.connection.clients import Client
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.reader import Entry, Reader
 from eventstore.log.replies import LogHead
-from eventstore.redis_errors import BusyLoadingError, ResponseError
+from eventstore.redis_errors import RedisError, ResponseError, TransientError
 from projector.intake.archive import id_order
 from projector.intake.entries import read_entries, read_entry
 from projector.store.database import Database
@@ -103,10 +103,9 @@ class Source:
         with translated_errors("Redis refuses to be read"):
             replies = await self.client.execute_all(commands, atomic=atomic)
             for command, reply in zip(commands, replies, strict=True):
-                if isinstance(reply, ResponseError) and (is_transient(reply) or not atomic):
+                final = isinstance(reply, ResponseError) and not isinstance(reply, TransientError)
+                if isinstance(reply, RedisError) and not (final and atomic):
                     raise type(reply)(f"{reply} ({' '.join(command[:2])})")
-                if isinstance(reply, BusyLoadingError):
-                    raise reply
         return replies
 
     async def ask_with_seq(

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from eventstore.connection.calls import UNREACHABLE, execute
+from eventstore.connection.calls import UNREACHABLE
 from eventstore.errors import LogError
 from eventstore.language.pool_config import PoolConfig
 from eventstore.log.pool_log import PoolLog
@@ -81,8 +81,9 @@ class Upkeep:
         key = log.keys.pool(pool, f"replaced:{kind.replace(' ', '-')}")
         lasting = ("EX", str(REPLACED_SECONDS))
         with contextlib.suppress(*UNREACHABLE, RedisError, LogError):
-            if await execute(log.client, "SET", key, "1", "NX", *lasting):
+            if await log.client.execute_command("SET", key, "1", "NX", *lasting):
                 self._drain("process-state")
             else:
                 what = f"{kind} of worker {self._worker_id}"
-                await execute(log.client, "SET", log.keys.pool(pool, "damaged"), what, *lasting)
+                damaged = log.keys.pool(pool, "damaged")
+                await log.client.execute_command("SET", damaged, what, *lasting)

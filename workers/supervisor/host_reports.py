@@ -19,7 +19,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from eventstore.connection.calls import ask, execute, translated_errors
+from eventstore.connection.calls import ask, translated_errors
 from eventstore.keys import CATALOGUE
 from eventstore.language.catalogue import Host
 from eventstore.log.catalogue import CatalogueLog
@@ -107,7 +107,7 @@ class HostReports:
         """Record that hosts are gone, unless another supervisor has just done so."""
         command = ("SET", f"{self._key}:swept", self._host, "NX", "EX", str(SWEEP_SECONDS))
         with translated_errors("the reports of hosts"):
-            if await execute(self._log.client, *command) is None:
+            if await self._log.client.execute_command(*command) is None:
                 return
         reports, now_ms = await self.read(), self._log.now_ms(CATALOGUE)
         in_use, hostname = self._hosts_in_use(), socket.gethostname()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from eventstore.connection.calls import UNREACHABLE, AsyncClient, execute
+from eventstore.connection.calls import UNREACHABLE, AsyncClient
 from eventstore.connection.clients import Client
 from eventstore.connection.requirements import inspect, require_suitable, server_version
 from eventstore.durability.capability import assess, configuration
@@ -62,7 +62,7 @@ async def times(client: AsyncClient) -> list[Check]:
     for _ in range(ROUND_TRIPS):
         started, started_wall = time.perf_counter(), time.time()
         try:
-            seconds, micros = (int(part) for part in await execute(client, "TIME"))
+            seconds, micros = (int(part) for part in await client.execute_command("TIME"))
         except UNREACHABLE as error:
             raise LogError(f"Redis does not answer: {error}") from error
         elapsed = time.perf_counter() - started

@@ -5,7 +5,6 @@ import asyncio
 import pytest
 import redis
 
-from eventstore.connection.calls import execute
 from eventstore.keys import GROUP
 from eventstore.language import agent_commands, agents, workers
 from eventstore.language.agent_commands import End, MarkLost, Started, Terminate
@@ -120,7 +119,9 @@ def stored_events(url: str) -> list[tuple[bytes, list[bytes]]]:
 
 
 async def pending(pool: TestPool) -> int:
-    found = await execute(pool.log.client, "XPENDING", pool.log.keys.pool(POOL, "commands"), GROUP)
+    found = await pool.log.client.execute_command(
+        "XPENDING", pool.log.keys.pool(POOL, "commands"), GROUP
+    )
     return int(found[0])
 
 

@@ -10,7 +10,7 @@ import redis
 import uvloop
 
 from eventstore.connection import clients
-from eventstore.connection.calls import UNREACHABLE, execute, execute_blocking
+from eventstore.connection.calls import UNREACHABLE, execute_blocking
 from eventstore.connection.clients import Client
 from eventstore.redis_errors import ResponseError
 from eventstore.version import __version__
@@ -32,13 +32,13 @@ async def test_a_call_that_is_cancelled_at_any_point_ends_as_cancelled(redis_url
     """And its reply is no other call's."""
     async with Client(redis_url) as client:
         for turns in [*range(TURNS)] * 20:
-            asking = asyncio.ensure_future(execute(client, "ECHO", f"{turns}"))
+            asking = asyncio.ensure_future(client.execute_command("ECHO", f"{turns}"))
             for _ in range(turns):
                 await asyncio.sleep(0)
             if asking.cancel():
                 await asyncio.wait({asking})
                 assert asking.cancelled(), f"after {turns} turns"
-            assert await execute(client, "ECHO", "next") == b"next"
+            assert await client.execute_command("ECHO", "next") == b"next"
 
 
 async def test_callers_get_their_own_replies(redis_url):
@@ -46,9 +46,9 @@ async def test_callers_get_their_own_replies(redis_url):
     async with Client(redis_url) as client:
         texts = ["", "x" * 1_000_000, *map(str, range(200))]
         echoed: list[Any] = await asyncio.gather(
-            *(execute(client, "ECHO", text) for text in texts),
+            *(client.execute_command("ECHO", text) for text in texts),
             *(client.execute_all([("ECHO", text), ("HGET", text)]) for text in texts),
-            execute(client, "NO-SUCH"),
+            client.execute_command("NO-SUCH"),
             return_exceptions=True,
         )
     assert echoed[: len(texts)] == [text.encode() for text in texts]
@@ -62,7 +62,7 @@ async def test_a_transaction_is_refused_as_a_whole_or_run(redis_url):
     async with Client(redis_url) as client:
         with pytest.raises(ResponseError, match="wrong number"):
             await client.execute_all([("SET", "a", "1"), ("HGET", "a")], atomic=True)
-        assert await execute(client, "EXISTS", "a") == 0
+        assert await client.execute_command("EXISTS", "a") == 0
         replies = await client.execute_all([("SET", "a", "1"), ("HGET", "a", "f")], atomic=True)
         assert replies[0] == b"OK"
         assert isinstance(replies[1], ResponseError)
@@ -73,7 +73,7 @@ async def test_a_call_that_blocks_delays_no_other(redis_url):
         blocked = asyncio.ensure_future(execute_blocking(client, "BLPOP", "list", "5"))
         with redis.Redis.from_url(redis_url) as watching:
             await until(lambda: watching.info("clients")["blocked_clients"])
-            assert await asyncio.wait_for(execute(client, "PING"), 1) == b"PONG"
+            assert await asyncio.wait_for(client.execute_command("PING"), 1) == b"PONG"
             blocked.cancel()
             await asyncio.wait({blocked})
             await until(lambda: not watching.info("clients")["blocked_clients"])
@@ -85,9 +85,9 @@ async def test_a_silent_server_costs_its_calls_and_connections(redis_server, mon
     monkeypatch.setattr(clients, "SOCKET_SECONDS", 0.2)
     server = redis_server()
     async with Client(server.url) as client:
-        await execute(client, "PING")
+        await client.execute_command("PING")
         server.pause()
-        calls = [execute(client, "PING") for _ in range(3)]
+        calls = [client.execute_command("PING") for _ in range(3)]
         for lost in await asyncio.gather(*calls, return_exceptions=True):
             assert isinstance(lost, UNREACHABLE), lost
         server.resume()
@@ -102,10 +102,12 @@ def test_a_loop_that_was_stalled_reads_the_reply_before_it_gives_up(
 
     async def stall() -> object:
         async with Client(redis_url) as client:
-            await execute(client, "PING")
-            asking = asyncio.ensure_future(execute(client, "PING"))
+            await client.execute_command("PING")
+            asking = asyncio.ensure_future(client.execute_command("PING"))
             await asyncio.sleep(0.01)
-            later = [asyncio.ensure_future(execute(client, "ECHO", f"{n}")) for n in range(3)]
+            later = [
+                asyncio.ensure_future(client.execute_command("ECHO", f"{n}")) for n in range(3)
+            ]
             await asyncio.sleep(0)
             time.sleep(0.5)  # as an agent may, before they have been sent
             return [await asking, *[await one for one in later]]
@@ -116,7 +118,7 @@ def test_a_loop_that_was_stalled_reads_the_reply_before_it_gives_up(
 
 async def test_connections_are_known_by_name(redis_url):
     async with Client(f"{redis_url}?client_name=me") as client:
-        await execute(client, "PING")
+        await client.execute_command("PING")
         with redis.Redis.from_url(redis_url) as watching:
             (listed,) = (one for one in watching.client_list() if one["name"] == "me")
         assert listed["lib-ver"] == __version__
@@ -125,7 +127,7 @@ async def test_connections_are_known_by_name(redis_url):
 
 async def _answers(client: Client) -> bool:
     with suppress(*UNREACHABLE):
-        return bool(await execute(client, "PING"))
+        return bool(await client.execute_command("PING"))
     return False
 
 
@@ -134,7 +136,7 @@ async def _closed_after(turns: int, url: str) -> object:
 
     async def ask() -> None:
         for _ in range(3):
-            await execute(client, "PING")
+            await client.execute_command("PING")
 
     asking = asyncio.ensure_future(ask())
     for _ in range(turns):

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 import pytest
 from msgspec.structs import replace
 
-from eventstore.connection.calls import execute
 from eventstore.durability import confirmations
 from eventstore.durability.confirmations import Confirmations, WaitTarget
 from eventstore.errors import CommandLost, Halted, LogMissing, Recovered, RolledBack
@@ -55,7 +54,7 @@ async def test_an_event_is_proved_by_its_position_and_its_id(stage):
             await stage.confirm(replace(proof, **wrong))
         with pytest.raises(Halted, match="another history: event"):
             await stage.pool.spawn()
-        await execute(stage.log.client, "HDEL", "pool:{developer_pool}:meta", "halted")
+        await stage.log.client.execute_command("HDEL", "pool:{developer_pool}:meta", "halted")
 
 
 async def test_a_lost_command_does_not_fail_others(stage):
@@ -72,7 +71,7 @@ async def test_trimmed_events_are_not_reported_as_lost(stage):
     """Only archived events are trimmed."""
     proof = await stage.spawned()
     await stage.spawned()
-    await execute(stage.log.client, "XTRIM", "pool:{developer_pool}:events", "MAXLEN", 1)
+    await stage.log.client.execute_command("XTRIM", "pool:{developer_pool}:events", "MAXLEN", 1)
     assert await stage.confirm(proof) == ""
 
 
@@ -98,7 +97,7 @@ async def test_a_termination_that_was_requested_before_is_proved_by_the_agent(st
 async def test_events_of_another_generation_are_not_searched_in_this_one(stage):
     """The rebuilt log may start after them, so their absence there proves nothing."""
     proof = await stage.spawned()
-    await execute(stage.log.client, "HSET", "pool:{developer_pool}:meta", "generation", 2)
+    await stage.log.client.execute_command("HSET", "pool:{developer_pool}:meta", "generation", 2)
     with pytest.raises(Recovered):
         await stage.confirm(proof)
     with pytest.raises(Recovered):

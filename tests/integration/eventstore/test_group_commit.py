@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from eventstore.connection.calls import execute
 from eventstore.connection.clients import Client
 from eventstore.errors import LogError, OutcomeUnknown, Recovered
 from eventstore.keys import Keys
@@ -54,7 +53,7 @@ def setting(log: Log, name: str, value: str, *, was: str | None = None) -> Step:
 
 
 async def meta(log: Log, name: str) -> bytes:
-    value: bytes = await execute(log.client, "HGET", log.keys.pool(POOL, "meta"), name)
+    value: bytes = await log.client.execute_command("HGET", log.keys.pool(POOL, "meta"), name)
     return value
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from eventstore.connection.calls import execute
 from eventstore.language.agent_commands import Clear, MarkLost, Release, Restart, Started
 from eventstore.language.agents import Status
 from eventstore.language.pool_config import RestartPolicy
@@ -54,7 +53,7 @@ class Scene:
 
     async def meta(self, *fields: str) -> list[int]:
         key = self.log.keys.pool(POOL, "meta")
-        found = await execute(self.log.client, "HMGET", key, *fields)
+        found = await self.log.client.execute_command("HMGET", key, *fields)
         return [int(value or 0) for value in found]
 
     async def check(self) -> None:
@@ -135,7 +134,9 @@ async def test_which_of_them_is_isolated_first_is_random(scene: Scene) -> None:
         chosen.add(agent_id)
         await scene.log.act(POOL, agent_id, Release(reason="move"), ORIGIN, fence=worker)
         for waiting in ids:  # as if all were lost in the same millisecond
-            await execute(scene.log.client, "ZADD", scene.log.keys.pool(POOL, "alone"), 1, waiting)
+            await scene.log.client.execute_command(
+                "ZADD", scene.log.keys.pool(POOL, "alone"), 1, waiting
+            )
     assert len(chosen) > 1
     assert chosen <= set(ids)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventstore.connection.calls import execute, execute_many
+from eventstore.connection.calls import execute_many
 from eventstore.connection.clients import Client
 from eventstore.errors import LogMissing, MemoryExhausted, RolledBack
 from eventstore.keys import Keys
@@ -111,7 +111,7 @@ async def test_events_are_trimmed_by_age_to_the_millisecond(
     await old_events(pool, [3, 250, 1, 400])
     now = (await retaining(pool).trim(POOL, 1, 654)).events
     assert now == 0
-    server = int((await execute(pool.log.client, "TIME"))[0]) * 1000
+    server = int((await pool.log.client.execute_command("TIME"))[0]) * 1000
     old = retaining(pool, age_ms=server - 1_000_000)  # long after all of them
     assert (await old.trim(POOL, 1, 253)).events == 253
     assert seqs(any_redis_url) == list(range(254, 655))
@@ -132,7 +132,7 @@ async def test_exactly_the_archived_events_above_the_number_are_trimmed(
 ) -> None:
     """For any spread of events over time, to the event."""
     async with open_pool(redis_url) as pool:
-        await execute(pool.log.client, "FLUSHALL")
+        await pool.log.client.execute_command("FLUSHALL")
         await pool.log.create_catalogue()
         await pool.log.initialise(POOL)
         await old_events(pool, counts)
@@ -167,14 +167,14 @@ async def test_heartbeats_and_signals_of_a_pool_without_workers_are_trimmed(
     for stream in ("heartbeats", "signals"):
         for number in range(150):
             entry = ("XADD", f"pool:{{{POOL}}}:{stream}", f"{1000 + number}-0", "kind", "x")
-            await execute(client, *entry) if stream == "heartbeats" else None
-    before = {key for key in await execute(client, "KEYS", "*") if b"signals" not in key}
+            await client.execute_command(*entry) if stream == "heartbeats" else None
+    before = {key for key in await client.execute_command("KEYS", "*") if b"signals" not in key}
     await asyncio.sleep(0.002)
     trimmed = await retaining(pool, heartbeats_ms=0).trim(POOL, 1, 0)
     assert trimmed.events == 0
     for stream in ("heartbeats", "signals"):
-        assert await execute(client, "XLEN", f"pool:{{{POOL}}}:{stream}") == 0
-    after = {key for key in await execute(client, "KEYS", "*") if b"signals" not in key}
+        assert await client.execute_command("XLEN", f"pool:{{{POOL}}}:{stream}") == 0
+    after = {key for key in await client.execute_command("KEYS", "*") if b"signals" not in key}
     assert after == before
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from eventstore.connection.calls import execute
 from eventstore.connection.clients import Client
 from eventstore.errors import LogUnreachable, MemoryExhausted, OutcomeUnknown, Recovered
 from eventstore.keys import Keys
@@ -231,7 +230,7 @@ async def test_a_state_is_read_again_after_a_recovery_even_with_the_same_version
     async def read_and_recovered(*names: str) -> Any:
         states.append(await read(*names))
         if len(states) == 1:
-            await execute(log.client, "HSET", log.keys.pool(POOL, "meta"), "generation", 2)
+            await log.client.execute_command("HSET", log.keys.pool(POOL, "meta"), "generation", 2)
             log.raise_high_water_mark(POOL, 2, 2)
         return states[-1]
 

@@ -1,6 +1,5 @@
 """Ending agents over HTTP, and waiting until they have ended."""
 
-from eventstore.connection.calls import execute
 from eventstore.ids import new_id
 from tests.integration.gateway.stage import AGENTS, GatewayStage, playing
 from tests.integration.projector.stage import POOL
@@ -54,7 +53,7 @@ async def test_an_agent_that_redis_has_forgotten_is_answered_from_the_views(stag
     agent_id = await stage.pending()
     await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
     await stage.stage.settle()
-    await execute(stage.log.client, "DEL", stage.log.keys.agent(POOL, agent_id))
+    await stage.log.client.execute_command("DEL", stage.log.keys.agent(POOL, agent_id))
     answer = await stage.terminate(agent_id)
     assert (answer.status, answer.json["status"]) == (200, "terminated")
 

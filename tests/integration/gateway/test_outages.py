@@ -6,7 +6,6 @@ import time
 import aiohttp
 import pytest
 
-from eventstore.connection.calls import execute
 from eventstore.ids import new_id
 from eventstore.language.agent_commands import Terminate
 from gateway.server.listener import Gateway
@@ -100,7 +99,7 @@ async def test_a_repeated_spawn_is_not_denied_by_views_that_do_not_know_it(
         first = await stage.spawn(key="k", prefer="respond-async")
         agent_id = first.json["agent_id"]
         await stage.log.act(POOL, agent_id, Terminate(), ORIGIN)
-        await execute(stage.log.client, "DEL", stage.log.keys.agent(POOL, agent_id))
+        await stage.log.client.execute_command("DEL", stage.log.keys.agent(POOL, agent_id))
         again = await stage.spawn(key="k")
         assert (again.status, again.kind) == (503, "outcome-unknown")
         assert again.json["agent_id"] == agent_id
@@ -157,7 +156,7 @@ async def test_without_a_database_an_agent_that_only_it_may_know_is_not_denied(r
         agent_id = await stage.pending()
         await stage.log.act(POOL, agent_id, Terminate(), ORIGIN)
         await stage.stage.settle(POOL)
-        await execute(stage.log.client, "DEL", stage.log.keys.agent(POOL, agent_id))
+        await stage.log.client.execute_command("DEL", stage.log.keys.agent(POOL, agent_id))
         stage.backend.views_error = "it is gone"
         refused = await stage.ask("DELETE", f"{AGENTS}/{agent_id}")
         assert (refused.status, refused.kind) == (503, "views-unavailable")

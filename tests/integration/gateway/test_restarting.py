@@ -5,7 +5,6 @@ from typing import Any
 
 from redis import Redis
 
-from eventstore.connection.calls import execute
 from eventstore.language.agent_commands import Release
 from eventstore.language.agents import Status
 from eventstore.steps import clauses
@@ -202,6 +201,6 @@ async def test_a_pool_whose_role_is_not_available_is_an_alert(stage: GatewayStag
 
 async def test_what_cannot_be_put_back_in_a_worker_is_an_alert(stage: GatewayStage) -> None:
     key = stage.log.keys.pool(POOL, "damaged")
-    await execute(stage.log.client, "SET", key, "umask of worker w2")
+    await stage.log.client.execute_command("SET", key, "umask of worker w2")
     [alert] = await stage.alerts("process-damaged")
     assert alert["message"].startswith(f"an agent of pool {POOL} changed the umask of worker w2,")

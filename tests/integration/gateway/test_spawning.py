@@ -6,7 +6,6 @@ import time
 import pytest
 import redis
 
-from eventstore.connection.calls import execute
 from eventstore.language.agent_commands import Started
 from eventstore.log.script_runner import CLOCK_STALE_SECONDS, ClockReading
 from tests.integration.gateway.stage import AGENTS, QUICK, gateway_stage, playing
@@ -83,10 +82,10 @@ async def test_a_pending_agent_says_why_no_worker_is_started(stage):
     answer = await stage.spawn(prefer="wait=0")
     address = f"{AGENTS}/{answer.json['agent_id']}"
     why = "no host has room for another worker: h1: it has 2 of at most 2 workers"
-    await execute(stage.log.client, "HSET", f"pool:{{{POOL}}}:meta", "blocked", why)
+    await stage.log.client.execute_command("HSET", f"pool:{{{POOL}}}:meta", "blocked", why)
     assert (await stage.get(address)).json["reason"] == why
     assert [one["reason"] for one in (await stage.get(AGENTS)).json["agents"]] == [why]
-    await execute(stage.log.client, "HSET", f"pool:{{{POOL}}}:meta", "blocked", "")
+    await stage.log.client.execute_command("HSET", f"pool:{{{POOL}}}:meta", "blocked", "")
     assert (await stage.get(address)).json["reason"] == "waiting to be claimed"
 
 

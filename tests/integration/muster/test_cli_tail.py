@@ -8,7 +8,6 @@ from collections.abc import Iterable
 
 import pytest
 
-from eventstore.connection.calls import execute
 from eventstore.connection.clients import Client
 from eventstore.keys import Keys
 from eventstore.language.agent_commands import Terminate
@@ -179,13 +178,13 @@ async def test_following_reports_a_log_that_is_lost_and_recovered(redis_server, 
 
     try:
         await until(lambda: seen == ["alpha:1"])
-        await execute(record.client, "RENAME", "pool:{alpha}:events", "{alpha}")
+        await record.client.execute_command("RENAME", "pool:{alpha}:events", "{alpha}")
         await until(
             lambda: printed("alpha: the log is missing; `muster recover --dry-run` says more")
         )
-        await execute(record.client, "RENAME", "{alpha}", "pool:{alpha}:events")
+        await record.client.execute_command("RENAME", "{alpha}", "pool:{alpha}:events")
         await until(lambda: printed("alpha: the log is available again"))
-        await execute(record.client, "HSET", "pool:{alpha}:meta", "halted", "by hand")
+        await record.client.execute_command("HSET", "pool:{alpha}:meta", "halted", "by hand")
         await until(lambda: printed("alpha: the log is halted: by hand; "))
     finally:
         task.cancel()
@@ -253,10 +252,10 @@ async def test_invalid_input_is_one_line(record, capsys):
 async def test_a_lost_log_is_reported_as_lost(record, capsys):
     assert run("tail", "--redis-url", record.url, "-n", "0") == 0
     assert capsys.readouterr().err == ""
-    await execute(record.client, "DEL", "pool:{alpha}:events")
+    await record.client.execute_command("DEL", "pool:{alpha}:events")
     assert run("tail", "--redis-url", record.url, "-n", "0") == 0
     assert capsys.readouterr().err.startswith("alpha: the log is missing; `muster recover")
-    await execute(record.client, "FLUSHDB")
+    await record.client.execute_command("FLUSHDB")
     for words in (["-n", "3"], ["--pool", "alpha"], ["--pool", "alpha", "--follow"]):
         assert run("tail", "--redis-url", record.url, *words) == 1
         said = capsys.readouterr().err

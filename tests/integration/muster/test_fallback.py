@@ -10,7 +10,6 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from eventstore.connection.calls import execute
 from eventstore.connection.clients import Client
 from eventstore.errors import ConfigurationError
 from eventstore.keys import CATALOGUE, Keys
@@ -196,7 +195,7 @@ async def test_the_record_follows_the_catalogue_and_never_goes_back(
     found = last_seen.read(settings)
     assert found.position == (1, before.seq + 1)
     assert found.own_hosts == (last_seen.own_host(settings),)
-    await execute(client, "FLUSHALL")
+    await client.execute_command("FLUSHALL")
     await client.aclose()
     await prepare(settings)
     again = last_seen.Recorder(settings)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from eventstore.connection.calls import execute
 from eventstore.connection.clients import Client
 from eventstore.errors import LogUnreachable, Recovered
 from eventstore.keys import CATALOGUE, Keys
@@ -37,7 +36,7 @@ async def test_a_log_that_another_role_created_meanwhile_is_not_lost(
 
     monkeypatch.setattr(log_preparation, "_is_archived", answer_late)
     assert await log_preparation.prepare(settings, "gateway") == existing
-    written = await execute(events.client, "XLEN", events.keys.catalogue)
+    written = await events.client.execute_command("XLEN", events.keys.catalogue)
     assert written >= len(settings.pools) if existing else written == 0, "its pools, or nothing"
 
 
@@ -48,10 +47,10 @@ async def test_a_catalogue_that_lost_its_stream_is_lost_where_the_file_has_chang
     monkeypatch.chdir(tmp_path)
     settings = settings_on(redis_url, tmp_path)
     assert await log_preparation.prepare(settings, "gateway")
-    await execute(events.client, "DEL", events.keys.catalogue)
+    await events.client.execute_command("DEL", events.keys.catalogue)
     for name in settings.pools:
         meta = events.keys.pool(CATALOGUE, "meta")
-        await execute(events.client, "HSET", meta, f"declared:{name}", "another file")
+        await events.client.execute_command("HSET", meta, f"declared:{name}", "another file")
     assert not await log_preparation.prepare(settings, "gateway")
 
 

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 import redis
 from msgspec.structs import replace
 
-from eventstore.connection.calls import execute
 from eventstore.connection.clients import Client
 from eventstore.ids import new_id
 from eventstore.keys import Keys
@@ -130,7 +129,7 @@ async def test_a_handover_that_an_older_version_started_is_completed_as_it_would
     )
     assert accepted.outcome is Outcome.DONE
     await Log(client, Keys()).act(POOL, every[0], Terminate(), ORIGIN)
-    await execute(client, "DEL", f"agent:{{{POOL}}}:{every[0]}")
+    await client.execute_command("DEL", f"agent:{{{POOL}}}:{every[0]}")
     await client.aclose()
     assert "3 handed over" in (await do_handover(settings))[0]
     assert ids(settings.redis_url) == sorted(every)

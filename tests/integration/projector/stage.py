@@ -8,7 +8,6 @@ from typing import Any
 import redis
 from sqlalchemy import Connection, text
 
-from eventstore.connection.calls import execute
 from eventstore.connection.clients import Client
 from eventstore.ids import new_id
 from eventstore.keys import CATALOGUE, Keys
@@ -92,7 +91,7 @@ class Stage:
 
     async def head(self, pool: str) -> int:
         meta = self.log.keys.pool(pool, "meta")
-        return int(await execute(self.log.client, "HGET", meta, "seq") or 0)
+        return int(await self.log.client.execute_command("HGET", meta, "seq") or 0)
 
     @property
     def database(self) -> Database:

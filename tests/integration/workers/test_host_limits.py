@@ -6,7 +6,6 @@ import socket
 import msgspec
 import pytest
 
-from eventstore.connection.calls import execute
 from eventstore.language.agent_commands import Terminate
 from eventstore.retention import Retention
 from tests.integration.workers.hosts import POOL, Site
@@ -77,7 +76,7 @@ async def test_a_host_without_a_supervisor_is_recorded_as_left(
         await site.catalogue.join_host(name, hostname, 1, ORIGIN)
     report = host_reports.HostReport(at_ms=1, room=5)
     line = msgspec.json.encode(report)
-    await execute(site.log.client, "HSET", "{muster:catalogue}:hosts", "killed", line)
+    await site.log.client.execute_command("HSET", "{muster:catalogue}:hosts", "killed", line)
     await site.host()
 
     async def statuses() -> dict[str, str]:
@@ -104,7 +103,7 @@ async def test_a_host_that_left_long_ago_is_removed_and_may_join_again(
         return "old" not in (await site.catalogue.refresh()).hosts
 
     await until(removed, what="the host is removed")
-    meta = await execute(site.log.client, "HGET", "{muster:catalogue}:meta", "version:old")
+    meta = await site.log.client.execute_command("HGET", "{muster:catalogue}:meta", "version:old")
     assert meta is None
     await site.catalogue.join_host("old", "elsewhere", 2, ORIGIN)
     assert site.catalogue.state.hosts["old"].version == 1

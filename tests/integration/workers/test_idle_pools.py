@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import structlog
 
-from eventstore.connection.calls import execute
 from tests.integration.workers.hosts import POOL, Site, abandon
 from tests.pools import ORIGIN
 from tests.waiting import until
@@ -66,7 +65,7 @@ async def test_a_change_without_a_signal_is_noticed(
     counts = counted(host, monkeypatch)
     await net.check()
     assert not any(pool.wakeup.is_set() for pool in host._pools.values())
-    await execute(host._client, "HSET", host._keys.pool("b", "meta"), "closed", "7")
+    await host._client.execute_command("HSET", host._keys.pool("b", "meta"), "closed", "7")
     await net.check()
     await until(lambda: counts == {"b": 1})
 
@@ -75,7 +74,7 @@ async def test_a_log_that_is_gone_is_noticed(site: Site, monkeypatch: pytest.Mon
     host = await settled(site, monkeypatch, poll_seconds=0.05)
     await until(lambda: len(host._idle_pools._heads) == 4)
     with structlog.testing.capture_logs() as logs:
-        await execute(host._client, "DEL", host._keys.pool("b", "meta"))
+        await host._client.execute_command("DEL", host._keys.pool("b", "meta"))
         await until(lambda: any(one["event"] == "log.error" for one in logs))
     assert {one.get("during") for one in logs} == {"pool b"}
 

@@ -7,7 +7,6 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from eventstore.connection.calls import execute
 from eventstore.language.agent_commands import Clear, Command
 from tests.integration.workers.roles import Quiet
 from tests.unit.workers.test_errors import HOSTILE
@@ -176,6 +175,6 @@ async def test_a_run_that_ends_while_its_isolation_is_ended_is_noticed(
     pool.config = replace(pool.config, suspicion_window_seconds=0.1)
     agent_id = await pool.spawn()
     key = pool.log.keys.agent(POOL, agent_id)
-    await execute(pool.log.client, "HSET", key, "alone", "1")
+    await pool.log.client.execute_command("HSET", key, "alone", "1")
     await pool.worker(Brief)
     await pool.reached(agent_id, "terminated")

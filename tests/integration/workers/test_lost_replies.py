@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from eventstore.connection.calls import execute
 from tests.integration.workers.roles import Quiet
 from tests.integration.workers.script_calls import is_claim, lose_replies, sends
 from tests.waiting import until
@@ -109,7 +108,7 @@ async def test_agents_are_started_in_spite_of_dropped_connections(pool: WorkerPo
     ids = []
     for _ in range(10):
         ids.append(await pool.spawn())
-        await execute(pool.log.client, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await pool.log.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     for agent_id in ids:
         await pool.reached(agent_id, "running")
         assert (await pool.types(agent_id)).count("agent.started") == 1

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from eventstore.connection.calls import execute
 from eventstore.errors import LogError
 from eventstore.keys import GROUP
 from eventstore.language.agents import Status
@@ -57,7 +56,7 @@ async def test_commands_that_were_read_in_its_name_are_requeued(pool: TestPool) 
     submitted = await pool.spawn()
     commands = pool.log.keys.pool(pool.name, "commands")
     read = ("XREADGROUP", "GROUP", GROUP, "w1", "STREAMS", commands, ">")
-    assert await execute(pool.log.client, *read)
+    assert await pool.log.client.execute_command(*read)
     await pool.fence("w1")
     assert await clear(pool)
     agent = await pool.log.agent(pool.name, submitted.agent_id)

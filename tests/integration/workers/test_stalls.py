@@ -6,7 +6,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from eventstore.connection.calls import execute
 from tests.integration.workers.hosts import POOL, Site
 from tests.pools import data, raw_events
 from tests.waiting import until
@@ -35,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def stalls(site: Site) -> dict[str, str]:
-    found = await execute(site.log.client, "HGETALL", f"pool:{{{POOL}}}:stalled")
+    found = await site.log.client.execute_command("HGETALL", f"pool:{{{POOL}}}:stalled")
     pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
     return {name.decode(): text.decode() for name, text in pairs}
 

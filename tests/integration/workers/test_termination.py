@@ -5,7 +5,6 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from eventstore.connection.calls import execute
 from eventstore.errors import LogUnreachable
 from eventstore.log import parked
 from tests.integration.workers.roles import Noted, Quiet, SlowStart
@@ -106,7 +105,7 @@ async def test_an_agent_whose_hash_was_deleted_is_parked_when_it_ends(
 
     monkeypatch.setattr(worker._pool_log, "park", fail_once)
     [agent_id] = await pool.running()
-    await execute(pool.log.client, "DEL", pool.log.keys.agent(POOL, agent_id))
+    await pool.log.client.execute_command("DEL", pool.log.keys.agent(POOL, agent_id))
     done.set()
 
     async def freed() -> bool:
@@ -124,7 +123,7 @@ async def test_an_unknown_flag_does_not_hide_others(pool: WorkerPool):
     for agent_id in (damaged, other):
         await pool.reached(agent_id, "running")
     key = pool.log.keys.agent(POOL, damaged)
-    await execute(pool.log.client, "HSET", key, "stop", "perhaps")
+    await pool.log.client.execute_command("HSET", key, "stop", "perhaps")
     await pool.terminate(other)
     await pool.reached(other, "terminated")
 

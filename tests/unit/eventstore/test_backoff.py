@@ -9,7 +9,7 @@ from eventstore import errors
 from eventstore.connection import backoff
 from eventstore.connection.backoff import Backoff, retry
 from eventstore.errors import LogError, LogUnreachable
-from eventstore.redis_errors import ResponseError
+from eventstore.redis_errors import error_of
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def test_an_outage_has_one_line_in_the_log_and_its_end_another(clock: list[float
     [
         (LogUnreachable("gone"), "redis.unreachable"),
         (ConnectionError("refused"), "redis.unreachable"),
-        (ResponseError("MISCONF no space left on device"), "redis.unreachable"),
-        (ResponseError("NOPERM this user has no permissions"), "redis.refuses"),
+        (error_of("MISCONF no space left on device"), "redis.unreachable"),
+        (error_of("NOPERM this user has no permissions"), "redis.refuses"),
         (errors.LogMissing("p"), "log.missing"),
         (errors.Halted("p", "it lost writes"), "log.halted"),
         (errors.RolledBack("p", (1, 2), (1, 1)), "log.rolled_back"),

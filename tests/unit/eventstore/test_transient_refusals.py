@@ -13,7 +13,7 @@ from eventstore.log.log import Log
 from eventstore.log.pool_log import PoolLog
 from eventstore.recovery import loss_reports
 from eventstore.recovery.restore import LogRestore
-from eventstore.redis_errors import ResponseError
+from eventstore.redis_errors import error_of
 from eventstore.steps.step import Origin
 from muster.process.log_preparation import apply_pools
 from muster.settings.settings import PoolDeclaration
@@ -40,7 +40,7 @@ class Refusing:
         self._words = words
 
     async def execute_command(self, *_: object) -> Any:
-        raise ResponseError(self._words)
+        raise error_of(self._words)
 
 
 @pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
@@ -48,7 +48,7 @@ async def test_a_transient_refusal_is_not_final(
     asked: Callable[[Log], Awaitable[object]],
 ) -> None:
     """The second kind ends the caller, or makes it give up."""
-    for words, unreachable in (("BUSY Redis is busy running a script", True), ("ERR no", False)):
+    for words, unreachable in (("BUSY Redis is busy running a script", True), ("NO such", False)):
         log = Log(cast("Any", Refusing(words)), Keys())
         with pytest.raises(LogError, match=words) as raised:
             await asked(log)

@@ -151,7 +151,7 @@ async def test_a_retired_connection_ends_with_its_last_reply() -> None:
         ("LOADING Redis is loading", redis_errors.BusyLoadingError, "Redis is loading"),
         ("READONLY You can't", redis_errors.ReadOnlyError, "You can't"),
         ("WRONGTYPE Operation", redis_errors.ResponseError, "WRONGTYPE Operation"),
-        ("MISCONF cannot save", redis_errors.ResponseError, "MISCONF cannot save"),
+        ("MISCONF cannot save", redis_errors.TransientError, "MISCONF cannot save"),
         ("ERR unknown command", redis_errors.ResponseError, "unknown command"),
         ("ERR max number of clients reached", redis_errors.RedisConnectionError, "max number of"),
         ("NOAUTH Authentication required.", redis_errors.AuthenticationError, "Authentication"),
