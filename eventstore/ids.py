@@ -11,30 +11,28 @@ _CANONICAL: Final = re.compile(
 
 
 _DRAWN: Final = 128
-"""Random numbers that are asked of the system at once: asking takes longer than all the rest."""
-_unused: Final[list[int]] = []
+"""Random parts that are asked of the system at once: asking takes longer than all the rest."""
+_VARIANTS: Final = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
+_unused: Final[list[str]] = []
 os.register_at_fork(after_in_child=_unused.clear)
 
 
-def _random() -> int:
-    """80 random bits. Any thread may call it."""
+def _random_part() -> str:
+    """What follows the time: the version, the variant and 74 random bits. For any thread."""
     try:
         return _unused.pop()
     except IndexError:
-        drawn = os.urandom(10 * _DRAWN)
-        numbers = [int.from_bytes(drawn[at : at + 10], "big") for at in range(0, len(drawn), 10)]
-        _unused.extend(numbers[1:])
-        return numbers[0]
+        text = os.urandom(10 * _DRAWN).hex()
+        drawn = [text[at : at + 20] for at in range(0, len(text), 20)]
+        parts = [f"7{one[:3]}-{_VARIANTS[one[3]]}{one[4:7]}-{one[8:]}" for one in drawn]
+        _unused.extend(parts[1:])
+        return parts[0]
 
 
 def new_id() -> str:
     """A new UUIDv7 in its canonical 36-character form."""
-    milliseconds = time.time_ns() // 1_000_000
-    random = _random()
-    value = (milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | (random >> 64 & 0xFFF) << 64
-    value |= 0b10 << 62 | random & (1 << 62) - 1
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    milliseconds = f"{time.time_ns() // 1_000_000:012x}"
+    return f"{milliseconds[:8]}-{milliseconds[8:]}-{_random_part()}"
 
 
 def is_id(text: str) -> bool:

@@ -215,7 +215,7 @@ def heartbeat_forms(entries: Sequence[Entry]) -> Form:
 
 def digest_of(spawn: str) -> str:
     """The digest of a request that earlier versions stored with its Idempotency-Key."""
-    return digest_of_meaning(decode_body(spawn.encode(), SpawnRequest))
+    return digest_of_meaning(decode_body(spawn.encode(), SpawnRequest)[0])
 
 
 def table_forms() -> Form:

@@ -34,18 +34,19 @@ class CommitQueue:
     def __init__(self, pool: str, run: Run, generation: Callable[[], int]) -> None:
         self._pool, self._run, self._generation = pool, run, generation
         self._waiting: deque[_Item] = deque()
+        self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
 
-    async def add(self, step: bytes, generation: int) -> Any:
+    def add(self, step: bytes, generation: int) -> "asyncio.Future[Any]":
         """The reply to this step. Raises what the call raises, or `Recovered`.
 
         `generation`: the log's as far as it is known; in a later one the step is not sent.
         """
-        future = asyncio.get_running_loop().create_future()
+        future = self._loop.create_future()
         self._waiting.append(_Item(step, generation, future))
         if self._task is None:
-            self._task = asyncio.create_task(self._commit())
-        return await future
+            self._task = self._loop.create_task(self._commit())
+        return future
 
     async def _commit(self) -> None:
         try:

@@ -27,7 +27,7 @@ from eventstore.connection.reply_parser import Argument
 from eventstore.connection.wire import NotSent
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.group_commit import CommitQueue
-from eventstore.log.replies import Outcome, Reply
+from eventstore.log.replies import Reply, reply_of
 from eventstore.redis_errors import (
     AuthenticationError,
     BusyLoadingError,
@@ -188,7 +188,7 @@ class ScriptRunner:
         """The reply to one of the steps of a script. Raises if the step failed."""
         if isinstance(raw, ResponseError):
             raise self._refusal(name, pool, raw) from raw
-        return parse_reply(pool, raw, self)
+        return reply_of(raw)
 
     def _queue(self, name: str, pool: str) -> CommitQueue:
         async def run(steps: Sequence[bytes]) -> Sequence[Any]:
@@ -261,8 +261,7 @@ def parse_reply(pool: str, raw: Sequence[Any], log: ScriptRunner) -> Reply:
             log.record_position(pool, generation, seq, ts)
         raise errors.Recovered(pool, generation)
     log.record_position(pool, generation, seq, ts)
-    outcome = Outcome.DONE if status == "OK" else Outcome(status)
-    return Reply(outcome, generation, seq, ts, raw[4:])
+    return reply_of(raw)
 
 
 def _never_sent(error: BaseException) -> bool:

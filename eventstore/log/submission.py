@@ -6,7 +6,6 @@ the same way, so it never creates a second agent.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,7 +16,6 @@ from eventstore.language.agent_commands import Spawn
 from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRequested
-from eventstore.log.commit_retry import reraise_unknown
 from eventstore.log.log import Log, proof_of
 from eventstore.log.replies import Outcome, Proof, Reply
 from eventstore.steps import clauses
@@ -101,13 +99,16 @@ async def _commit_with_retries(log: Log, step: Step) -> Reply:
     recovered: Recovered | None = None
     for _ in range(SUBMIT_ATTEMPTS):
         try:
-            with reraise_unknown(unknown) if unknown else nullcontext():
-                return await log.commit(step, adds_load=True)
+            return await log.commit(step, adds_load=True)
         except OutcomeUnknown as error:
             if unknown is not None:
                 raise
             unknown = error
         except Recovered as error:
             recovered = error
+        except LogError as error:
+            if unknown is None:
+                raise
+            raise unknown from error
     assert recovered is not None, "each attempt returns or raises"
     raise unknown or recovered

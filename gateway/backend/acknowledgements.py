@@ -7,9 +7,10 @@ report came, they are named here, in the log and in an alert.
 
 import asyncio
 import socket
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import structlog
@@ -38,7 +39,7 @@ class AcknowledgedCommands:
         """Acknowledged here and not in the recovered log."""
         self._log = event_log
         self._positions = positions
-        self._commands: dict[str, deque[LossReport]] = {}
+        self._commands = defaultdict[str, deque[LossReport]](partial(deque, maxlen=COMMANDS_MAX))
         self._reported_until: dict[str, tuple[int, int]] = {}
         self._reporter = f"gateway:{socket.gethostname()}"
 
@@ -53,7 +54,7 @@ class AcknowledgedCommands:
             ts=self._log.now_ms(proof.pool),
             operation_id=operation_id,
         )
-        self._commands.setdefault(proof.pool, deque(maxlen=COMMANDS_MAX)).append(command)
+        self._commands[proof.pool].append(command)
 
     def record_once(self, proof: Proof, kind: str, subject: str, *, operation_id: str = "") -> None:
         """Remember one that was found to be written, unless it is remembered or archived.

@@ -9,6 +9,7 @@ from gateway.backend.backend import BACKEND, ORIGIN
 from gateway.backend.read_state import READ_STATE
 from gateway.fallback import FALLBACK_HEADER
 from gateway.options import GatewayOptions
+from gateway.wire.answer import Answer
 from gateway.wire.request_key import RequestKey
 
 SECURITY_HEADERS: Final = {
@@ -27,13 +28,12 @@ STARTED: Final = RequestKey("muster.started", web.StreamResponse)
 """The answer whose head was sent."""
 
 
-def set_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
+def set_headers(request: web.BaseRequest, response: Answer | web.StreamResponse) -> None:
     """Add the headers of every answer to one that was not started."""
-    headers = dict(default_headers(request[BACKEND].options))
-    if ORIGIN in request:
-        headers["X-Request-Id"] = request[ORIGIN].correlation_id
+    headers = response.headers
+    headers.update(default_headers(request[BACKEND].options))
+    headers["X-Request-Id"] = request[ORIGIN].correlation_id
     headers.update(request[READ_STATE].headers)
-    response.headers.update(headers)
 
 
 async def start_stream(request: web.BaseRequest, response: web.StreamResponse) -> None:

@@ -24,6 +24,8 @@ from gateway.options import GatewayOptions
 REFRESH_SECONDS: Final = 5.0
 CACHE_SECONDS: Final = 0.5
 """A refusal is based on what was read no longer ago than this."""
+ALWAYS: Final = frozenset((Level.ACCEPTED, Level.ARCHIVED))
+"""The levels that any server can give."""
 
 log = structlog.get_logger("muster.gateway")
 
@@ -66,7 +68,7 @@ class Capabilities:
 
     async def unavailable_reason(self, level: Level) -> str:
         """Why a level cannot be given; empty if it can. Raises `LogUnreachable`."""
-        if level in {Level.ACCEPTED, Level.ARCHIVED}:
+        if level in ALWAYS:
             return ""
         capability = self.capability
         if capability is None or capability.unavailable_reason(level):

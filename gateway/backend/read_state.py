@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from itertools import accumulate, takewhile
 from typing import Final
 
 from aiohttp import web
@@ -46,10 +45,10 @@ class ReadState(Struct):
     def _position_header(self) -> str:
         """What this request used, then what its client used before."""
         before = {pool: seq for pool, seq in self.requested.items() if pool not in self.position}
-        items = [f"{pool}:{seq}" for pool, seq in {**self.position, **before}.items()]
-        lengths = accumulate(len(item) + 1 for item in items)
-        fitting = takewhile(lambda length: length <= POSITION_LENGTH_MAX, lengths)
-        return ",".join(items[: len(list(fitting))])
+        text = ",".join([f"{pool}:{seq}" for pool, seq in {**self.position, **before}.items()])
+        if len(text) < POSITION_LENGTH_MAX:
+            return text
+        return text[:POSITION_LENGTH_MAX].rpartition(",")[0]
 
 
 READ_STATE: Final = RequestKey("muster.reading", ReadState)

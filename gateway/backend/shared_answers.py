@@ -7,27 +7,25 @@ import functools
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 from gateway.backend.backend import BACKEND
 from gateway.backend.read_state import READ_STATE, ReadState
+from gateway.wire.answer import Answer
 
 
 def answered_once(
-    handler: Callable[[web.Request], Awaitable[web.Response]],
-) -> Callable[[web.Request], Awaitable[web.Response]]:
+    handler: Callable[[web.Request], Awaitable[Answer]],
+) -> Callable[[web.Request], Awaitable[Answer]]:
     """A handler without parameters, shared by requests that name the same positions."""
 
     @functools.wraps(handler)
-    async def shared(request: web.Request) -> web.Response:
-        async def answer() -> tuple[web.Response, ReadState]:
+    async def shared(request: web.Request) -> Answer:
+        async def answer() -> tuple[Answer, ReadState]:
             return await handler(request), request[READ_STATE]
 
         key = handler, tuple(request[READ_STATE].requested.items())
         found, read_state = await request[BACKEND].shared_answers.ask(key, answer)
         request[READ_STATE] = read_state
-        return web.Response(
-            body=found.body, status=found.status, headers=CIMultiDict(found.headers)
-        )
+        return Answer(found.body, status=found.status, headers=found.headers)
 
     return shared

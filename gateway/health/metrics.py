@@ -20,6 +20,7 @@ from gateway.health.facts import (
     stored_events,
     view_facts,
 )
+from gateway.wire.answer import Answer
 from gateway.wire.problems import Problem
 
 CONTENT_TYPE: Final = "text/plain"
@@ -91,7 +92,7 @@ def _escaped(text: str) -> str:
 
 
 @answered_once
-async def metrics(request: web.Request) -> web.Response:
+async def metrics(request: web.Request) -> Answer:
     """Figures for Prometheus.
 
     What cannot be asked now is left out, and `muster_up` says so.
@@ -111,7 +112,7 @@ async def metrics(request: web.Request) -> web.Response:
     out.add("muster_fallback", int(fallback is not None))
     out.add("muster_fallback_can_end", int(bool(fallback and fallback.primary_reachable_ms)))
     _counters(out, backend)
-    return web.Response(text=out.text(), content_type=CONTENT_TYPE, charset="utf-8")
+    return Answer(out.text().encode(), content_type=f"{CONTENT_TYPE}; charset=utf-8")
 
 
 async def _views(out: Exposition, backend: Backend) -> None:

@@ -21,6 +21,7 @@ from gateway.backend.shared_answers import answered_once
 from gateway.health import facts
 from gateway.health.alert_rules import Alert
 from gateway.health.alerts import current_alerts
+from gateway.wire.answer import Answer
 from gateway.wire.problems import Problem
 from gateway.wire.requests import HealthQuery
 from gateway.wire.responses import decode_cursor, encode_cursor, json_response
@@ -117,7 +118,7 @@ class HealthReport(Struct, frozen=True, kw_only=True):
 
 
 @answered_once
-async def system(request: web.Request) -> web.Response:
+async def system(request: web.Request) -> Answer:
     """Figures of the whole system."""
     backend = request[BACKEND]
     async with backend.read_views() as views:
@@ -161,7 +162,7 @@ def _host_figures() -> HostFigures:
 
 
 @answered_once
-async def dashboard(request: web.Request) -> web.Response:
+async def dashboard(request: web.Request) -> Answer:
     """What the dashboard shows."""
     backend = request[BACKEND]
     redis = await facts.redis_facts(backend)
@@ -196,7 +197,7 @@ def _short(events: Sequence[EventRow]) -> list[EventRow]:
 
 
 @answered_once
-async def alerts(request: web.Request) -> web.Response:
+async def alerts(request: web.Request) -> Answer:
     """What needs attention."""
     backend = request[BACKEND]
     redis = await facts.redis_facts(backend)
@@ -206,7 +207,7 @@ async def alerts(request: web.Request) -> web.Response:
     return json_response(AlertList(await current_alerts(backend, redis)))
 
 
-async def health(request: web.Request, query: HealthQuery) -> web.Response:
+async def health(request: web.Request, query: HealthQuery) -> Answer:
     """Health of the agents, by pool."""
     backend = request[BACKEND]
     after_id = decode_cursor(query.cursor)

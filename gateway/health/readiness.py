@@ -15,6 +15,7 @@ from gateway.health.facts import (
     projector_notices,
     view_facts,
 )
+from gateway.wire.answer import Answer
 from gateway.wire.problems import Problem
 from gateway.wire.responses import json_response
 
@@ -37,12 +38,12 @@ class Readiness(Struct, frozen=True):
     """Whether the other answers again, so that the next start hands over to it."""
 
 
-async def alive(_request: web.Request) -> web.Response:
+async def alive(_request: web.Request) -> Answer:
     """The process answers."""
     return json_response(Alive())
 
 
-async def ready(request: web.Request) -> web.Response:
+async def ready(request: web.Request) -> Answer:
     """It can take commands."""
     backend = request[BACKEND]
     probe_seconds = backend.limits.probe_seconds

@@ -16,12 +16,13 @@ from gateway.resources import as_of
 from gateway.resources.durability import durability_request
 from gateway.resources.parked import park_unreadable
 from gateway.wire import requests, responses
+from gateway.wire.answer import Answer
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.responses import json_response, page_response
 from projector.queries.views import AgentFilter, AgentRow
 
 
-async def list_agents(request: web.Request, query: requests.AgentQuery) -> web.Response:
+async def list_agents(request: web.Request, query: requests.AgentQuery) -> Answer:
     """The registry, page by page."""
     name, _, value = (query.label or "").partition(":")
     label = (name, value) if query.label else None
@@ -30,7 +31,7 @@ async def list_agents(request: web.Request, query: requests.AgentQuery) -> web.R
 
 async def list_project(
     request: web.Request, project_id: requests.ProjectId, query: requests.ProjectQuery
-) -> web.Response:
+) -> Answer:
     """The agents of a project."""
     return await _list_agents(request, query, {"project_id": project_id})
 
@@ -39,7 +40,7 @@ async def _list_agents(
     request: web.Request,
     query: requests.AgentQuery | requests.ProjectQuery,
     conditions: dict[str, Any],
-) -> web.Response:
+) -> Answer:
     """Agents that have ended are left out unless requested, explicitly or by their status."""
     conditions["status"] = tuple(status.value for status in query.status)
     if not query.include_ended and TERMINAL.isdisjoint(query.status):
@@ -58,7 +59,7 @@ async def _list_agents(
     return page_response(request, "agents", rows, query.limit, "agent_id", **again)
 
 
-async def list_workers(request: web.Request, query: requests.WorkerQuery) -> web.Response:
+async def list_workers(request: web.Request, query: requests.WorkerQuery) -> Answer:
     """The worker processes, page by page."""
     after = responses.decode_cursor(query.cursor, requests.WorkerId)
     pool, ended = query.pool_name, query.include_ended
@@ -72,7 +73,7 @@ async def list_workers(request: web.Request, query: requests.WorkerQuery) -> web
     return page_response(request, "workers", rows, query.limit, "worker_id", **again)
 
 
-async def get_worker(request: web.Request, worker_id: requests.WorkerId) -> web.Response:
+async def get_worker(request: web.Request, worker_id: requests.WorkerId) -> Answer:
     """One worker process."""
     backend = request[BACKEND]
     async with backend.read_views() as views:
@@ -86,7 +87,7 @@ async def get_worker(request: web.Request, worker_id: requests.WorkerId) -> web.
 
 async def get_agent(
     request: web.Request, agent_id: requests.Identifier, query: requests.AsOfQuery
-) -> web.Response:
+) -> Answer:
     """One agent."""
     backend, text = request[BACKEND], query.as_of
     if text is None:
@@ -101,7 +102,7 @@ async def get_agent(
     return json_response(row)
 
 
-async def terminate(request: web.Request, body: requests.TerminateRequest) -> web.Response:
+async def terminate(request: web.Request, body: requests.TerminateRequest) -> Answer:
     """End an agent."""
     await request[BACKEND].require_known_pool(body.pool_name)
     return await _terminate(request, body.pool_name, body.agent_id, body.graceful)
@@ -109,7 +110,7 @@ async def terminate(request: web.Request, body: requests.TerminateRequest) -> we
 
 async def delete_agent(
     request: web.Request, agent_id: requests.Identifier, query: requests.DeleteAgentQuery
-) -> web.Response:
+) -> Answer:
     """End an agent."""
     pool = query.pool_name
     if pool is None:
@@ -119,9 +120,7 @@ async def delete_agent(
     return await _terminate(request, pool, agent_id, query.graceful)
 
 
-async def _terminate(
-    request: web.Request, pool: str, agent_id: str, graceful: bool
-) -> web.Response:
+async def _terminate(request: web.Request, pool: str, agent_id: str, graceful: bool) -> Answer:
     backend = request[BACKEND]
     durability = await durability_request(request)
     with backend.waiters.watch(agent_id) as watch:

@@ -19,6 +19,7 @@ from eventstore.language.agents import TERMINAL
 from eventstore.language.durability import Level
 from eventstore.log.replies import Proof
 from gateway.backend.backend import BACKEND, Backend
+from gateway.wire.answer import Answer
 from gateway.wire.decoding import WaitPreference, wait_preference
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.request_key import RequestKey
@@ -50,13 +51,11 @@ class DurabilityRequest:
         self.level = level
         self._backend = backend
         self.preference = preference
-        self.deadline = asyncio.get_running_loop().time() + preference.seconds
+        waits = preference.seconds > 0
+        self.deadline = asyncio.get_running_loop().time() + preference.seconds if waits else 0.0
         """Until when to wait for what the command starts; by the event loop's time.
 
         It counts from the request, not from its write."""
-        self._timeout_seconds = (
-            preference.seconds if preference.explicit else backend.limits.durability_seconds
-        )
         self._confirmation: asyncio.Task[str] | None = None
         self.pending_reason = ""
 
@@ -66,7 +65,9 @@ class DurabilityRequest:
         None: nothing was written.
         """
         if self.level is not Level.ACCEPTED:
-            deadline = asyncio.get_running_loop().time() + self._timeout_seconds
+            asked, usual = self.preference, self._backend.limits.durability_seconds
+            seconds = asked.seconds if asked.explicit else usual
+            deadline = asyncio.get_running_loop().time() + seconds
             confirmation = self._wait([proof for proof in proofs if proof is not None], deadline)
             self._confirmation = asyncio.create_task(confirmation, name="gateway.durability")
             self._confirmation.add_done_callback(_consume_exception)
@@ -94,7 +95,7 @@ class DurabilityRequest:
 
     async def response(
         self, body: object, status: int = 200, headers: Mapping[str, str] = {}, agent_id: str = ""
-    ) -> web.Response:
+    ) -> Answer:
         """The answer, with 202 instead of 200 or 201 if the requested level is pending."""
         headers = {**headers, **await self.headers(agent_id)}
         status = 202 if self.pending_reason else status

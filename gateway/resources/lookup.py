@@ -15,6 +15,7 @@ from msgspec import Struct
 from eventstore.errors import LogError
 from eventstore.names import either, unknown_name
 from gateway.backend.backend import BACKEND, Backend
+from gateway.wire.answer import Answer
 from gateway.wire.requests import LookupQuery, NameKind
 from gateway.wire.responses import json_response
 from projector.queries.views import Views
@@ -43,7 +44,7 @@ class Lookup(Struct, frozen=True):
     message: str = ""
 
 
-async def look_up(request: web.Request, query: LookupQuery) -> web.Response:
+async def look_up(request: web.Request, query: LookupQuery) -> Answer:
     """What a name or a part of an id stands for."""
     backend, kinds = request[BACKEND], query.kind or list(NameKind)
     async with backend.read_views() as views:

@@ -16,6 +16,7 @@ from eventstore.log import parked
 from eventstore.log.parked import ParkedEntry
 from gateway.backend.backend import BACKEND, ORIGIN, Backend
 from gateway.backend.read_state import READ_STATE
+from gateway.wire.answer import Answer
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import ParkedId, ParkedQuery, PlaceOfParked, RetryRequest
 from gateway.wire.responses import decode_cursor, json_response, page_response
@@ -39,7 +40,7 @@ class ParkedList(Struct, frozen=True):
     next: str | None = None
 
 
-async def list_parked(request: web.Request, query: ParkedQuery) -> web.Response:
+async def list_parked(request: web.Request, query: ParkedQuery) -> Answer:
     """Agents that cannot be read, and why."""
     backend = request[BACKEND]
     if query.pool_name is not None:
@@ -60,17 +61,17 @@ async def retry(
     request: web.Request,
     parked_id: ParkedId,
     body: RetryRequest,  # noqa: ARG001 - it is checked, and is empty
-) -> web.Response:
+) -> Answer:
     """Restore it."""
     return await _resolve(request, parked_id, drop=False)
 
 
-async def drop(request: web.Request, parked_id: ParkedId) -> web.Response:
+async def drop(request: web.Request, parked_id: ParkedId) -> Answer:
     """End it for good."""
     return await _resolve(request, parked_id, drop=True)
 
 
-async def _resolve(request: web.Request, parked_id: str, *, drop: bool) -> web.Response:
+async def _resolve(request: web.Request, parked_id: str, *, drop: bool) -> Answer:
     backend, origin = request[BACKEND], request[ORIGIN]
     pool, _, key = parked_id.partition(":")
     await backend.require_known_pool(pool)

@@ -26,6 +26,7 @@ from gateway.resources.durability import durability_request
 from gateway.resources.parked import park_unreadable
 from gateway.resources.spawn import require_declared
 from gateway.wire import decoding
+from gateway.wire.answer import Answer
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import (
     AsOfQuery,
@@ -48,7 +49,7 @@ BATCH_SIZE = 50
 """So many terminations are written at a time."""
 
 
-async def create_pool(request: web.Request, body: PoolRequest) -> web.Response:
+async def create_pool(request: web.Request, body: PoolRequest) -> Answer:
     """Create a pool."""
     backend, name, role = request[BACKEND], body.pool_name, body.role_type
     durability = await durability_request(request)
@@ -75,7 +76,7 @@ def _record(backend: Backend, kind: str, name: str, result: ChangeResult) -> Non
         record(result.proof, kind, name)
 
 
-async def list_pools(request: web.Request, query: PoolQuery) -> web.Response:
+async def list_pools(request: web.Request, query: PoolQuery) -> Answer:
     """All pools and their capacity, page by page."""
     after = decode_cursor(query.cursor, PoolName)
     async with as_of.reading(request, query.as_of) as (views, point):
@@ -87,7 +88,7 @@ async def list_pools(request: web.Request, query: PoolQuery) -> web.Response:
     return page_response(request, "pools", rows, query.limit, "pool_name", **again)
 
 
-async def get_pool(request: web.Request, pool_name: PoolName, query: AsOfQuery) -> web.Response:
+async def get_pool(request: web.Request, pool_name: PoolName, query: AsOfQuery) -> Answer:
     """One pool and its capacity."""
     names = [CATALOGUE, pool_name]
     async with as_of.reading(request, query.as_of, names) as (views, point):
@@ -109,7 +110,7 @@ async def _unprojected(request: web.Request, name: str) -> PoolRow | None:
     return None if pool is None else row_of_pool(pool)
 
 
-async def change_pool(request: web.Request, pool_name: PoolName, body: PoolPatch) -> web.Response:
+async def change_pool(request: web.Request, pool_name: PoolName, body: PoolPatch) -> Answer:
     """Change settings of a pool."""
     backend = request[BACKEND]
     durability = await durability_request(request)
@@ -145,9 +146,7 @@ async def _row(request: web.Request, pool: Pool) -> PoolRow:
     return row_of_pool(pool)
 
 
-async def delete_pool(
-    request: web.Request, pool_name: PoolName, query: DeletePoolQuery
-) -> web.Response:
+async def delete_pool(request: web.Request, pool_name: PoolName, query: DeletePoolQuery) -> Answer:
     """Delete a pool."""
     backend, name, force = request[BACKEND], pool_name, query.force
     durability = await durability_request(request)

@@ -11,6 +11,7 @@ from gateway.backend import agent_rows
 from gateway.backend.backend import BACKEND, ORIGIN
 from gateway.resources.durability import durability_request
 from gateway.resources.parked import catch_up_with_log, park_unreadable
+from gateway.wire.answer import Answer
 from gateway.wire.idempotency import digest_of, idempotency_key, operation_id
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import Identifier, OneAgentQuery, RestartRequest
@@ -30,7 +31,7 @@ class Target(Struct, frozen=True):
 
 async def restart(
     request: web.Request, agent_id: Identifier, query: OneAgentQuery, body: RestartRequest
-) -> web.Response:
+) -> Answer:
     """Start an agent again: at once if it failed or waits for that, else in good order."""
     backend, key = request[BACKEND], idempotency_key(request)
     pool = query.pool_name or await agent_rows.pool_of(backend, agent_id)

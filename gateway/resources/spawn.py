@@ -27,7 +27,8 @@ from gateway.backend.backend import BACKEND, ORIGIN, Backend
 from gateway.backend.read_state import READ_STATE
 from gateway.following.waiters import Watch, wait_until_started
 from gateway.resources.durability import DurabilityRequest, durability_request
-from gateway.wire.decoding import check_spawn, with_pool_defaults
+from gateway.wire.answer import Answer
+from gateway.wire.decoding import SENT, Sent, check_spawn, pool_defaults
 from gateway.wire.idempotency import (
     digest_of,
     digest_of_meaning,
@@ -42,7 +43,7 @@ from projector.queries.views import AgentRow
 START_FAILED: Final = "start_failed"
 
 
-async def spawn(request: web.Request, body: SpawnRequest) -> web.Response:
+async def spawn(request: web.Request, body: SpawnRequest) -> Answer:
     """Ask for an agent, and wait for it as long as `Prefer` says (5 s unless said)."""
     backend, key = request[BACKEND], idempotency_key(request)
     check_spawn(body, backend.limits)
@@ -90,17 +91,18 @@ async def _submit(
 ) -> SubmitResult:
     """Submit, twice if the pool was recreated or its keys do not exist yet."""
     backend = request[BACKEND]
-    operation_key, sent = key or f"spawn:{agent_id}", await request.read()
+    operation_key, sent = key or f"spawn:{agent_id}", request[SENT]
+    digest = digest_of(sent.canonical)
     for attempt in (1, 2):
         try:
             submitted = await submit(
                 backend.log,
                 pool,
-                _requested_event(backend, with_pool_defaults(body, sent, pool.config)),
+                _requested_event(backend, pool, body, sent),
                 request[ORIGIN],
                 agent_id=agent_id,
                 operation_id=operation_id(operation_key),
-                digest=digest_of(sent),
+                digest=digest,
                 earlier_digest=partial(digest_of_meaning, body),
                 from_client=bool(key),
             )
@@ -122,8 +124,10 @@ async def _submit(
     raise AssertionError("the second attempt returns or raises")
 
 
-def _requested_event(backend: Backend, body: SpawnRequest) -> AgentRequested:
-    event = shared_fields(body, AgentRequested)
+def _requested_event(
+    backend: Backend, pool: Pool, body: SpawnRequest, sent: Sent
+) -> AgentRequested:
+    event = shared_fields(body, AgentRequested) | pool_defaults(body, sent, pool.config)
     event["input"] = msgspec.Raw(msgspec.json.encode(body.input))
     if body.pending_timeout:
         now_ms = backend.log.now_ms(body.pool_name)

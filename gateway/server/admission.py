@@ -24,6 +24,7 @@ from gateway.backend.backend import BACKEND, ORIGIN, Backend
 from gateway.backend.read_state import POSITION_HEADER, READ_STATE, ReadState
 from gateway.options import GatewayOptions
 from gateway.resources.durability import ASKED, Asked
+from gateway.wire.answer import Answer
 from gateway.wire.problems import Kind, Problem, translate
 from gateway.wire.request_key import RequestKey
 
@@ -49,7 +50,8 @@ HEAD_MAX: Final = 2048
 """So many heads, of so many bytes at most, are remembered."""
 CONDITIONS: Final = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 """A command under a condition that is not examined must not be carried out."""
-Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Response: TypeAlias = Answer | web.StreamResponse
+Handler: TypeAlias = Callable[[web.Request], Awaitable[Response]]
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -66,9 +68,9 @@ def answering(
     `routed`: the application's own. `direct`: what answers a POST to a path without routing it. Of
     these, a head that was admitted is not examined again when it comes again.
     """
-    heads = AdmittedHeads()
+    heads, debug = AdmittedHeads(), log.bind().debug
 
-    async def handle(request: web.Request) -> web.StreamResponse:
+    async def handle(request: web.Request) -> Response:
         started_at = time.perf_counter()
         request[BACKEND], request[READ_STATE] = backend, ReadState()
         asked, handler = heads.get(request), routed
@@ -81,7 +83,7 @@ def answering(
             else:
                 request[ORIGIN] = origin(request)
                 admit(request, backend.options)
-            response = await handler(request)
+            response: Response = await handler(request)
             if not asked and handler is not routed:
                 heads.add(request)
         except Exception as error:  # the last place where a bug can become an answer
@@ -89,13 +91,23 @@ def answering(
             if problem is None:
                 log.exception("gateway.request_failed", method=request.method, path=request.path)
                 problem = Problem(Kind.INTERNAL, "an unexpected error; the gateway's log has it")
-            response = _cut_off(request, problem) if STARTED in request else problem.response()
-        if STARTED not in request:
+            response = _cut_off(request, problem) if STARTED in request else problem.answer()
+        if isinstance(response, Answer):
             set_headers(request, response)
-        if ROUTE not in request:  # it was refused before
+        route = request.get(ROUTE)
+        if route is None:  # it was refused before
             resource = (await app.router.resolve(request)).route.resource
-            request[ROUTE] = resource.canonical if resource is not None else "unmatched"
-        _count(request, response.status, time.perf_counter() - started_at)
+            route = resource.canonical if resource is not None else "unmatched"
+        method = request.method if request.method in hdrs.METH_ALL else "other"
+        seconds = time.perf_counter() - started_at
+        backend.observations.count_request(method, route, response.status, seconds)
+        debug(
+            "gateway.answered",
+            method=method,
+            route=route,
+            status=response.status,
+            ms=round(seconds * 1000, 1),
+        )
         return response
 
     return handle
@@ -127,15 +139,6 @@ def _cut_off(request: web.Request, problem: Problem) -> web.StreamResponse:
     if request.transport is not None:
         request.transport.abort()
     return request[STARTED]
-
-
-def _count(request: web.Request, status: int, seconds: float) -> None:
-    method = request.method if request.method in hdrs.METH_ALL else "other"
-    route = request[ROUTE]
-    request[BACKEND].observations.count_request(method, route, status, seconds)
-    log.debug(
-        "gateway.answered", method=method, route=route, status=status, ms=round(seconds * 1000, 1)
-    )
 
 
 def origin(request: web.Request) -> Origin:

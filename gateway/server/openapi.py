@@ -13,10 +13,10 @@ from msgspec.json import schema, schema_components
 
 from gateway.server import schemas as schemas_of_values
 from gateway.server.admission import is_public
+from gateway.wire.answer import JSON, Answer
 from gateway.wire.problems import CONTENT_TYPE
 from gateway.wire.problems import Body as ProblemBody
 
-JSON: Final = "application/json"
 REFERENCE: Final = "#/components/schemas/{name}"
 COMMON_STATUSES: Final = (400, 408, 421, 431)
 """What any request may be refused with."""
@@ -60,7 +60,7 @@ class Operation(Struct, frozen=True):
     tag: str
     method: str
     path: str
-    handler: Callable[..., Awaitable[web.StreamResponse]]
+    handler: Callable[..., Awaitable[Answer | web.StreamResponse]]
     shape: Any
     """Of the body of its answers."""
     answers: Mapping[int, str]

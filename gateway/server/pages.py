@@ -10,6 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
+from gateway.wire.answer import Answer
 from gateway.wire.problems import Kind, Problem
 
 _TYPES: Final = {
@@ -21,17 +22,17 @@ _TYPES: Final = {
 _NAME: Final = re.compile(r"[a-z]+\.(css|js|svg)")
 
 
-async def dashboard(_request: web.Request) -> web.Response:
+async def dashboard(_request: web.Request) -> Answer:
     """The dashboard."""
     return _file("dashboard.html")
 
 
-async def docs(_request: web.Request) -> web.Response:
+async def docs(_request: web.Request) -> Answer:
     """This document, for reading."""
     return _file("docs.html")
 
 
-async def static(_request: web.Request, name: str) -> web.Response:
+async def static(_request: web.Request, name: str) -> Answer:
     """What the pages load."""
     try:
         if _NAME.fullmatch(name):
@@ -41,9 +42,9 @@ async def static(_request: web.Request, name: str) -> web.Response:
     raise Problem(Kind.NOT_FOUND, "no resource has this path")
 
 
-def _file(name: str) -> web.Response:
+def _file(name: str) -> Answer:
     kind = _TYPES[name.rpartition(".")[2]]
-    return web.Response(body=_read(name), content_type=kind, charset="utf-8")
+    return Answer(_read(name), content_type=f"{kind}; charset=utf-8")
 
 
 @cache

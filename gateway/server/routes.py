@@ -16,9 +16,10 @@ from gateway.options import Limits
 from gateway.resources import agents, event_stream, lookup, parked, pools, restart, spawn
 from gateway.resources.durability import ASKED
 from gateway.server import openapi, pages
-from gateway.server.admission import PROBES, ROUTE, Handler, answering, require_understood
+from gateway.server.admission import PROBES, ROUTE, Handler, Response, answering, require_understood
 from gateway.server.openapi import DURABILITY, IDEMPOTENCY_KEY, LAST_EVENT_ID, PREFER, Operation
-from gateway.wire.decoding import convert, read_body, read_query
+from gateway.wire.answer import Answer
+from gateway.wire.decoding import convert, read_body, read_query, require_bounded
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import NoParameters
 from gateway.wire.responses import API, AgentPage, PoolDeletion, PoolList, WorkerPage, json_response
@@ -35,7 +36,7 @@ def application(limits: Limits) -> web.Application:
     for op in OPERATIONS:
         path = op.path.replace("{agent_id}", AGENT_ID)
         options = {"allow_head": False} if op.content_type == EVENT_STREAM else {}
-        app.add_routes([web.route(op.method, path, _reading(op), **options)])
+        app.add_routes([web.route(op.method, path, cast("Any", _reading(op)), **options)])
     return app
 
 
@@ -56,10 +57,12 @@ def _reading(op: Operation) -> Handler:
     parameterless = of_api and not inputs.keys() & {"query", "body"}
     bodiless = of_api and "body" not in inputs
 
-    async def handle(request: web.Request) -> web.StreamResponse:
+    async def handle(request: web.Request) -> Response:
         request[ROUTE] = op.path
         if op.path not in PROBES and ASKED not in request:
             require_understood(request)
+            if "body" in inputs:
+                require_bounded(request, request[BACKEND].limits)
             request[READ_STATE].requested = requested_position(request)
         values: dict[str, Any] = {}
         if parameterless:
@@ -79,7 +82,7 @@ def _reading(op: Operation) -> Handler:
     return handle
 
 
-async def document(request: web.Request) -> web.Response:
+async def document(request: web.Request) -> Answer:
     """This document."""
     options = request[BACKEND].options
     return json_response(build_document(options.version, bool(options.api_token)))

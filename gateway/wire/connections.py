@@ -200,10 +200,10 @@ class Connection(web.RequestHandler):
         else:
             problem = _malformed(exc, message)
             log.info("gateway.request_malformed", reason=problem.body.detail)
-        response = problem.response()
-        response.headers.update(self._limiter.headers)
-        response.force_close()
-        return response
+        answer = problem.answer()
+        answer.headers |= self._limiter.headers
+        answer.keep_alive = False
+        return cast("web.StreamResponse", answer)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None

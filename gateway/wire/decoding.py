@@ -21,7 +21,9 @@ from msgspec import Struct, structs
 from eventstore.language.pool_config import LABELS_MAX, PoolConfig, override
 from eventstore.names import unknown_name
 from gateway.options import Limits
+from gateway.wire.idempotency import canonical_form
 from gateway.wire.problems import Kind, Problem
+from gateway.wire.request_key import RequestKey
 from gateway.wire.requests import PATTERN_DESCRIPTIONS, SpawnRequest
 
 T = TypeVar("T", bound=Struct)
@@ -39,8 +41,18 @@ _UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(?P<name>[^`
 _PATTERN: Final = re.compile(r"Expected `str` matching regex (?P<pattern>.*)", re.DOTALL)
 
 
-async def read_body(request: web.Request, shape: type[T], limits: Limits) -> T:
-    """The request's body. Raises `Problem`."""
+class Sent(Struct, frozen=True):
+    """A body as it was sent, before any defaults: its fields, and the form that is compared."""
+
+    fields: Mapping[str, object]
+    canonical: bytes
+
+
+SENT: Final = RequestKey("muster.sent", Sent)
+
+
+def require_bounded(request: web.Request, limits: Limits) -> None:
+    """Raises `Problem` for a body whose head says that it is compressed, or too large."""
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         detail = "send the body as it is, without Content-Encoding"
         headers = {"Accept-Encoding": "identity"}
@@ -48,11 +60,18 @@ async def read_body(request: web.Request, shape: type[T], limits: Limits) -> T:
             Kind.UNSUPPORTED_MEDIA_TYPE, detail, field="Content-Encoding", headers=headers
         )
     if request.content_length is not None and request.content_length > limits.body_max:
-        detail = f"the body is over {limits.body_max} bytes"
-        raise Problem(Kind.BODY_TOO_LARGE, detail, field="body")
+        raise _too_large(limits)
+
+
+def _too_large(limits: Limits) -> Problem:
+    return Problem(Kind.BODY_TOO_LARGE, f"the body is over {limits.body_max} bytes", field="body")
+
+
+async def read_body(request: web.Request, shape: type[T], limits: Limits) -> T:
+    """The request's body, of which `SENT` has what was sent. Raises `Problem`."""
     try:
         if request.content.is_eof():  # it came with the head
-            content = await request.read()
+            content = request.content.read_nowait()
         else:
             async with asyncio.timeout(limits.body_seconds):
                 content = await request.read()
@@ -62,7 +81,11 @@ async def read_body(request: web.Request, shape: type[T], limits: Limits) -> T:
     except (web.RequestPayloadError, ConnectionError) as error:
         detail = "the body broke off, or is not framed as HTTP says"
         raise Problem(Kind.MALFORMED_HTTP, detail, field="body") from error
-    return decode_body(content or (b"{}" if may_be_empty(shape) else b""), shape)
+    if len(content) > limits.body_max:
+        raise _too_large(limits)
+    content = content or (b"{}" if may_be_empty(shape) else b"")
+    decoded, request[SENT] = decode_body(content, shape)
+    return decoded
 
 
 def may_be_empty(shape: object) -> bool:
@@ -70,29 +93,30 @@ def may_be_empty(shape: object) -> bool:
     return bool(getattr(shape, "may_be_empty", False))
 
 
-def decode_body(content: bytes, shape: type[T]) -> T:
-    """JSON as a Struct. Raises `Problem`."""
+def decode_body(content: bytes, shape: type[T]) -> tuple[T, Sent]:
+    """JSON as a Struct, and as it was sent. Raises `Problem`."""
     if not content:
         raise Problem(Kind.MALFORMED_JSON, "the body is empty", field="body")
     try:
         decoded = msgspec.json.decode(content, type=shape)
-        _require_unique_names(content)
+        fields = msgspec.json.decode(content)
+        sent = Sent(fields, canonical_form(fields))
+        _require_unique_names(content, sent)
     except msgspec.ValidationError as error:
         raise validation_problem(error, shape) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         detail = f"the body cannot be read: {error}"
         raise Problem(Kind.MALFORMED_JSON, detail, field="body") from None
 
-    return decoded
+    return decoded, sent
 
 
-def _require_unique_names(content: bytes) -> None:
+def _require_unique_names(content: bytes, sent: Sent) -> None:
     """Raises `Problem` if an object has a name twice: readers differ in which one counts.
 
     Such a body has fewer colons once it was read; only escaped ones could replace them.
     """
-    read = msgspec.json.encode(msgspec.json.decode(content))
-    if b"\\u" in content or content.count(b":") != read.count(b":"):
+    if b"\\u" in content or content.count(b":") != sent.canonical.count(b":"):
         json.loads(content, object_pairs_hook=_unique, parse_int=str, parse_float=str)
 
 
@@ -185,19 +209,18 @@ def _choices(shape: type, path: str) -> Sequence[str]:
     return ()
 
 
-def with_pool_defaults(spawn: SpawnRequest, sent: bytes, config: PoolConfig) -> SpawnRequest:
-    """A spawn with what its pool says of what it left out. Raises `Problem`."""
-    named = msgspec.json.decode(sent, type=dict[str, msgspec.Raw])
-    usual = {
-        "heartbeat_interval": config.heartbeat_interval,
-        "max_idle_time": config.max_idle_time or None,
-    }
+def pool_defaults(spawn: SpawnRequest, sent: Sent, config: PoolConfig) -> dict[str, Any]:
+    """What a pool says of what a spawn left out, and the labels of both. Raises `Problem`."""
     labels = {**config.labels, **spawn.labels}
+    found: dict[str, Any] = {"labels": labels}
+    if "heartbeat_interval" not in sent.fields:
+        found["heartbeat_interval"] = config.heartbeat_interval
+    if "max_idle_time" not in sent.fields:
+        found["max_idle_time"] = config.max_idle_time or None
     if len(labels) > LABELS_MAX:
         detail = f"labels: {len(labels)} with those of the pool, more than {LABELS_MAX}"
         raise Problem(Kind.INVALID_REQUEST, detail, field="labels")
-    missing = {name: value for name, value in usual.items() if name not in named}
-    return structs.replace(spawn, labels=labels, **missing)
+    return found
 
 
 def check_intervals(spawn: SpawnRequest | PoolConfig, limits: Limits, prefix: str = "") -> None:

@@ -6,7 +6,7 @@ between two attempts.
 
 import hashlib
 import re
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
@@ -39,22 +39,26 @@ def operation_id(key: str) -> str:
     return f"key:{hashlib.sha256(key.encode()).hexdigest()[:40]}"
 
 
-def digest_of(content: bytes) -> str:
-    """The same for bodies that are the same JSON: order, spaces and 1.0 for 1 do not count."""
-    canonical = msgspec.json.encode(_canonical(msgspec.json.decode(content)), order="deterministic")
+def canonical_form(value: object) -> bytes:
+    """The same for what is the same JSON: order, spaces and 1.0 for 1 do not count."""
+    return msgspec.json.encode(_canonical(value), order="deterministic")
+
+
+def digest_of(canonical: bytes) -> str:
+    """The digest of a body in its canonical form."""
     return hashlib.sha256(canonical).hexdigest()
 
 
-def _canonical(value: object) -> object:
-    match value:
-        case dict():
-            return {name: _canonical(inner) for name, inner in value.items()}
-        case list():
-            return [_canonical(inner) for inner in value]
-        case float() if value.is_integer() and abs(value) < _WHOLE_MAX:
-            return int(value)
-        case _:
-            return value
+def _canonical(value: Any) -> Any:
+    kind = type(value)
+    if kind is str:
+        return value
+    if kind is dict:
+        return {name: _canonical(inner) for name, inner in value.items()}
+    if kind is list:
+        return [_canonical(inner) for inner in value]
+    whole = kind is float and value.is_integer() and abs(value) < _WHOLE_MAX
+    return int(value) if whole else value
 
 
 def digest_of_meaning(spawn_request: SpawnRequest) -> str:

@@ -4,10 +4,8 @@ import asyncio
 import resource
 from collections.abc import Mapping
 from contextlib import suppress
-from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Final, cast
 
-import msgspec
 import structlog
 
 from gateway.options import Limits
@@ -88,17 +86,9 @@ class RejectedConnection(asyncio.Protocol):
 
 def raw_response(problem: Problem, headers: Mapping[str, str]) -> bytes:
     """A problem as it goes over the wire where no request is at hand; the connection ends."""
-    content = msgspec.json.encode(problem.body)
-    response: dict[str, Any] = {
-        "Content-Type": problem.response().content_type,
-        "Content-Length": len(content),
-        "Connection": "close",
-        **headers,
-        **problem.headers,
-    }
-    head = f"HTTP/1.1 {problem.body.status} {HTTPStatus(problem.body.status).phrase}\r\n"
-    head += "".join(f"{name}: {value}\r\n" for name, value in response.items())
-    return head.encode() + b"\r\n" + content
+    answer = problem.answer()
+    answer.headers |= {"Connection": "close", **headers}
+    return answer.head() + answer.body
 
 
 def connection_capacity(limits: Limits) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from eventstore import errors
 from eventstore.language.events import Error
+from gateway.wire.answer import Answer
 from projector.queries import views
 
 CONTENT_TYPE: Final = "application/problem+json"
@@ -143,13 +144,9 @@ class Problem(Exception):
             agent=agent,
         )
 
-    def response(self) -> web.Response:
-        return web.Response(
-            body=msgspec.json.encode(self.body),
-            status=self.body.status,
-            content_type=CONTENT_TYPE,
-            headers=self.headers,
-        )
+    def answer(self) -> Answer:
+        content, status = msgspec.json.encode(self.body), self.body.status
+        return Answer(content, status=status, content_type=CONTENT_TYPE, headers=self.headers)
 
 
 _TRANSLATIONS: Final[Sequence[tuple[tuple[type[Exception], ...], Kind, str]]] = (

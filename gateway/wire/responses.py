@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
+from gateway.wire.answer import Answer
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import Identifier
 from projector.queries.views import AgentRow, PoolRow, WorkerRow, page
@@ -48,13 +49,8 @@ class PoolDeletion(Struct, frozen=True):
 
 def json_response(
     body: object, *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(body),
-        status=status,
-        content_type="application/json",
-        headers=headers,
-    )
+) -> Answer:
+    return Answer(msgspec.json.encode(body), status=status, headers=headers)
 
 
 def page_response(
@@ -64,7 +60,7 @@ def page_response(
     limit: int,
     key: str,
     **parameters: str,
-) -> web.Response:
+) -> Answer:
     """A page of a list in the order of `key`.
 
     If more follow, it points at the next page, with these parameters, too.
@@ -76,7 +72,7 @@ def page_response(
         url = str(request.rel_url.update_query(cursor=cursor, **parameters))
         headers["Link"] = f'<{url}>; rel="next"'
     content = b'{"%b":[%b],"next":%b}' % (name.encode(), b",".join(rows), msgspec.json.encode(url))
-    return web.Response(body=content, content_type="application/json", headers=headers)
+    return Answer(content, headers=headers)
 
 
 def encode_cursor(last_id: str) -> str:

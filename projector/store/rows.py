@@ -6,7 +6,7 @@ Times (`…_at`) are milliseconds of log time since 1970, None where a thing has
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from operator import attrgetter
 from typing import Any, Final, Self
 
@@ -69,6 +69,7 @@ def _stored(shape: type[Struct]) -> list[str]:
     return [name for name in shape.__struct_fields__ if name not in dates]
 
 
+@lru_cache(maxsize=1024)
 def _date(milliseconds: int) -> datetime | None:
     try:
         return _EPOCH + timedelta(milliseconds=milliseconds)

@@ -61,7 +61,7 @@ QUERIES = (
 
 def answered(problem: Problem) -> None:
     """A refusal is the client's fault and can be sent as it is."""
-    response = problem.response()
+    response = problem.answer()
     assert 400 <= response.status < 500
     assert isinstance(response.body, bytes)
     json.loads(response.body)
@@ -75,7 +75,7 @@ def test_a_body(shape: type[Any], data: st.DataObject) -> None:
     """An accepted request can also be carried out: encoded, bounded, merged with the defaults."""
     content = data.draw(st.one_of(mangled(BODIES[shape]), JSON_TEXTS))
     try:
-        found = decoding.decode_body(content, shape)
+        found, _ = decoding.decode_body(content, shape)
         if isinstance(found, requests.SpawnRequest):
             decoding.check_spawn(found, LIMITS)
         elif isinstance(found, requests.PoolRequest | requests.PoolPatch):

@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.server.openapi import JSON
 from gateway.server.routes import OPERATIONS, build_document
 from gateway.server.schemas import VALUES
+from gateway.wire.answer import JSON
 
 DOCUMENT: dict[str, Any] = msgspec.to_builtins(build_document("0", token=False))
 CALLS = {
