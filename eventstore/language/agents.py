@@ -148,13 +148,11 @@ def evolve(agent: Agent | None, event: events.Event, pool: str) -> Agent:
     """Fold an event into the state of an agent. Total: any recorded event of one can be folded."""
     if agent is None or isinstance(event.body, events.AgentRequested):
         return new_agent(event, pool)
-    return replace(
-        agent,
-        version=agent.version + 1,
-        last_event_id=event.event_id,
-        changed_ms=event.ts or agent.changed_ms,
-        **_changes(agent, event),
-    )
+    changes = _changes(agent, event)
+    changes["version"] = agent.version + 1
+    changes["last_event_id"] = event.event_id
+    changes["changed_ms"] = event.ts or agent.changed_ms
+    return replace(agent, **changes)
 
 
 _VACATED: Final = {

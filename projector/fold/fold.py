@@ -112,46 +112,37 @@ class _Fold(Struct):
     after: State
 
     def agent(self, event: log_events.Event) -> None:
-        old = self.after.agents.get(event.subject) or self.before.agents.get(event.subject)
-        if not self._follows(event, old, "agent", log_events.AgentRequested):
-            return
-        new = _evolved(agents.evolve, old, event, self.pool)
-        self.after.agents[event.subject] = new
-        old_worker, new_worker = _holder(old), _holder(new)
-        if old_worker != new_worker:
+        changed, agent_id = self.after.agents, event.subject
+        old = changed.get(agent_id) or self.before.agents.get(agent_id)
+        if (old is None) is not (type(event.body) is log_events.AgentRequested):
+            return self._require_truncated(event, old, "agent")
+        changed[agent_id] = new = _evolved(agents.evolve, old, event, self.pool)
+        old_worker = "" if old is None else old.worker_id
+        if new.worker_id != old_worker:
             self._update_load(old_worker, -1, "")
-            self._update_load(new_worker, +1, new.agent_id if new.alone else "")
-        elif new_worker and old is not None and old.alone and not new.alone:
-            self._update_load(new_worker, 0, "")
+            self._update_load(new.worker_id, +1, new.agent_id if new.alone else "")
+        elif old_worker and old is not None and old.alone and not new.alone:
+            self._update_load(old_worker, 0, "")
 
     def worker(self, event: log_events.Event) -> None:
         old = self._load(event.subject)
-        if not self._follows(event, old, "worker", log_events.WorkerRequested):
-            return
+        if (old is None) is not (type(event.body) is log_events.WorkerRequested):
+            return self._require_truncated(event, old, "worker")
         new = _evolved(workers.evolve, old.worker if old else None, event, self.pool)
         self.after.workers[event.subject] = replace(old, worker=new) if old else WorkerLoad(new)
 
-    def _follows(
-        self, event: log_events.Event, old: object, kind: str, first: type[Struct]
-    ) -> bool:
-        """False: the first event of its subject is gone. Raises `Unfoldable`."""
-        if (old is None) is isinstance(event.body, first):
-            return True
-        if old is None and self.truncated:
-            return False
-        raise Unfoldable(event, f"no such {kind}" if old is None else "it exists already")
+    def _require_truncated(self, event: log_events.Event, old: object, kind: str) -> None:
+        """Raises `Unfoldable`, but where the first event of its subject may be gone."""
+        if old is not None or not self.truncated:
+            raise Unfoldable(event, f"no such {kind}" if old is None else "it exists already")
 
     def _load(self, worker_id: str) -> WorkerLoad | None:
         return self.after.workers.get(worker_id) or self.before.workers.get(worker_id)
 
     def _update_load(self, worker_id: str, change: int, isolated_agent: str) -> None:
-        if load := self._load(worker_id):
+        if worker_id and (load := self._load(worker_id)):
             count = load.agent_count + change
             self.after.workers[worker_id] = WorkerLoad(load.worker, count, isolated_agent)
-
-
-def _holder(agent: Agent | None) -> str:
-    return agent.worker_id if agent is not None and agent.held else ""
 
 
 def fold_catalogue(events: Iterable[log_events.Event], before: Catalogue) -> Catalogue:

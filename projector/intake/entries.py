@@ -146,7 +146,8 @@ def number_of(text: str) -> int:
 
 def event_of(row: EventRow) -> log_events.Event:
     """Raises `UnknownEvent`, and `msgspec.DecodeError` for what is not what it must be."""
-    require_short_names(row.subject, row.worker_id)
+    if len(row.subject) > log_events.NAME_MAX or len(row.worker_id) > log_events.NAME_MAX:
+        raise msgspec.ValidationError(f"a name of more than {log_events.NAME_MAX} characters")
     return log_events.Event(
         log_events.decode_body(row.type, row.version, row.data), *_copied_fields(row)
     )
