@@ -115,7 +115,8 @@ class _Fold(Struct):
         changed, agent_id = self.after.agents, event.subject
         old = changed.get(agent_id) or self.before.agents.get(agent_id)
         if (old is None) is not (type(event.body) is log_events.AgentRequested):
-            return self._require_truncated(event, old, "agent")
+            self._require_truncated(event, old, "agent")
+            return
         changed[agent_id] = new = _evolved(agents.evolve, old, event, self.pool)
         old_worker = "" if old is None else old.worker_id
         if new.worker_id != old_worker:
@@ -127,7 +128,8 @@ class _Fold(Struct):
     def worker(self, event: log_events.Event) -> None:
         old = self._load(event.subject)
         if (old is None) is not (type(event.body) is log_events.WorkerRequested):
-            return self._require_truncated(event, old, "worker")
+            self._require_truncated(event, old, "worker")
+            return
         new = _evolved(workers.evolve, old.worker if old else None, event, self.pool)
         self.after.workers[event.subject] = replace(old, worker=new) if old else WorkerLoad(new)
 

@@ -20,7 +20,7 @@ from eventstore.language.catalogue import Catalogue
 from projector.fold import fold
 from projector.fold.snapshot import Snapshot
 from projector.intake.entries import OK, Admitted, admit, position_after
-from projector.intake.source import archive_start
+from projector.intake.source import archived
 from projector.store import mapping
 from projector.store.lease import Superseded
 from projector.store.mapping import Row, agent_of, worker_of
@@ -111,7 +111,8 @@ class Projection:
         self._agents.cached.clear()
         self._workers.cached.clear()
         self._stored = read_positions(connection, self.tables)
-        self._truncated = {pool for pool in self._stored if archive_start(connection, pool).seq > 1}
+        ends = archived(connection)
+        self._truncated = {p for p in self._stored if p in ends and ends[p].first.seq > 1}
         position = self.position_of(CATALOGUE)
         pools = map(mapping.pool_of, connection.execute(select(self.tables.pools)).mappings())
         hosts = map(mapping.host_of, connection.execute(select(self.tables.hosts)).mappings())
@@ -287,9 +288,8 @@ class Projection:
 
 def read_positions(connection: Connection, tables: ViewTables) -> dict[str, Position]:
     """Every checkpoint."""
-    columns = [tables.checkpoints.c[name] for name in Position.__struct_fields__]
-    rows = connection.execute(select(*columns)).mappings()
-    return {row["pool"]: Position(**row) for row in rows}
+    rows = run(connection, f"SELECT {', '.join(_POSITION)} FROM {{}}{tables.checkpoints.name}")
+    return {row.pool: Position(*row) for row in rows}
 
 
 def stopped(position: Position) -> bool:

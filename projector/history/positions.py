@@ -21,7 +21,7 @@ from sqlalchemy import ColumnElement, Connection, and_, false, func, or_, select
 from eventstore.errors import MusterError
 from eventstore.keys import CATALOGUE
 from projector.intake.archive import GenerationRange, generation_ranges
-from projector.intake.source import archive_heads
+from projector.intake.source import archived
 from projector.store.rows import EventRow
 from projector.store.tables import EVENTS
 
@@ -188,7 +188,7 @@ def find_point(connection: Connection, as_of: AsOf, pool_names: set[str] | None)
     at_ms = as_of.at_ms
     if at_ms is None:
         at_ms = max((position.ts for position in fixed.values()), default=0)
-    pools = {CATALOGUE, *archive_heads(connection)} if pool_names is None else pool_names
+    pools = {CATALOGUE, *archived(connection)} if pool_names is None else pool_names
     positions = {
         pool: fixed.get(pool) or position_at_time(connection, pool, at_ms) for pool in sorted(pools)
     }

@@ -3,7 +3,7 @@
 It has one connection that blocks in XREAD, and a few for short commands.
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from projector.intake.archive import id_order
 from projector.intake.entries import read_entries, read_entry
 from projector.store.database import Database
 from projector.store.rows import EventRow, Position
-from projector.store.tables import EVENTS
+from projector.store.tables import EVENTS, run
 
 
 class Addresses(Struct, frozen=True, kw_only=True):
@@ -156,35 +156,43 @@ def read_archive(
     return rows
 
 
-def archive_heads(connection: Connection, pools: Iterable[str] | None = None) -> dict[str, LogHead]:
-    """The end of some logs (None: of every one) in the archive, in its highest generation."""
-    # Backwards along the primary key, one pool at a time, instead of a scan of all rows.
-    heads: dict[str, LogHead] = {}
-    for pool in _archived_pools(connection) if pools is None else pools:
-        newest = connection.execute(
-            select(EVENTS.c.generation, EVENTS.c.seq)
-            .where(EVENTS.c.pool == pool)
-            .order_by(EVENTS.c.generation.desc(), EVENTS.c.seq.desc())
-            .limit(1)
-        ).first()
-        if newest is not None:
-            heads[pool] = LogHead(newest.generation, newest.seq)
-    return heads
+class Archived(Struct, frozen=True):
+    """The oldest and the newest archived event of a pool, the newest of its highest generation."""
+
+    first: LogHead = LogHead()
+    last: LogHead = LogHead()
 
 
-def _archived_pools(connection: Connection) -> Iterator[str]:
-    pool = connection.execute(select(func.min(EVENTS.c.pool))).scalar()
-    while pool is not None:
-        yield pool
-        query = select(func.min(EVENTS.c.pool)).where(EVENTS.c.pool > pool)
-        pool = connection.execute(query).scalar()
+_ENDS: Final = "SELECT pool, {} FROM pools".format(
+    ", ".join(
+        f"(SELECT {column} FROM {{}}events e WHERE e.pool = pools.pool"
+        f" ORDER BY generation {order}, seq {order} LIMIT 1)"
+        for order in ("ASC", "DESC")
+        for column in ("generation", "seq")
+    )
+)
+"""Along the primary key, instead of a scan of all rows."""
+_ONE: Final = f"WITH pools(pool) AS (SELECT CAST(? AS TEXT)) {_ENDS}"
+_ALL: Final = f"""
+WITH RECURSIVE pools(pool) AS (
+    SELECT min(pool) FROM {{}}events
+    UNION ALL
+    SELECT (SELECT min(e.pool) FROM {{}}events e WHERE e.pool > pools.pool)
+    FROM pools WHERE pool IS NOT NULL
+) {_ENDS} WHERE pool IS NOT NULL
+"""
 
 
-def archive_start(connection: Connection, pool: str) -> LogHead:
-    """The oldest event of a pool that is archived; of generation and seq 0 if none is."""
-    query = select(EVENTS.c.generation, EVENTS.c.seq).where(EVENTS.c.pool == pool)
-    oldest = query.order_by(EVENTS.c.generation, EVENTS.c.seq).limit(1)
-    return LogHead(*(connection.execute(oldest).first() or (0, 0)))
+def archived(connection: Connection, pools: Iterable[str] | None = None) -> dict[str, Archived]:
+    """Of some pools (None: of all) those of which anything is archived."""
+    found: list[Any] = []
+    for statement, *values in [(_ALL,)] if pools is None else [(_ONE, pool) for pool in pools]:
+        found += run(connection, statement, *values)
+    return {
+        pool: Archived(LogHead(*ends[:2]), LogHead(*ends[2:]))
+        for pool, *ends in found
+        if ends[0] is not None
+    }
 
 
 LOSS_PREFIXES: Final = ("missing: ", "halted: ", "rolled back: ", "rewritten: ", "generation ")

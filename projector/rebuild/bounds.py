@@ -9,7 +9,7 @@ from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE
 from eventstore.log.replies import LogHead
 from projector.fold.projection import Projection, read_positions, stopped
-from projector.intake.source import Source, archive_heads, archive_start
+from projector.intake.source import Archived, Source, archived
 from projector.rebuild.view_sets import read_version
 from projector.store.database import Database
 from projector.store.rows import Position
@@ -27,37 +27,34 @@ class LogBounds:
 
     def __init__(self, database: Database, source: Source, shadow: Projection) -> None:
         self.heads: dict[str, LogHead] = {}
-        self.archive_heads: Mapping[str, LogHead] = {}
+        self.archived: Mapping[str, Archived] = {}
         self.copied: set[str] = set()
         """Pools whose log has no beginning, and whose serving views are copied instead."""
         self._database = database
         self._source = source
         self._shadow = shadow
-        self._archive_starts: Mapping[str, LogHead] = {}
 
     async def refresh(self) -> None:
         """Read again where logs and archive end."""
         await self._database.read(self._read_archive)
-        await self._add_heads(self.archive_heads.keys() | self._shadow.positions.keys())
+        await self._add_heads(self.archived.keys() | self._shadow.positions.keys())
 
     def _read_archive(self, connection: Connection) -> None:
-        self.archive_heads = heads = archive_heads(connection)
-        starts = {pool: archive_start(connection, pool) for pool in heads}
-        self._archive_starts = starts
+        self.archived = archived(connection)
         serving = read_positions(connection, SERVING)
         same_version = read_version(connection) == VIEW_VERSION
         self.copied = {
             pool
-            for pool, head in heads.items()
+            for pool, ends in self.archived.items()
             if same_version
-            and starts[pool].seq > 1
+            and ends.first.seq > 1
             and (at := serving.get(pool))
-            and (at.generation, at.seq) >= (head.generation, head.seq)
+            and (at.generation, at.seq) >= (ends.last.generation, ends.last.seq)
         }
 
     async def pools(self) -> list[str]:
         """Pools to fold: those of the catalogue so far, and those that only the archive has."""
-        names = self._shadow.catalogue.pools.keys() | self.archive_heads.keys()
+        names = self._shadow.catalogue.pools.keys() | self.archived.keys()
         await self._add_heads(set(names))
         return sorted(names - {CATALOGUE} - self.copied)
 
@@ -67,7 +64,8 @@ class LogBounds:
         for pool, head in self.heads.items():
             known = self._shadow.positions.get(pool)
             if known is None or not known.generation:
-                first = self._archive_starts.get(pool, head).generation or head.generation
+                ends = self.archived.get(pool)
+                first = ends.first.generation if ends else head.generation
                 self._shadow.positions[pool] = Position(pool, first)
 
     async def require_complete(self) -> None:

@@ -25,14 +25,14 @@ from sqlalchemy import Connection
 
 from eventstore.errors import MusterError
 from eventstore.keys import CATALOGUE
-from eventstore.log.replies import LogHead
 from projector.fold.projection import AppliedBatch, Projection, read_positions
-from projector.intake.source import Addresses, Source, opened
+from projector.intake.source import Addresses, Archived, Source, opened
 from projector.rebuild import view_sets
 from projector.rebuild.archive_fold import apply_archive, is_behind
 from projector.rebuild.bounds import COPIED_REASON, LogBounds
 from projector.store.database import Database
 from projector.store.lease import LEASE_SECONDS, Lease, Superseded
+from projector.store.rows import Position
 from projector.store.tables import SERVING, SHADOW
 from projector.verify.view_comparison import Comparison, compare
 
@@ -115,6 +115,8 @@ class Rebuild:
         self._shadow = Projection(SHADOW, archives=False, empty=True)
         self._bounds = LogBounds(database, source, self._shadow)
         self._lease = Lease(database, "rebuild", seconds=lease_seconds)
+        self._equal_at: dict[str, Position] = {}
+        """The positions at which the serving views were found equal, if they were."""
 
     async def run(self, projector_lease: Lease, *, tolerant: bool, seize: bool = True) -> None:
         """All steps, while the holder of the projector's lease goes on.
@@ -172,16 +174,19 @@ class Rebuild:
 
         def work(connection: Connection) -> Comparison:
             version = view_sets.read_version(connection)
-            return compare(
-                connection, version, read_positions(connection, SERVING), shadow, skipped
-            )
+            existing = self._database.existing(connection)
+            serving = read_positions(connection, SERVING)
+            return compare(connection, existing, version, serving, shadow, skipped)
 
-        self.progress = replace(self.progress, comparison=await self._database.read(work))
+        found = await self._database.read(work)
+        self.progress = replace(self.progress, comparison=found)
+        self._equal_at = dict(shadow) if found.equal else {}
 
     def _switch(self, connection: Connection) -> None:
         if self._bounds.copied:
             view_sets.copy_serving(connection, self._bounds.copied)
-        view_sets.switch(connection, self._database.prefix)
+        equal = self._shadow.positions == self._equal_at
+        view_sets.switch(connection, self._database.prefix, equal=equal)
 
     # ---- folding -----------------------------------------------------------------------------
 
@@ -194,7 +199,7 @@ class Rebuild:
     async def _fold_archive(self, pool: str) -> None:
         if pool in self._bounds.copied:
             return
-        last, shadow = self._bounds.archive_heads.get(pool, LogHead()).seq, self._shadow
+        last, shadow = self._bounds.archived.get(pool, Archived()).last.seq, self._shadow
         shadow.archives = False
         progress = self._update_progress
         await apply_archive(self._database, shadow, pool, last, self._batch, self._store, progress)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from eventstore.log.replies import LogHead
 from projector.fold.projection import AppliedBatch, Projection, stopped
 from projector.intake.entries import OK
-from projector.intake.source import Source, archive_heads
+from projector.intake.source import Source, archived
 from projector.rebuild.archive_fold import apply_archive
 from projector.rebuild.rebuild import Rebuild
 from projector.rebuild.view_sets import RebuildInProgress, read_version, require_replaceable
@@ -72,7 +72,7 @@ async def _catch_up(lease: Lease, projection: Projection) -> bool:
 
     Rows, archive and checkpoint are written in one transaction: what a checkpoint says holds.
     """
-    heads = await lease.database.read(archive_heads)
+    heads = {p: at.last for p, at in (await lease.database.read(archived)).items()}
     positions = projection.positions
     position_of = projection.position_of
     behind = [p for p in sorted(heads) if _is_behind(position_of(p), heads[p])]

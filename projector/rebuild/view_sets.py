@@ -25,67 +25,76 @@ from projector.store.lease import Lease
 from projector.store.usable import attempt
 
 VIEWS_NAME: Final = "views"
+_VERSION: Final = "SELECT version FROM {}view_versions WHERE name = ?"
+_SET_VERSION: Final = (
+    "INSERT INTO {}view_versions (name, version) VALUES (?, ?)"
+    " ON CONFLICT (name) DO UPDATE SET version = excluded.version"
+)
 PREVIOUS_PREFIX: Final = "previous_"
 """Of tables in which earlier versions of Muster stored the replaced views, for a rollback."""
 
 
 def read_version(connection: sa.Connection) -> int:
     """Of the views in the database; `INCOMPLETE` when some were found missing."""
-    query = sa.select(tables.VIEW_VERSIONS.c.version).where(
-        tables.VIEW_VERSIONS.c.name == VIEWS_NAME
-    )
-    version: int | None = connection.execute(query).scalar()
-    return version or tables.INCOMPLETE
+    found = tables.run(connection, _VERSION, VIEWS_NAME).scalar()
+    return found or tables.INCOMPLETE
 
 
 def create_shadow(connection: sa.Connection) -> None:
     """Empty shadow tables, also where a rebuild that died left some."""
-    tables.SHADOW_METADATA.drop_all(connection)
-    tables.SHADOW_METADATA.create_all(connection)
+    _drop_shadow(connection)
+    tables.SHADOW_METADATA.create_all(connection, checkfirst=False)
+
+
+def _drop_shadow(connection: sa.Connection) -> None:
+    for table in tables.SHADOW.all():
+        tables.run(connection, f"DROP TABLE IF EXISTS {{}}{table.name}")
 
 
 def copy_serving(connection: sa.Connection, pools: Collection[str]) -> None:
     """Copy the serving rows of these pools into the shadow set, as they are."""
     for name in ("checkpoints", "workers", "agents"):
         old, new = getattr(tables.SERVING, name), getattr(tables.SHADOW, name)
-        key = old.c.pool if name == "checkpoints" else old.c.pool_name
-        _copy_rows(connection, old, new, key.in_(pools))
+        key = "pool" if name == "checkpoints" else "pool_name"
+        _copy_rows(connection, old, new, f"{key} IN ({', '.join('?' * len(pools))})", *pools)
     if CATALOGUE in pools:
         for name in ("pools", "hosts"):
             _copy_rows(connection, getattr(tables.SERVING, name), getattr(tables.SHADOW, name))
 
 
-def switch(connection: sa.Connection, prefix: str) -> None:
-    """Replace the serving rows by the shadow rows. `prefix` is that of the schema."""
+def switch(connection: sa.Connection, prefix: str, *, equal: bool) -> None:
+    """Replace the serving rows by the shadow rows. `prefix` is that of the schema.
+
+    `equal`: they are known to be, but for the checkpoints.
+    """
     version = read_version(connection)
     _copy_heartbeat_ids(connection)
-    _drop_previous(connection, prefix)
     if version != tables.VIEW_VERSION:
+        _drop_previous(connection, prefix)
         migrate_serving(connection, prefix)
-    for old, new in zip(tables.SERVING.all(), tables.SHADOW.all(), strict=True):
+    pairs = list(zip(tables.SERVING.all(), tables.SHADOW.all(), strict=True))
+    for old, new in pairs[:1] if equal else pairs:
         _replace_differing(connection, new, old)
-    row = {"name": VIEWS_NAME, "version": tables.VIEW_VERSION}
-    connection.execute(tables.insert_new(connection, tables.VIEW_VERSIONS), row)
-    connection.execute(
-        sa.update(tables.VIEW_VERSIONS).where(tables.VIEW_VERSIONS.c.name == VIEWS_NAME).values(row)
-    )
+    if version != tables.VIEW_VERSION:
+        tables.run(connection, _SET_VERSION, VIEWS_NAME, tables.VIEW_VERSION)
 
 
 def _copy_rows(
-    connection: sa.Connection, source: sa.Table, target: sa.Table, *where: sa.ColumnElement[bool]
+    connection: sa.Connection, source: sa.Table, target: sa.Table, where: str = "TRUE", *values: str
 ) -> None:
-    names = [column.name for column in source.columns]
-    rows = sa.select(*(source.c[name] for name in names)).where(*where)
-    connection.execute(sa.insert(target).from_select(names, rows))
+    names = ", ".join(map(connection.dialect.identifier_preparer.quote, source.columns.keys()))
+    rows = f"SELECT {names} FROM {{}}{source.name} AS new WHERE {where}"
+    tables.run(connection, f"INSERT INTO {{}}{target.name} ({names}) {rows}", *values)
 
 
 def _replace_differing(connection: sa.Connection, source: sa.Table, target: sa.Table) -> None:
     """Give `target` the rows of `source`; equal ones, usually all, are not written."""
-    keys = [key.name for key in target.primary_key]
-    same_key = tables.same_columns(target, source, keys)
-    same = tables.same_columns(target, source, (column.name for column in target.columns))
-    connection.execute(sa.delete(target).where(~sa.exists().where(same).select_from(source)))
-    _copy_rows(connection, source, target, ~sa.exists().where(same_key).select_from(target))
+    same = tables.same_columns(connection, target, target.columns.keys())
+    gone = f"NOT EXISTS (SELECT * FROM {{}}{source.name} AS new WHERE {same})"
+    tables.run(connection, f"DELETE FROM {{}}{target.name} AS old WHERE {gone}")
+    same_key = tables.same_columns(connection, target, target.primary_key.columns.keys())
+    missing = f"NOT EXISTS (SELECT * FROM {{}}{target.name} AS old WHERE {same_key})"
+    _copy_rows(connection, source, target, missing)
 
 
 def _drop_previous(connection: sa.Connection, prefix: str) -> None:
@@ -99,9 +108,9 @@ def _drop_previous(connection: sa.Connection, prefix: str) -> None:
 
 def _copy_heartbeat_ids(connection: sa.Connection) -> None:
     """Heartbeats are not folded: the position up to which they were read stays."""
-    old, new = tables.SERVING.checkpoints, tables.SHADOW.checkpoints
-    serving_id = sa.select(old.c.heartbeat_id).where(old.c.pool == new.c.pool).scalar_subquery()
-    connection.execute(sa.update(new).values(heartbeat_id=sa.func.coalesce(serving_id, "")))
+    serving = "SELECT heartbeat_id FROM {}checkpoints AS old WHERE old.pool = new.pool"
+    change = f"UPDATE {{}}fresh_checkpoints AS new SET heartbeat_id = coalesce(({serving}), '')"
+    tables.run(connection, change)
 
 
 class RebuildInProgress(MusterError):
@@ -129,7 +138,7 @@ async def drop_and_release(lease: Lease) -> None:
     """Drop the tables of a rebuild and release its lease, in one step. Raises `Superseded`."""
 
     def drop(connection: sa.Connection) -> None:
-        tables.SHADOW_METADATA.drop_all(connection)
+        _drop_shadow(connection)
         lease.release_in(connection)
 
     await lease.write(drop)

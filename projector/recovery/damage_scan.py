@@ -10,7 +10,7 @@ from functools import partial
 from eventstore.keys import CATALOGUE
 from projector.fold.projection import Projection, stopped
 from projector.intake.entries import OK
-from projector.intake.source import Source, archive_heads, describe_damage, read_archive, rewritten
+from projector.intake.source import Source, archived, describe_damage, read_archive, rewritten
 from projector.store.database import Database
 from projector.store.rows import EventRow, Position
 
@@ -98,6 +98,6 @@ async def archive_exists(database_url: str) -> bool:
     database.open()
     try:
         await database.prepare()
-        return bool(await database.read(archive_heads))
+        return bool(await database.read(archived))
     finally:
         await database.close()

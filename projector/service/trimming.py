@@ -23,7 +23,7 @@ from eventstore.log.retirement import Retirement
 from eventstore.retention import Retention
 from projector.fold.heartbeats import delete_old
 from projector.fold.projection import stopped
-from projector.intake.source import Source, archive_heads
+from projector.intake.source import Archived, Source, archived
 from projector.store.lease import Lease
 from projector.store.rows import Position
 
@@ -66,11 +66,11 @@ class Trimmer:
         positions = list(positions)
         due = [at for at in positions if self._has_work(at, catalogue)]
         pools = [at.pool for at in due]
-        archived = await self._lease.database.read(lambda c: archive_heads(c, pools))
+        ends = await self._lease.database.read(lambda c: archived(c, pools))
         # Each log has its own time: where a clock was set back, older logs are ahead of it.
         await self._lease.write(lambda c: delete_old(c, self._earliest_ms))
         for at in due:
-            trimmable = _trimmable(at, archived.get(at.pool, LogHead()))
+            trimmable = _trimmable(at, ends.get(at.pool, Archived()).last)
             try:
                 if at.pool == CATALOGUE:
                     await self._trim_catalogue(trimmable, catalogue)

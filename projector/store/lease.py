@@ -18,16 +18,18 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from msgspec import Struct
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from eventstore.ids import new_id
 from projector.store.database import Database, DatabaseError
-from projector.store.tables import LEASES, insert_new, run
+from projector.store.tables import run
 
 LEASE_SECONDS: Final = 4.0
 WATCH_SECONDS: Final = 0.5
 SEIZE_ATTEMPTS: Final = 100
 
+_STATE: Final = "SELECT holder, term, renewal FROM {}leases WHERE name = ?"
+_CREATE: Final = "INSERT INTO {}leases (name, holder) VALUES (?, '') ON CONFLICT DO NOTHING"
 _RENEW: Final = (
     "UPDATE {}leases SET renewal = renewal + 1 WHERE name = ? AND holder = ? AND term = ?"
 )
@@ -156,14 +158,12 @@ class Lease:
         return bool((await self._read_state()).holder)
 
     async def _read_state(self) -> LeaseState:
-        query = select(LEASES).where(LEASES.c.name == self.name)
-        row = await self.database.read(lambda c: c.execute(query).first())
-        return LeaseState(row.holder, row.term, row.renewal) if row else LeaseState("", 0, 0)
+        row = await self.database.read(lambda c: run(c, _STATE, self.name).first())
+        return LeaseState(*row) if row else LeaseState("", 0, 0)
 
     def _claim(self, connection: Connection, observed: LeaseState) -> bool:
         """Acquire it if it has not changed since it was read."""
-        first = {"name": self.name, "holder": "", "term": 0, "renewal": 0}
-        connection.execute(insert_new(connection, LEASES), first)
+        run(connection, _CREATE, self.name)
         unchanged = (self.name, observed.term, observed.renewal)
         if not run(connection, _ACQUIRE, self._holder, *unchanged).rowcount:
             return False

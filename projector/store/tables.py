@@ -188,7 +188,7 @@ FROM (
 """
 
 
-COPIED_ROWS: Final = 5_000
+COPIED_ROWS: Final = 100
 """From so many, COPY is tried first: it takes a transaction of its own within the other."""
 
 How = Literal["skip", "replace", "change"]
@@ -209,7 +209,7 @@ def write_rows(
     statement = _statement(table, names, connection.dialect, how)
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(statement, list(rows))
-    elif how != "replace" or len(rows) < COPIED_ROWS or not _copied(connection, table, names, rows):
+    elif how == "change" or len(rows) < COPIED_ROWS or not _copied(connection, table, names, rows):
         records = [dict(zip(names, row, strict=True)) for row in rows]
         connection.exec_driver_sql(statement, (msgspec.json.encode(records).decode(),))
 
@@ -277,21 +277,11 @@ def _in_dialect(statement: str, dialect_name: str) -> str:
     return statement.replace("{}", f"{SCHEMA}.").replace("?", "%s")
 
 
-def insert_new(connection: sa.Connection, table: sa.Table) -> sa.Insert:
-    """INSERT of one row, or nothing where a row with that key exists."""
-    if connection.dialect.name == "sqlite":
-        from sqlalchemy.dialects import sqlite
-
-        return sqlite.insert(table).on_conflict_do_nothing()
-    from sqlalchemy.dialects import postgresql  # 3 MB, for what may not be used
-
-    return postgresql.insert(table).on_conflict_do_nothing()
-
-
-def same_columns(one: sa.Table, other: sa.Table, names: Iterable[str]) -> sa.ColumnElement[bool]:
-    """Whether these columns of two rows are equal; NULL equals NULL."""
-    keys = [key.name for key in one.primary_key]
-    pairs = ((one.c[name], other.c[name]) for name in names)
-    return sa.and_(
-        sa.true(), *(a == b if a.name in keys else a.is_not_distinct_from(b) for a, b in pairs)
+def same_columns(connection: sa.Connection, table: sa.Table, names: Iterable[str]) -> str:
+    """Whether these columns of the rows `old` and `new` are equal; NULL equals NULL."""
+    quote = connection.dialect.identifier_preparer.quote
+    equal = "IS" if connection.dialect.name == "sqlite" else "IS NOT DISTINCT FROM"
+    return " AND ".join(
+        f"old.{quote(name)} {'=' if name in table.primary_key else equal} new.{quote(name)}"
+        for name in names
     )

@@ -20,9 +20,9 @@ from projector.fold.projection import read_positions, stopped
 from projector.intake.archive import EventRange, after
 from projector.intake.source import (
     Addresses,
+    Archived,
     Source,
-    archive_heads,
-    archive_start,
+    archived,
     opened,
     read_archive,
 )
@@ -62,10 +62,10 @@ class _Verification:
         self._redis = RedisComparison(source, event_range, self._report)
 
     async def run(self) -> Report:
-        archive_ends = await self._database.read(archive_heads)
+        ends = await self._database.read(archived)
         catalogue = await self._verify(CATALOGUE)
         positions = await self._database.read(lambda c: read_positions(c, SERVING))
-        known = positions.keys() | archive_ends.keys() | catalogue.catalogue.pools.keys()
+        known = positions.keys() | ends.keys() | catalogue.catalogue.pools.keys()
         pools = sorted(known - {CATALOGUE})
         self._removed = set(pools) - catalogue.catalogue.pools.keys()
         await self._redis.scan(pools)
@@ -76,7 +76,8 @@ class _Verification:
     async def _verify(self, pool: str) -> ReferenceFold:
         report, of_log = self._report, ("log", pool, "log")
         views = await self._database.read(lambda c: read_positions(c, SERVING))
-        first = await self._database.read(lambda c: archive_start(c, pool).generation)
+        ends = await self._database.read(lambda c: archived(c, [pool]))
+        first = ends.get(pool, Archived()).first.generation
         try:
             head = (await self._source.heads([pool]))[pool]  # after the views: not behind
         except WrongType:

@@ -5,7 +5,7 @@ difference between views of one version is an error in one of them. Between two 
 columns that both have are compared, and a difference may be intended.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from msgspec import Struct
 from eventstore.keys import CATALOGUE
 from projector.store import tables
 from projector.store.rows import Position
-from projector.store.tables import INCOMPLETE, SCHEMA, SERVING, SHADOW, VIEW_VERSION
+from projector.store.tables import INCOMPLETE, SERVING, SHADOW, VIEW_VERSION
 from projector.verify.report import Difference
 
 LISTED_MAX: Final = 20
@@ -41,9 +41,15 @@ class Comparison(Struct, frozen=True):
     def same_version(self) -> bool:
         return self.version == VIEW_VERSION
 
+    @property
+    def equal(self) -> bool:
+        """Whether all was compared, and nothing differs."""
+        return self.same_version and not self.left_out and not self.differing
+
 
 def compare(
     connection: sa.Connection,
+    existing: Mapping[str, Collection[str]],
     version: int,
     serving: Mapping[str, Position],
     shadow: Mapping[str, Position],
@@ -51,21 +57,21 @@ def compare(
 ) -> Comparison:
     """Compare the shadow views with the serving ones, which are of that `version`.
 
-    `skipped`: pools that are not compared, and why.
+    `existing`: the columns of each table. `skipped`: pools that are not compared, and why.
     """
     left_out = {
         pool: why
         for pool in shadow
         if (why := skipped.get(pool) or _skip_reason(pool, version, serving, shadow))
     }
-    pools = tuple(pool for pool in shadow if pool not in left_out)
     rows = differing = 0
     differences: list[Difference] = []
-    for pair in _table_pairs(connection, pools):
-        rows += pair.count(pair.rows(pair.new))
-        if count := pair.count(pair.differing_keys()):
-            differing += count
+    for pair in _table_pairs(connection, existing, left_out):
+        rows_of_pair, differing_of_pair = pair.counts()
+        rows, differing = rows + rows_of_pair, differing + differing_of_pair
+        if differing_of_pair:
             differences += islice(pair.differences(), LISTED_MAX - len(differences))
+    pools = tuple(pool for pool in shadow if pool not in left_out)
     return Comparison(pools, left_out, version, rows, differing, tuple(differences))
 
 
@@ -82,20 +88,19 @@ def _skip_reason(
     return ""
 
 
-def _table_pairs(connection: sa.Connection, pools: Sequence[str]) -> "Iterator[_TablePair]":
-    pool_names = [pool for pool in pools if pool != CATALOGUE]
-    schema = None if connection.dialect.name == "sqlite" else SCHEMA
+def _table_pairs(
+    connection: sa.Connection, existing: Mapping[str, Collection[str]], left_out: Collection[str]
+) -> "Iterator[_TablePair]":
     for old, new in zip(SERVING.all()[1:], SHADOW.all()[1:], strict=True):
-        existing = {col["name"] for col in sa.inspect(connection).get_columns(old.name, schema)}
         keys = [key.name for key in old.primary_key]
-        columns = sorted((existing & {column.name for column in old.columns}) - set(keys))
-        if not existing.issuperset(keys):
+        columns = [c.name for c in old.columns if c.name in existing.get(old.name, ())]
+        if not set(keys) <= set(columns):
             continue  # of a version whose rows had other keys
-        if old in (SERVING.pools, SERVING.hosts):
-            if CATALOGUE in pools:
-                yield _TablePair(connection, old, new, keys, columns, None)
-        elif pool_names:
-            yield _TablePair(connection, old, new, keys, columns, pool_names)
+        others = [name for name in columns if name not in keys]
+        if old not in (SERVING.pools, SERVING.hosts):
+            yield _TablePair(connection, old, new, keys, others, list(left_out))
+        elif CATALOGUE not in left_out:
+            yield _TablePair(connection, old, new, keys, others, None)
 
 
 class _TablePair(Struct):
@@ -107,51 +112,47 @@ class _TablePair(Struct):
     keys: list[str]
     columns: list[str]
     """All but the keys."""
-    pools: list[str] | None
-    """Those whose rows are compared; None: all rows."""
+    left_out: list[str] | None
+    """Pools whose rows are not compared; None: the rows are of no pool."""
 
-    def count(self, query: sa.Select[Any] | sa.CompoundSelect[Any]) -> int:
-        counted = sa.select(sa.func.count()).select_from(query.subquery())
-        return int(self.connection.execute(counted).scalar_one())
+    def counts(self) -> tuple[int, int]:
+        """Of new rows, and of those that differ."""
+        rows = f"SELECT count(*) FROM {{}}{self.new.name} AS new WHERE {self._compared('new')}"
+        counts = f"SELECT ({rows}), (SELECT count(*) FROM ({self._differing()}) AS differing)"
+        found = tables.run(self.connection, counts, *3 * (self.left_out or [])).one()
+        return found[0], found[1]
 
-    def rows(self, table: sa.Table) -> sa.Select[Any]:
-        return self._of_pools(
-            sa.select(*(table.c[name] for name in (*self.keys, *self.columns))), table
-        )
-
-    def differing_keys(self) -> sa.CompoundSelect[Any]:
+    def _differing(self) -> str:
         """Keys of the rows that are in one set only, or with other values in the other."""
-        same_key = tables.same_columns(self.old, self.new, self.keys)
-        same_rest = tables.same_columns(self.old, self.new, self.columns)
-
-        def keys_of(
-            table: sa.Table, other: sa.Table, *where: sa.ColumnElement[bool]
-        ) -> sa.Select[Any]:
-            keys = sa.select(*(table.c[key] for key in self.keys))
-            return self._of_pools(
-                keys.join_from(table, other, same_key, isouter=True), table
-            ).where(*where)
-
-        missing = self.new.c[self.keys[0]].is_(None)
-        added_or_changed = self.old.c[self.keys[0]].is_(None) | sa.not_(same_rest)
-        return sa.union_all(
-            keys_of(self.new, self.old, added_or_changed), keys_of(self.old, self.new, missing)
+        same_key = tables.same_columns(self.connection, self.new, self.keys)
+        same_rest = tables.same_columns(self.connection, self.new, self.columns)
+        of_new, of_old = (", ".join(f"{s}.{k}" for k in self.keys) for s in ("new", "old"))
+        key, new, old = self.keys[0], f"{{}}{self.new.name} AS new", f"{{}}{self.old.name} AS old"
+        return (
+            f"SELECT {of_new} FROM {new} LEFT JOIN {old} ON {same_key}"
+            f" WHERE (old.{key} IS NULL OR NOT ({same_rest})) AND {self._compared('new')}"
+            f" UNION ALL SELECT {of_old} FROM {old} LEFT JOIN {new} ON {same_key}"
+            f" WHERE new.{key} IS NULL AND {self._compared('old')}"
         )
 
-    def _of_pools(self, query: sa.Select[Any], table: sa.Table) -> sa.Select[Any]:
-        return query if self.pools is None else query.where(table.c.pool_name.in_(self.pools))
+    def _compared(self, alias: str) -> str:
+        """Without some pools: PostgreSQL expects few rows of those that are named."""
+        if not self.left_out:
+            return "TRUE"
+        return f"{alias}.pool_name NOT IN ({', '.join('?' * len(self.left_out))})"
 
     def differences(self) -> Iterator[Difference]:
         """Of the first rows that differ, field by field."""
-        keys = self.differing_keys().subquery()
-        query = sa.select(keys).order_by(*keys.c).limit(LISTED_MAX)
-        for row in self.connection.execute(query).mappings().all():
+        first = f"ORDER BY {', '.join(self.keys)} LIMIT {LISTED_MAX}"
+        query = f"SELECT * FROM ({self._differing()}) AS differing {first}"
+        found = tables.run(self.connection, query, *2 * (self.left_out or []))
+        for row in found.mappings().all():
             yield from self._field_differences(dict(row))
 
     def _field_differences(self, keys: dict[str, Any]) -> Iterator[Difference]:
         old, new = self._row(self.old, keys), self._row(self.new, keys)
         subject = f"{self.old.name}/{keys[self.keys[0]]}"
-        pool = CATALOGUE if self.pools is None else keys["pool_name"]
+        pool = CATALOGUE if self.left_out is None else keys["pool_name"]
         if old is None or new is None:
             presence = ("absent" if row is None else "present" for row in (new, old))
             yield Difference("views", pool, subject, "presence", *presence)
@@ -162,4 +163,5 @@ class _TablePair(Struct):
 
     def _row(self, table: sa.Table, keys: dict[str, Any]) -> sa.RowMapping | None:
         same_key = (table.c[name] == value for name, value in keys.items())
-        return self.connection.execute(self.rows(table).where(*same_key)).mappings().first()
+        query = sa.select(*(table.c[name] for name in (*self.keys, *self.columns)))
+        return self.connection.execute(query.where(*same_key)).mappings().first()

@@ -54,25 +54,22 @@ async def test_an_older_version_rebuilds_its_own_views(
             await stage.settle()
 
 
-async def test_previous_views_of_an_older_data_folder_go_with_the_next_rebuild(
+async def test_previous_views_of_an_older_data_folder_go_with_its_upgrade(
     redis_url: str, database_url: str
 ) -> None:
-    """Earlier versions stored them for a rollback; until then they are ignored."""
+    """Earlier versions stored them for a rollback."""
     async with archived_story(redis_url, database_url) as (stage, pool):
         for name in VIEWS:
             await stage.sql(f"CREATE TABLE {{}}previous_{name} AS SELECT * FROM {{}}{name}")
         for name in ("previous", "rolled_back"):
             await stage.sql("INSERT INTO {}view_versions VALUES (:name, :of)", name=name, of=OURS)
+        await stage.sql("UPDATE {}view_versions SET version = version - 1")
         async with stage.projecting():
             await pool.spawn()
             await stage.settle()
-        before = await stage.contents()
-        assert await other_tables(stage) == {f"previous_{name}" for name in VIEWS}
-        assert (await verify(redis_url, "", database_url)).equal
-        await replayed(stage)
         assert await other_tables(stage) == set()
         assert await versions(stage) == {"views": OURS}
-        assert await stage.contents() == before
+        assert (await verify(redis_url, "", database_url)).equal
 
 
 async def test_an_upgrade_builds_new_views_while_the_old_projector_serves_the_old_ones(
