@@ -115,7 +115,8 @@ class Leadership(Struct, frozen=True):
 
 def fields_of(flat: Sequence[bytes]) -> dict[str, str]:
     """A reply in which names and values alternate, as text."""
-    return {text_of(name): text_of(value) for name, value in pairs_of(flat)}
+    texts = iter([value.decode("utf-8", "replace") for value in flat])
+    return dict(zip(texts, texts, strict=True))
 
 
 def scores_of(flat: Sequence[bytes]) -> list[tuple[str, int]]:

@@ -15,8 +15,9 @@ when the agent is to end is cancelled, and `stop` is not called.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -134,7 +135,7 @@ class Context:
         spec: Spec,
         token: FencingToken,
         *,
-        logger: Any,
+        new_logger: Callable[[], Any],
         database: "Database",
         has_run: bool,
         shared: Any = None,
@@ -148,27 +149,36 @@ class Context:
         self.input = spec.input
         self.labels = spec.labels
         self.fencing_token = token
-        self.logger = logger
-        """A structlog logger; its lines have this agent's ids."""
         self.shared = shared
         """What the role's `worker_lifespan` yielded: the same for all its agents in this worker."""
-        self._stopping = asyncio.Event()
-        self._stopping_seen = False
+        self._stopping: asyncio.Event | None = None
+        self._stop_requested = False
+        self._new_logger = new_logger
         self._database = database
         self._has_run = has_run
         self._idle_depth = 0
         self._idle_since = time.monotonic()
 
+    @cached_property
+    def logger(self) -> Any:
+        """A structlog logger; its lines have this agent's ids."""
+        return self._new_logger()
+
     @property
     def stopping(self) -> asyncio.Event:
         """Set once the agent is to end: whoever looks at it gets time to return from `run`."""
-        self._stopping_seen = True
+        if self._stopping is None:
+            self._stopping = asyncio.Event()
+            if self._stop_requested:
+                self._stopping.set()
         return self._stopping
 
     def request_stop(self) -> bool:
         """(For the worker.) Set `stopping`; returns whether the agent ever looked at it."""
-        self._stopping.set()
-        return self._stopping_seen
+        self._stop_requested = True
+        if self._stopping is not None:
+            self._stopping.set()
+        return self._stopping is not None
 
     def touch(self) -> None:
         """Restart the idle clock: something happened."""

@@ -34,7 +34,7 @@ class Owner:
 
     __slots__ = (
         "__weakref__", "calls", "descriptors", "exception_handler", "executor", "ids", "limit",
-        "output", "own", "printed", "tasks", "threads", "threads_max",
+        "limited", "output", "own", "printed", "tasks", "threads", "threads_max",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +43,7 @@ class Owner:
         output: "Output | None" = None,
         *,
         threads_max: int = 8,
+        limited: bool = True,
     ) -> None:
         self.ids = dict(ids)
         self.output = output
@@ -51,11 +52,13 @@ class Owner:
         self.printed: dict[str, Printed] = {}
         self.descriptors: dict[str, tuple[int, int]] = {}
         """Its pipes: what the processes that it starts write to. Descriptor and inode."""
-        self.limit = output.new_limit() if output else None
-        self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+        self.limited = limited
+        self.limit: Limit | None = None
+        """Made when it first writes."""
+        self.tasks: set[asyncio.Task[Any]] = set()
         self.calls: dict[Future[Any], Any] = {}
         """Calls in pools of threads; `workers.runtime` ends them, and the tasks."""
-        self.threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        self.threads: set[threading.Thread] = set()
         """Others that it started."""
         self.executor: Executor | None = None
         """Its default one, made on first use, with `threads_max` threads."""
@@ -104,19 +107,16 @@ class Output:
         self._limits = limits or OutputLimits()
         self._locked: weakref.WeakSet[Printed | Limit] = weakref.WeakSet()
         ids = {"pool": pool, "worker_id": worker_id}
-        self.worker = Owner(ids, self)
+        self.worker = Owner(ids, self, limited=False)
         """The owner of what no agent logged."""
-        self.worker.limit = None
         self.printer = Owner(ids, self)
         """The owner of what no agent printed."""
 
-    def new_limit(self) -> Limit | None:
-        """The limit of one more owner."""
-        if not self._limits.lines_per_second:
-            return None
-        limit = Limit(self._limits)
-        self._locked.add(limit)
-        return limit
+    def _limit_of(self, owner: Owner) -> Limit | None:
+        if owner.limit is None and owner.limited and self._limits.lines_per_second:
+            owner.limit = Limit(self._limits)
+            self._locked.add(owner.limit)
+        return owner.limit
 
     def print(self, owner: Owner, stream: str, text: str) -> None:
         """Write text as it was printed. A line is written once it is complete, or old."""
@@ -191,14 +191,14 @@ class Output:
                 self._line(owner, {**fields, "partial": True} if partial else fields, len(text))
 
             printed = owner.printed.setdefault(
-                name or stream, Printed(write, self.pump, owner.limit)
+                name or stream, Printed(write, self.pump, self._limit_of(owner))
             )
             self._locked.add(printed)
         return printed
 
     def _line(self, owner: Owner, fields: Mapping[str, Any], size: int = 0) -> None:
         """`size`: about how many bytes it has, if that is known."""
-        limit = owner.limit
+        limit = self._limit_of(owner)
         urgent = fields["stream"] == "log" and NUMBERS.get(fields["level"], 0) >= NUMBERS["warning"]
         if limit is not None and limit.closed and not urgent and not limit.admit(size):
             return
@@ -221,8 +221,7 @@ class Output:
     def report_dropped(self, owner: Owner) -> None:
         """Write how much of an owner's output was dropped since this was written last."""
         if owner.limit is not None and (dropped := owner.limit.take_dropped())[0]:
-            reporter = Owner(owner.ids, self)
-            reporter.limit = None
+            reporter = Owner(owner.ids, self, limited=False)
             log = logger_of(reporter)
             log.warning("output.limited", dropped_lines=dropped[0], dropped_bytes=dropped[1])
 

@@ -8,7 +8,7 @@ once the worker has lost the right to run the agent nothing is written at all.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final
 
 import structlog
@@ -48,7 +48,8 @@ class AgentRun:
         self.worker_context = worker_context
         self.agent_id = claimed.agent.agent_id
         self.incarnation = claimed.agent.incarnation
-        self.stop = StopSignal()
+        self._loop = worker_context.loop
+        self.stop = StopSignal(self._loop)
         self._settlement = Settlement(worker_context, claimed.agent, self.stop)
         self.stuck = False
         self._spec = claimed.spec
@@ -62,8 +63,7 @@ class AgentRun:
         }
         threads_max = worker_context.config.threads_per_agent
         self._owner = Owner(ids, worker_context.output, threads_max=threads_max)
-        self._variables = self._owner.context()
-        self._task = AgentTask(self._owner, self._variables, self.agent_id)
+        self._task = AgentTask(self._loop, self._owner, self.agent_id)
         self._started: tuple[Agent, Context] | None = None
         self._grace_ends_at = 0.0
 
@@ -138,7 +138,7 @@ class AgentRun:
     def _make_started(self) -> Command | None:
         """Make the object of an agent that has nothing to do before it runs."""
         try:
-            self._variables.run(self._make_agent)
+            self._task.variables.run(self._make_agent)
         except BaseException as error:  # noqa: BLE001  as in `Call`
             return failure(self.worker_context, self.state, "run", describe(error))
         self._settlement.log_status()
@@ -161,7 +161,7 @@ class AgentRun:
             state,
             read_spec(self._spec),
             FencingToken(generation, state.claim_seq),
-            logger=logger_of(self._owner),
+            new_logger=partial(logger_of, self._owner),
             database=worker_context.database,
             shared=worker_context.shared,
             has_run=overrides(role, "run"),
@@ -178,14 +178,14 @@ class AgentRun:
         run: Call | None = None
         health_check: HealthCheck | None = None
         if not self.stop.request:
-            has_run = overrides(kind, "run")
-            run = self._call(lambda: agent.run(context) if has_run else _stay())
+            run = self._call(lambda: agent.run(context) if overrides(kind, "run") else _stay())
             if overrides(kind, "check"):
 
                 def start_check() -> Call:
-                    return self._watched(self._task.call_apart(lambda: agent.check(context)))
+                    return self._task.call_apart(lambda: agent.check(context), self.stop.wake)
 
-                health_check = HealthCheck(start_check, self.state.heartbeat_interval)
+                interval = self.state.heartbeat_interval
+                health_check = HealthCheck(start_check, interval, self._loop.time)
         conditions = EndConditions(self.worker_context, context, run, health_check)
         command = await self._wait_for_end(conditions)
         if health_check is not None and health_check.call is not None:
@@ -208,19 +208,18 @@ class AgentRun:
 
     async def _stop(self, agent: Agent, context: Context, run: Call | None) -> Error | None:
         """End `run`, then call `stop`, within the grace period; returns what they raised."""
-        clock = asyncio.get_running_loop().time
+        clock = self._loop.time
         grace = self.worker_context.config.stop_grace_seconds
         has_stop, deadline = overrides(type(agent), "stop"), clock() + grace
         self._grace_ends_at = deadline
         patient = context.request_stop() and overrides(type(agent), "run")
-        raised: Error | None = None
-        if run is not None:
+        if run is not None and not run.done:
             if patient:
                 share = RETURN_SHARE * (RUN_SHARE if has_stop else 1.0)
                 await self.stop.wait_for_end(run, grace * share, StopRequest.RELEASE_NOW)
             await self.stop.cancel(run, deadline - clock())
             self._log_hanging(run, "run", grace)
-            raised = None if run.interrupted else run.error
+        raised = run.error if run is not None and not run.interrupted else None
         if has_stop and self.stop.in_good_order:
             seconds = max(deadline - clock(), grace * (1 - RUN_SHARE))
             raised = await self._call_stop(agent, context, seconds) or raised
@@ -245,11 +244,7 @@ class AgentRun:
         return error
 
     def _call(self, function: Callable[[], Awaitable[None]], *, sheltered: bool = False) -> Call:
-        return self._watched(self._task.call(function, sheltered=sheltered))
-
-    def _watched(self, call: Call) -> Call:
-        call.ended.add_done_callback(self.stop.wake)
-        return call
+        return self._task.call(function, self.stop.wake, sheltered=sheltered)
 
     # ---- ending --------------------------------------------------------------------------------
 
@@ -262,7 +257,7 @@ class AgentRun:
 
     async def _end_calls_and_children(self) -> None:
         """End calls in threads, and processes: each may wait for one of the other, or start one."""
-        clock = asyncio.get_running_loop().time
+        clock = self._loop.time
         deadline = clock() + STUCK_SECONDS
         if self.stop.in_good_order:
             deadline = max(deadline, self._grace_ends_at)
@@ -278,7 +273,7 @@ class AgentRun:
 
     async def _free_agent(self) -> None:
         """Free the object. Generators that nothing refers to are closed, as tasks of the agent."""
-        self._variables.run(self._drop_references)
+        self._task.variables.run(self._drop_references)
         await asyncio.sleep(0)  # the event loop starts closing them
         if closing := self._owner.running_tasks():
             seconds = CLOSE_SECONDS if self.stop.in_good_order else 0.0

@@ -14,13 +14,13 @@ of the agent runs any more.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from contextvars import Context
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from eventstore.language.events import Error
 from workers.output.lines import Owner
 from workers.runtime.errors import describe
+from workers.runtime.loop_guard import own_task
 from workers.runtime.stacks import task_stack
 
 STUCK_SECONDS = 5
@@ -39,20 +39,16 @@ class Stuck(Exception):
 
 
 class Call:
-    """One call of an agent's code; `ended` is done once it is over."""
+    """One call of an agent's code; `on_end` is called once it is over."""
 
-    def __init__(self, function: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, function: Callable[[], Awaitable[None]], on_end: Callable[[], None]) -> None:
         self.error: Error | None = None
-        self.cancelled = False
+        self.done = self.cancelled = False
         self.interrupted = False
         """It ended with a cancellation that is not ours."""
         self.task: asyncio.Task[None] | None = None
-        self.ended = asyncio.get_running_loop().create_future()
         self._function: Callable[[], Awaitable[None]] | None = function
-
-    @property
-    def done(self) -> bool:
-        return self.ended.done()
+        self._on_end = on_end
 
     @property
     def stack(self) -> str:
@@ -63,17 +59,14 @@ class Call:
         """Cancel it, if it has not ended. May be repeated, for code that swallows the first."""
         if not self.done:
             self.cancelled = True
-            if self.task is not None:
+            if self.task is not None and self._function is None:  # else it ends as it begins
                 self.task.cancel()
 
-    def run_in(self, task: asyncio.Task[None]) -> None:
-        self.task = task
-        task.add_done_callback(self.end)  # one cancelled before it began never runs
-
     async def run(self) -> None:
+        function, self._function = self._function, None  # it refers to the agent, to be freed
         try:
-            if self._function is not None and not self.cancelled:
-                await self._function()
+            if function is not None and not self.cancelled:
+                await function()
         except asyncio.CancelledError as error:
             self.interrupted = not self.cancelled
             if self.interrupted:
@@ -81,12 +74,8 @@ class Call:
         except BaseException as error:  # noqa: BLE001  see the module's docstring
             self.error = describe(error)
         finally:
-            self.end()
-
-    def end(self, *_: object) -> None:
-        self._function = None  # it refers to the agent, which is to be freed
-        if not self.done:
-            self.ended.set_result(None)
+            self.done = True
+            self._on_end()
 
 
 class AgentTask:
@@ -95,73 +84,89 @@ class AgentTask:
     It exists from the first call to `close`; until then no cancellation ends it.
     """
 
-    def __init__(self, owner: Owner, variables: Context, name: str) -> None:
-        self._owner, self._variables, self._name = owner, variables, name
+    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, name: str) -> None:
+        self.variables = owner.context()
+        self._loop, self._owner, self._name = loop, owner, name
         self._next: Call | None = None
-        self._wakeup = asyncio.Event()
+        self._wakeup: asyncio.Future[None] | None = None
+        """While it waits for a call."""
         self._closed = self._interrupted = False
         self._task: asyncio.Task[None] | None = None
 
-    def call(self, function: Callable[[], Awaitable[None]], *, sheltered: bool = False) -> Call:
+    def call(
+        self,
+        function: Callable[[], Awaitable[None]],
+        on_end: Callable[[], None] = lambda: None,
+        *,
+        sheltered: bool = False,
+    ) -> Call:
         """Call it as soon as the call before has ended.
 
         What the agent left open may cancel its task between two calls (a task group of which a task
         fails, a time-out): that cancels the next one, unless it is `sheltered`.
         """
-        call = self._next = Call(function)
+        call = self._next = Call(function, on_end)
         self._interrupted = self._interrupted and not sheltered
-        self._task = self._task or self._create_task(self._serve(), self._name, self._variables)
-        call.run_in(self._task)
-        self._wakeup.set()
+        if self._task is None:
+            self._task = own_task(
+                self._loop, self._serve(), self._owner, self.variables, self._name
+            )
+        call.task = self._task
+        self._wake()
         return call
 
-    def call_apart(self, function: Callable[[], Awaitable[None]]) -> Call:
+    def call_apart(
+        self, function: Callable[[], Awaitable[None]], on_end: Callable[[], None] = lambda: None
+    ) -> Call:
         """Call it at the same time. What it sets as context variables stays its own."""
-        call = Call(function)
-        call.run_in(self._create_task(call.run(), f"check:{self._name}", self._variables.copy()))
+        call = Call(function, on_end)
+        name, variables = f"check:{self._name}", self.variables.copy()
+        call.task = own_task(self._loop, call.run(), self._owner, variables, name)
         return call
 
     def close(self) -> None:
-        """Call nothing more."""
+        """Call nothing more. The task that calls its code ends by itself, if it only waits."""
         self._closed = True
-        self._wakeup.set()
+        self._wake()
 
     async def end(self) -> None:
         """Cancel whatever still runs of the agent, its own tasks too. Raises `Stuck`."""
         self.close()
-        await asyncio.sleep(0)  # the task that calls its code ends by itself, if it only waits
         for _ in range(int(STUCK_SECONDS / CANCEL_SECONDS)):
-            if not (unfinished := self._owner.running_tasks()):
+            if not (unfinished := self._unfinished()):
                 return
             for task in unfinished:
                 task.cancel()
             await asyncio.wait(unfinished, timeout=CANCEL_SECONDS)
-        if unfinished := self._owner.running_tasks():
+        if unfinished := self._unfinished():
             raise Stuck(task_stack(task) for task in unfinished)
 
+    def _unfinished(self) -> list[asyncio.Task[Any]]:
+        waits = self._task if self._wakeup is not None else None
+        return [task for task in self._owner.tasks if task is not waits and not task.done()]
+
+    def _wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
+
     async def _serve(self) -> None:
-        task = asyncio.current_task()
+        task = self._task
         assert task is not None
         while not self._closed:
-            try:
-                await self._wakeup.wait()
-            except asyncio.CancelledError:
-                self._interrupted = True
+            if (call := self._next) is None:
+                await self._wait()
                 continue
-            self._wakeup.clear()
-            call, self._next = self._next, None
+            self._next = self._wakeup = None
             if self._interrupted:
                 task.cancel()
-            if call is not None:
-                await call.run()
+            await call.run()
             self._interrupted = False
             while task.cancelling():  # what ended one call must not end the next
                 task.uncancel()
 
-    def _create_task(
-        self, coroutine: Coroutine[Any, Any, None], name: str, variables: Context
-    ) -> asyncio.Task[None]:
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(coroutine, name=name, context=variables)
-        self._owner.tasks.add(task)
-        return task
+    async def _wait(self) -> None:
+        self._wakeup = self._loop.create_future()
+        try:
+            await self._wakeup
+        except asyncio.CancelledError:
+            self._interrupted = True

@@ -10,7 +10,6 @@ start in this worker, by this process's clock. A failure starts it again, with t
 the death of the worker is the agent's own failure, which its reaper records.
 """
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Final
@@ -24,17 +23,18 @@ from workers.runtime.errors import timeout_error
 from workers.runtime.settlement import failure
 from workers.runtime.worker_context import WorkerContext
 
-DAY_SECONDS: Final = 86_400.0
 FAILURES_MAX: Final = 2
 
 
 class HealthCheck:
     """The checks of one running agent; `poll` is called whenever something may be due."""
 
-    def __init__(self, start_check: Callable[[], Call], interval: float) -> None:
+    def __init__(
+        self, start_check: Callable[[], Call], interval: float, clock: Callable[[], float]
+    ) -> None:
         self._start_check = start_check
         self._interval = interval
-        self._clock = asyncio.get_running_loop().time
+        self._clock = clock
         self._due = self._clock() + interval
         self._failures = 0
         self.call: Call | None = None
@@ -107,13 +107,13 @@ class EndConditions:
         """Whether the agent is isolated, and has behaved for long enough."""
         return state.alone and time.monotonic() >= self._isolation_ends_at
 
-    def wait_seconds(self, state: State) -> float:
-        """How long nothing can be fulfilled, unless a call ends."""
-        seconds = [DAY_SECONDS]
+    def wait_seconds(self, state: State) -> float | None:
+        """How long nothing can be fulfilled, unless a call ends; None: for ever."""
+        seconds = list[float]()
         if self._health_check is not None:
             seconds.append(self._health_check.wait_seconds)
         if state.alone:
             seconds.append(max(self._isolation_ends_at - time.monotonic(), 0.0))
         if state.max_idle_time is not None:
             seconds.append(max(state.max_idle_time - self._context.idle_seconds, 0.0))
-        return min(seconds)
+        return min(seconds, default=None)

@@ -155,7 +155,7 @@ def _visible_tasks(loop: asyncio.AbstractEventLoop | None = None) -> "set[asynci
     owner = CURRENT.get()
     if owner is None or (loop or asyncio.get_running_loop()) not in _guarded:
         return tasks
-    return tasks & set(owner.tasks)
+    return tasks & owner.tasks
 
 
 # ---- tasks, and what fails in them ---------------------------------------------------------------
@@ -174,11 +174,29 @@ def _create_task(
         return make(coroutine, **options)
     guarded = _catch_exits(coroutine) if asyncio.iscoroutine(coroutine) else coroutine
     task = make(guarded, **options)
-    setattr(task, OWNER, owner)
-    owner.tasks.add(task)
+    _note_owner(task, owner)
     if guarded is not coroutine:  # one cancelled before it began is never awaited
         task.add_done_callback(lambda _: coroutine.close())
     return task
+
+
+def own_task(
+    loop: asyncio.AbstractEventLoop,
+    coroutine: Coroutine[Any, Any, None],
+    owner: Owner,
+    variables: Context,
+    name: str,
+) -> asyncio.Task[None]:
+    """A task in which an agent is called, by what lets no exception out."""
+    task = GuardedTask(coroutine, loop=loop, name=name, context=variables)
+    _note_owner(task, owner)
+    return task
+
+
+def _note_owner(task: asyncio.Task[Any], owner: Owner) -> None:
+    setattr(task, OWNER, owner)
+    owner.tasks.add(task)
+    task.add_done_callback(owner.tasks.discard)
 
 
 async def _catch_exits(coroutine: Coroutine[Any, Any, Any]) -> Any:

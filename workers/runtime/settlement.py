@@ -61,8 +61,7 @@ class Settlement:
         Where that ends, a write under way is not waited for: Redis may not answer.
         """
         if not self._stop.abandoned:
-            async with self._stop.until_abandoned():
-                self._on_acted(command, await self._act(command))
+            self._on_acted(command, await self._stop.unless_abandoned(self._act(command)))
 
     @cached_property
     def _log(self) -> Any:

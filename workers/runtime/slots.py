@@ -171,7 +171,7 @@ class Slots:
     # ---- runs ----------------------------------------------------------------------------------
 
     def _start_task(self, coroutine: "asyncio._CoroutineLike[None]") -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
+        task = self._worker_context.loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -4,14 +4,16 @@ A stronger request overrides a weaker one at any time, and interrupts whatever i
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import Coroutine
 from enum import IntEnum
+from typing import Any, TypeVar
 
 from eventstore.language.agent_commands import Command, End, Release
 from eventstore.language.agents import Stop
 from eventstore.language.events import Error
 from workers.runtime.calls import CANCEL_SECONDS, Call
+
+T = TypeVar("T")
 
 
 class StopRequest(IntEnum):
@@ -30,11 +32,13 @@ class StopRequest(IntEnum):
 class StopSignal:
     """The requests to stop one incarnation."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.request = StopRequest.NONE
+        self._loop = loop
         self._reason = ""
         self._waiter: asyncio.Future[None] | None = None
-        self._deadline: asyncio.Timeout | None = None
+        self._working: asyncio.Task[Any] | None = None
+        """What ends when the right to run it is lost."""
 
     @property
     def in_good_order(self) -> bool:
@@ -50,8 +54,8 @@ class StopSignal:
         if request > self.request:
             self.request, self._reason = request, reason or self._reason
             self.wake()
-            if self.abandoned and self._deadline is not None:
-                self._deadline.reschedule(0.0)
+            if self.abandoned and self._working is not None:
+                self._working.cancel()
 
     def apply_flag(self, stop: Stop) -> None:
         """Follow the termination flag."""
@@ -65,36 +69,36 @@ class StopSignal:
             return Release(reason=self._reason)
         return End(reason=self._reason, error=error)
 
-    def wake(self, *_: object) -> None:
+    def wake(self) -> None:
         """End the wait, if there is one: something that it is for has happened."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def wait(self, seconds: float) -> None:
-        """Wait for a stronger request, for `wake`, or for the time. One task may wait."""
-        loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        timer = loop.call_later(seconds, self.wake)
+    async def wait(self, seconds: float | None) -> None:
+        """Wait for a stronger request, for `wake`, or for the time, if any. One task may wait."""
+        self._waiter = self._loop.create_future()
+        timer = None if seconds is None else self._loop.call_later(seconds, self.wake)
         try:
             await self._waiter
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
 
-    @contextlib.asynccontextmanager
-    async def until_abandoned(self) -> AsyncIterator[None]:
-        """Where the right to run it is lost, the rest of the block is cancelled, silently."""
+    async def unless_abandoned(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Its result; None if it was cancelled, because the right to run the agent was lost."""
+        task = self._working = asyncio.current_task(self._loop)
         try:
-            async with asyncio.timeout(None) as self._deadline:
-                yield
-        except TimeoutError:
-            if not self.abandoned:
+            return await work
+        except asyncio.CancelledError:
+            if not self.abandoned or task is None or task.uncancel():
                 raise
+            return None
         finally:
-            self._deadline = None
+            self._working = None
 
     async def wait_for_end(self, call: Call, seconds: float, interrupted_by: StopRequest) -> None:
         """Wait for a call to end, up to some time or until such a request."""
-        clock = asyncio.get_running_loop().time
+        clock = self._loop.time
         deadline = clock() + seconds
         while (
             not call.done
@@ -105,7 +109,7 @@ class StopSignal:
 
     async def cancel(self, call: Call, seconds: float) -> None:
         """Cancel a call until it has ended, for some time at most while that may be taken."""
-        clock = asyncio.get_running_loop().time
+        clock = self._loop.time
         deadline = clock() + seconds
         while not call.done:
             call.cancel()

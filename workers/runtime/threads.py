@@ -76,6 +76,7 @@ def _forget(owner: Owner, future: "Future[Any]") -> None:
 def _start_owned(self: threading.Thread) -> None:
     owner = CURRENT.get()
     if owner is not None and self.ident is None and not _serves_all(self):
+        owner.threads -= {one for one in tuple(owner.threads) if one.ident and not one.is_alive()}
         owner.threads.add(self)
         run = self.run
 
@@ -122,6 +123,6 @@ def call_stacks(owner: Owner) -> list[str]:
 
 def report_threads(owner: Owner) -> None:
     """Log which threads an incarnation leaves, besides those of pools."""
-    left = [thread.name for thread in tuple(owner.threads) if thread.is_alive()]
+    left = [thread.name for thread in owner.threads if thread.is_alive()]
     if left:
         log.warning("agent.threads_left", **owner.ids, count=len(left), threads=left[:NAMES_MAX])

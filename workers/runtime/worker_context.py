@@ -1,5 +1,6 @@
 """What all agents of a worker share."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -27,6 +28,8 @@ class WorkerContext(Struct, kw_only=True):
     roles: Mapping[str, type[Agent]]
     database: Database
     output: Output | None
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    """The one that runs: to ask for it takes a call of the system each time."""
     routine_lines: Limit = field(default_factory=lambda: Limit(ROUTINE_LINES))
     starts: str = ""
     """The role whose agents are started by the claim, once the worker can make them."""

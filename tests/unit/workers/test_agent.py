@@ -8,6 +8,7 @@ import pytest
 
 from eventstore.errors import ConfigurationError
 from eventstore.language.agents import Agent as State
+from tests.unit.workers.calls import ended
 from workers.api.agent import (
     Agent,
     Context,
@@ -27,7 +28,7 @@ def context(*, works: bool, database: Database | None = None) -> Context:
     state = State(agent_id="a", pool_name="p", role_type="r", project_id="x")
     token = FencingToken(1, 7)
     passed = database or Database("")
-    return Context(state, Spec(), token, logger=None, database=passed, has_run=works)
+    return Context(state, Spec(), token, new_logger=lambda: None, database=passed, has_run=works)
 
 
 def test_fencing_tokens_grow_by_generation_then_seq():
@@ -107,7 +108,7 @@ def test_only_a_role_without_code_of_its_own_before_run_starts_at_once():
 async def task() -> AsyncIterator[AgentTask]:
     guard_loop(asyncio.get_running_loop())
     owner = Owner({})
-    made = AgentTask(owner, owner.context(), "a")
+    made = AgentTask(asyncio.get_running_loop(), owner, "a")
     yield made
     made.close()
 
@@ -119,7 +120,7 @@ async def test_the_end_of_an_agent_ends_its_remaining_tasks_and_nothing_else(tas
     async def litter() -> None:
         left.append(asyncio.create_task(asyncio.Event().wait()))
 
-    await task.call(litter).ended
+    await ended(task.call(litter))
     await task.end()
     assert left[0].cancelled()
     assert not ours.done()
@@ -167,7 +168,7 @@ async def test_code_that_cannot_be_ended_is_stuck(task: AgentTask, monkeypatch: 
     with pytest.raises(Stuck):
         await task.end()
     free.set()
-    await call.ended
+    await ended(call)
 
 
 async def test_what_one_call_enters_the_next_may_leave(task: AgentTask):
@@ -191,13 +192,13 @@ async def test_what_one_call_enters_the_next_may_leave(task: AgentTask):
         children[0].cancel()
         await group.__aexit__(None, None, None)
 
-    await task.call(start).ended
+    await ended(task.call(start))
     running = task.call(run)
     await asyncio.sleep(0.01)
     running.cancel()
-    await running.ended
+    await ended(running)
     stopping = task.call(stop)
-    await stopping.ended
+    await ended(stopping)
     assert (running.error, stopping.error, found) == (None, None, ["start"])
     await task.end()
 
@@ -217,20 +218,20 @@ async def test_what_a_call_left_open_may_cancel_the_next_only(task: AgentTask):
         await asyncio.sleep(0.05)
 
     for pause in (0.05, 0.0):
-        await task.call(start).ended
+        await ended(task.call(start))
         await asyncio.sleep(pause)
         call = task.call(wait)
-        await call.ended
+        await ended(call)
         assert call.interrupted
         assert call.error is not None
         after = task.call(wait)
-        await after.ended
+        await ended(after)
         assert after.error is None
     for function in (start, cancel_itself):
-        await task.call(function).ended
+        await ended(task.call(function))
         await asyncio.sleep(0.05)
         sheltered = task.call(wait, sheltered=True)
-        await sheltered.ended
+        await ended(sheltered)
         assert sheltered.error is None
     await task.end()
 
@@ -242,9 +243,9 @@ async def test_a_call_apart_has_a_copy_of_the_variables(task: AgentTask):
         seen.append(variable.get())
         variable.set(value)
 
-    await task.call(lambda: set_to("start")).ended
-    await task.call_apart(lambda: set_to("check")).ended
-    await task.call(lambda: set_to("run")).ended
+    await ended(task.call(lambda: set_to("start")))
+    await ended(task.call_apart(lambda: set_to("check")))
+    await ended(task.call(lambda: set_to("run")))
     assert seen == ["", "start", "start"]
     await task.end()
 
@@ -258,6 +259,6 @@ async def test_a_call_that_is_cancelled_before_it_began_has_ended(task: AgentTas
     for make in (task.call_apart, task.call, task.call):
         call = make(note)
         call.cancel()
-        await call.ended
+        await ended(call)
     assert called == []
     await task.end()

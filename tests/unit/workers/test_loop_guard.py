@@ -12,6 +12,7 @@ import pytest
 import structlog
 import uvloop
 
+from tests.unit.workers.calls import ended
 from tests.unit.workers.test_errors import raises
 from workers.output.lines import Owner
 from workers.runtime.calls import AgentTask
@@ -34,7 +35,7 @@ class Neighbours:
         guard_loop(self.loop)
         keep_running(self.loop, until=working)
         self.one, self.other = Owner({"agent_id": "one"}), Owner({"agent_id": "other"})
-        self.tasks = [AgentTask(owner, owner.context(), "a") for owner in (self.one, self.other)]
+        self.tasks = [AgentTask(self.loop, owner, "a") for owner in (self.one, self.other)]
         self.made.extend(self.tasks)
         self.ours = asyncio.create_task(asyncio.sleep(60))
         self.theirs = self.tasks[1].call(lambda: asyncio.sleep(60))
@@ -42,7 +43,7 @@ class Neighbours:
     async def run(self, code: Code) -> str:
         """Run code of the first agent; returns the type of what it raised."""
         call = self.tasks[0].call(code)
-        await asyncio.wait_for(call.ended, 5)
+        await ended(call)
         await asyncio.sleep(0.01)
         return call.error.type if call.error else ""
 
@@ -51,7 +52,7 @@ class Neighbours:
         assert [self.ours.done(), self.theirs.done, self.working.cancelling()] == [False, False, 0]
         assert not self.loop.get_debug()
         call = self.tasks[1].call_apart(lambda: asyncio.to_thread(lambda: None))
-        await call.ended
+        await ended(call)
         assert call.error is None
         await self.loop.run_in_executor(None, lambda: None)
 
@@ -290,7 +291,7 @@ def test_a_handler_of_exceptions_is_an_agents_own(run):
             other = neighbours.tasks[1].call_apart(
                 lambda: forget(lambda: loop().call_soon(raise_, ValueError("other")))
             )
-            await other.ended
+            await ended(other)
         assert ([line["agent_id"] for line in lines], len(seen)) == (["other"], 1)
         await neighbours.end()
 

@@ -66,7 +66,7 @@ def test_a_line_in_two_prints_is_not_cut_by_the_clock(
 def test_a_line_without_end_is_written_in_pieces_in_linear_time(
     captured: Captured, piece: int
 ) -> None:
-    captured.owner.limit = None
+    captured.owner.limited = False
     captured.start()
 
     def flood(size: int) -> float:

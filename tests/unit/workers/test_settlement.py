@@ -34,7 +34,7 @@ async def test_of_many_starts_some_are_logged_and_the_others_are_counted(
     state = State(agent_id="a", pool_name="p", role_type="r", project_id="x")
 
     def log(status: Status) -> None:
-        Settlement(context, replace(state, status=status), StopSignal()).log_status()
+        Settlement(context, replace(state, status=status), StopSignal(context.loop)).log_status()
 
     with capture_logs() as lines:
         for _ in range(150):

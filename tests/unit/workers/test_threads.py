@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import structlog
 
+from tests.unit.workers.calls import ended
 from tests.waiting import until
 from workers.output.lines import CURRENT, Owner
 from workers.runtime.calls import AgentTask
@@ -21,14 +22,14 @@ SHARED = ThreadPoolExecutor(2, thread_name_prefix="of-a-module")
 class Incarnation:
     def __init__(self, name: str) -> None:
         self.owner = Owner({"agent_id": name}, threads_max=3)
-        self.task = AgentTask(self.owner, self.owner.context(), name)
+        self.task = AgentTask(asyncio.get_running_loop(), self.owner, name)
 
     async def run(self, code: Callable[[], Awaitable[object]]) -> None:
         async def call() -> None:
             await code()
 
         made = self.task.call(call)
-        await made.ended
+        await ended(made)
         assert made.error is None
 
     async def start(self, function: Callable[[], object], count: int = 1) -> None:
@@ -141,8 +142,10 @@ async def test_other_threads_are_reported_by_name(agents, go: threading.Event):
         go.wait()
 
     async def start() -> None:
+        ended = threading.Thread(target=lambda: None, name="ended")
+        ended.start()
+        ended.join()
         threading.Thread(target=park, name="left", daemon=True).start()
-        threading.Thread(target=lambda: None, name="ended").start()
         await asyncio.to_thread(lambda: None)
         SHARED.submit(lambda: None)
 
