@@ -13,19 +13,20 @@ from typing import Any, Final, TypeAlias
 from msgspec import Struct
 
 from eventstore.errors import Recovered
+from eventstore.log.replies import Reply
 
 STEPS_MAX: Final = 100
 BYTES_MAX: Final = 1_000_000
 """Of the steps of one call; one that is larger goes alone."""
 
-Run: TypeAlias = Callable[[Sequence[bytes]], Awaitable[Sequence[Any]]]
-"""Runs encoded steps; returns the reply to each."""
+Run: TypeAlias = Callable[..., Awaitable[Reply]]
+"""Runs encoded steps; the reply's `rest` has that to each."""
 
 
 class _Item(Struct, eq=False):
     step: bytes
     generation: int
-    future: "asyncio.Future[Any]"
+    future: "asyncio.Future[tuple[Reply, Any]]"
 
 
 class CommitQueue:
@@ -37,12 +38,12 @@ class CommitQueue:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
 
-    def add(self, step: bytes, generation: int) -> "asyncio.Future[Any]":
-        """The reply to this step. Raises what the call raises, or `Recovered`.
+    def add(self, step: bytes, generation: int) -> "asyncio.Future[tuple[Reply, Any]]":
+        """The reply of the call and that to this step. Raises what the call raises, or `Recovered`.
 
         `generation`: the log's as far as it is known; in a later one the step is not sent.
         """
-        future = self._loop.create_future()
+        future: asyncio.Future[tuple[Reply, Any]] = self._loop.create_future()
         self._waiting.append(_Item(step, generation, future))
         if self._task is None:
             self._task = self._loop.create_task(self._commit())
@@ -77,10 +78,10 @@ class CommitQueue:
 
     async def _commit_batch(self, batch: Sequence[_Item]) -> None:
         try:
-            replies = await self._run([item.step for item in batch])
-            for item, reply in zip(batch, replies, strict=True):
+            call = await self._run(*(item.step for item in batch))
+            for item, reply in zip(batch, call.rest[0], strict=True):
                 if not item.future.done():
-                    item.future.set_result(reply)
+                    item.future.set_result((call, reply))
         except Exception as error:  # noqa: BLE001  each caller gets it
             for item in batch:
                 if not item.future.done():

@@ -57,13 +57,6 @@ class Reply(Struct, frozen=True):
     rest: Sequence[Any] = ()
 
 
-def reply_of(raw: Sequence[Any]) -> Reply:
-    """What a script returns, or for one of its steps, of a log that is intact."""
-    status, generation, seq, ts = raw[:4]
-    outcome = Outcome.DONE if status == b"OK" else Outcome(status.decode())
-    return Reply(outcome, int(generation), int(seq), int(ts), raw[4:])
-
-
 class AgentResult(Struct, frozen=True):
     """The result of `act`: its outcome, the agent as it is now, and what identifies the writes.
 

@@ -5,15 +5,15 @@ this process has acknowledged or knows to be archived. Every script gets it. A l
 `RolledBack` and is halted for all processes until it is recovered. A log of a later generation
 raises `Recovered` once: states that were read before are invalid.
 
-A script is a shebang, constants, the shared prelude and its own text. `claim` also gets the table
-of an agent's fields: it books only agents that `steps.hashes` can read.
+A script is a shebang, constants, the shared prelude and its own text. `claim` also gets a function
+that checks an agent's fields: it books only agents that `steps.hashes` can read.
 """
 
 import asyncio
 import hashlib
 import time
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -27,7 +27,7 @@ from eventstore.connection.reply_parser import Argument
 from eventstore.connection.wire import NotSent
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.group_commit import CommitQueue
-from eventstore.log.replies import Reply, reply_of
+from eventstore.log.replies import Outcome, Reply
 from eventstore.redis_errors import (
     AuthenticationError,
     BusyLoadingError,
@@ -42,6 +42,7 @@ CLOCK_STALE_SECONDS: Final = 30.0
 """Without a reply for so long, a log's time is asked for."""
 CLOCK_BATCH: Final = 100
 """How many logs are asked for their time at once."""
+_OUTCOMES: Final = {b"OK": Outcome.DONE} | {outcome.encode(): outcome for outcome in Outcome}
 
 
 class ClockReading(Struct, frozen=True):
@@ -72,7 +73,7 @@ def script(name: str) -> Script:
     flags = {"admit": "", "survey": " flags=no-writes"}.get(name, " flags=allow-oom")
     constants = f"local SCRIPT = '{name}'"
     if name == "claim":
-        constants += f"\nlocal AGENT_FIELDS = {hashes.AGENT.lua_checks()}"
+        constants += f"\n{hashes.AGENT.lua_check()}"
     body = "commit" if name in ("admit", "restore") else name
     parts = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("prelude", body)]
     text = "\n".join((f"#!lua{flags}", constants, *parts))
@@ -181,20 +182,17 @@ class ScriptRunner:
             raise errors.Recovered(step.pool, generation)
         name = "admit" if adds_load else "commit"
         queue = self._queues.get((name, step.pool)) or self._queue(name, step.pool)
-        raw = await queue.add(step.encode(), read_generation or generation)
-        return self.step_reply(name, step.pool, raw)
+        call, raw = await queue.add(step.encode(), read_generation or generation)
+        return self.step_reply(name, step.pool, call, raw)
 
-    def step_reply(self, name: str, pool: str, raw: Any) -> Reply:
-        """The reply to one of the steps of a script. Raises if the step failed."""
+    def step_reply(self, name: str, pool: str, call: Reply, raw: Any) -> Reply:
+        """The reply to one of the steps of a call. Raises if the step failed."""
         if isinstance(raw, ResponseError):
             raise self._refusal(name, pool, raw) from raw
-        return reply_of(raw)
+        return Reply(_OUTCOMES[raw[0]], call.generation, raw[1], call.ts, raw[2:])
 
     def _queue(self, name: str, pool: str) -> CommitQueue:
-        async def run(steps: Sequence[bytes]) -> Sequence[Any]:
-            replies: Sequence[Any] = (await self._run_guarded(name, pool, *steps)).rest[0]
-            return replies
-
+        run = partial(self._run_guarded, name, pool)
         queue = CommitQueue(pool, run, lambda: self.high_water_mark(pool)[0])
         self._queues[name, pool] = queue
         return queue
@@ -261,7 +259,7 @@ def parse_reply(pool: str, raw: Sequence[Any], log: ScriptRunner) -> Reply:
             log.record_position(pool, generation, seq, ts)
         raise errors.Recovered(pool, generation)
     log.record_position(pool, generation, seq, ts)
-    return reply_of(raw)
+    return Reply(_OUTCOMES[raw[0]], generation, seq, ts, raw[4:])
 
 
 def _never_sent(error: BaseException) -> bool:

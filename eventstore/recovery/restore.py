@@ -175,7 +175,7 @@ class LogRestore:
             checks = [clauses.MetaIs("recovering", self._token)]
             encoded = clauses.encode(checks, step.writes)
             reply = await self._log.run_script("restore", self._pool, 0, 0, encoded)
-            self._require_done(self._log.step_reply("restore", self._pool, reply.rest[0][0]))
+            self._require_done(self._log.step_reply("restore", self._pool, reply, reply.rest[0][0]))
 
     async def _recover(self, action: str, *arguments: str | bytes | int) -> Reply:
         return self._require_done(

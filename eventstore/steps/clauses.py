@@ -117,14 +117,6 @@ class AppendEvent(Write, frozen=True):
     values: Sequence[str | int]
 
 
-class PutAgent(Write, frozen=True):
-    """Alternating names and values for an agent's hash; `replace`: the key is deleted first."""
-
-    agent_id: str
-    fields: Sequence[str]
-    replace: bool = False
-
-
 class Leaves(Struct, frozen=True, array_like=True):
     """What an agent is removed from."""
 
@@ -147,14 +139,20 @@ class Enters(Struct, frozen=True, array_like=True):
     due_ms: int = 0
 
 
-class MoveAgent(Write, frozen=True):
-    """`listed`: add it to the live agents. `ended_ms`: it ended; its hash expires after so long."""
+class PutAgent(Write, frozen=True):
+    """Alternating names and values for an agent's hash, and where it is listed.
+
+    `listed`: add it to the live agents. `ended_ms`: it ended; its hash expires after so long.
+    `replace`: its hash is deleted first. Workers are woken if it waits or no longer needs its own.
+    """
 
     agent_id: str
+    fields: Sequence[str] = ()
     leaves: Leaves = Leaves()
     enters: Enters = Enters()
     listed: bool = False
     ended_ms: int = 0
+    replace: bool = False
 
 
 class PutSpec(Write, frozen=True):

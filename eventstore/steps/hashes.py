@@ -8,7 +8,6 @@ newer version added are not changed.
 
 import re
 from collections.abc import Callable, Mapping
-from itertools import repeat
 from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
 
@@ -62,16 +61,25 @@ class HashCodec(Generic[State]):
             for name, field, form in self._fields
         ]
         """Of each field: its name, how it is written, its default, and that as it is written."""
+        self._unknown = (_ABSENT,) * len(self._fields)
+        self._absent = tuple(
+            _ABSENT if name in self.first else usual[field] for name, field, _ in self._fields
+        )
 
     def to_hash(self, state: State) -> dict[str, str]:
         return {name: form.write(getattr(state, field)) for name, field, form in self._fields}
 
-    def to_flat(self, state: State, stored: State | None = None) -> list[str]:
-        """Alternating names and values; only of the fields that differ from the `stored` state."""
+    def to_flat(
+        self, state: State, stored: State | None = None, *, absent: bool = False
+    ) -> list[str]:
+        """Alternating names and values; only of the fields that differ from the `stored` state.
+
+        `absent`: there is no hash. Fields that it may lack are left out if they have their default.
+        """
         flat: list[str] = []
-        values, known = self._values(state), self._values(stored) if stored else repeat(_ABSENT)
+        known = self._values(stored) if stored else self._absent if absent else self._unknown
         for (name, write, usual, text), value, before in zip(
-            self._written, values, known, strict=False
+            self._written, self._values(state), known, strict=True
         ):
             if value != before:
                 flat += (name, text if value is usual else write(value))
@@ -102,13 +110,15 @@ class HashCodec(Generic[State]):
         fields = self.to_hash(state)
         return fields | {name: "" for name in CAUSES if name in fields and not stored.get(name)}
 
-    def lua_checks(self) -> str:
-        """What `from_hash` can read, as a Lua table: each field's name and patterns."""
-        lines = []
-        for name, _, form in self._fields:
-            later = "" if name in self.first else ", later = true"
-            lines.append(f"  {{ {', '.join(map(repr, (name, *form.lua)))}{later} }},")
-        return "\n".join(("{", *lines, "}"))
+    def lua_check(self) -> str:
+        """A function in Lua that returns which field of a hash `from_hash` cannot read, if any."""
+        lines = ["local function unreadable_field(hash)", "  local text"]
+        for (name, _, form), (*_, usual) in zip(self._fields, self._written, strict=True):
+            absent = "not text or " if name in self.first else "text and "
+            wrong = (f"not string.find(text, {pattern!r})" for pattern in form.lua)
+            refused = " and ".join((f"{absent}text ~= {usual!r}", *wrong))
+            lines.append(f"  text = hash.{name} if {refused} then return {name!r} end")
+        return "\n".join((*lines, "end"))
 
 
 def _default_text(form: _Form, default: Any) -> str:

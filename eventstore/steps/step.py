@@ -198,18 +198,19 @@ class Step:
         """Add the writes for an agent's hash, slot, queue and schedules."""
         revived = old is not None and old.ended and not new.ended
         replace, unlisted = replace or revived, old is None or revived
-        stored = None if replace or old is new else old
-        move = clauses.MoveAgent(
-            new.agent_id,
-            leaves=_leaves(old, new) if old else Leaves(),
-            enters=_enters(new),
-            listed=unlisted,
-            ended_ms=0 if LISTED[new.status].live else self.ended_ms,
+        absent = replace or old is None
+        stored = None if absent or old is new else old
+        self.write(
+            clauses.PutAgent(
+                new.agent_id,
+                hashes.AGENT.to_flat(new, stored, absent=absent),
+                leaves=_leaves(old, new) if old else Leaves(),
+                enters=_enters(new),
+                listed=unlisted,
+                ended_ms=0 if LISTED[new.status].live else self.ended_ms,
+                replace=replace,
+            )
         )
-        fields = hashes.AGENT.to_flat(new, stored)
-        self.write(clauses.PutAgent(new.agent_id, fields, replace), move)
-        if new.status is Status.PENDING or move.leaves.own_worker:
-            self.write(clauses.WakeWorkers())
         if new.status is Status.RESTARTING:
             self.write(clauses.Signal("due", new.due_ms))
         flags = (new.stop, new.restart)

@@ -38,9 +38,8 @@ def no_epoch_check() -> None:
     """A worker that was declared lost can still claim."""
 
     def edit(text: str) -> str:
-        fenced = "process[1] ~= epoch or process[2] == 'lost' or process[2] == 'stopped'"
-        text = _replaced(text, fenced, "false")
-        return _replaced(text, "if process[2] == 'active' and", "if")
+        text = _replaced(text, "is_fenced(worker, tonumber(epoch))", "false")
+        return _replaced(text, "if worker.status ~= 'active' or", "if")
 
     _edit_scripts({"claim": edit})
 

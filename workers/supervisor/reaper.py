@@ -165,7 +165,7 @@ async def unlist(
     step.check(*checks)
     if agent is not None:
         step.check(clauses.AgentUnchanged(agent_id, agent.version, agent.incarnation))
-    step.write(clauses.MoveAgent(agent_id, listed))
+    step.write(clauses.PutAgent(agent_id, leaves=listed))
     await pool_log.commit(step)
 
 

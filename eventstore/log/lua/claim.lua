@@ -4,7 +4,7 @@
 --       before they run ('': none): they are started in the same step, 8 how many agents at most,
 --       9 the id of the first event; the ids of the next ones follow it
 -- Returns {OK, generation, seq, ts, agents, foreign} with
---       agents = { {agent id, spec or '', hash …}, … }
+--       agents = { {agent id, spec or '', {field, value …}, {field, value …} changed since}, … }
 --       foreign = { {entry id, reason, field, value …}, … }
 --       An agent whose termination was requested is returned but not claimed: the worker ends it.
 --       A foreign entry, which is not Muster's, is deleted and counted in meta.overlooked; the
@@ -13,136 +13,94 @@
 -- worker, and every entry that was read is booked, returned for its end, or deleted in the same
 -- step: because its agent no longer waits for it or is parked, or because it is foreign.
 
-local worker, epoch, isolation_limit = ARGV[3], ARGV[4], tonumber(ARGV[6])
+local worker_id, epoch, isolation_limit = ARGV[3], ARGV[4], tonumber(ARGV[6])
 local role = ARGV[7]
 local id_start, id_end = string.match(ARGV[9], '^(.-)(%x+)$')
+local id_number, id_form = tonumber(id_end, 16), '%0' .. #id_end .. 'x'
 local FOREIGN_MAX = 10
-local held_key = base .. 'held:' .. worker
+local held_key = base .. 'held:' .. worker_id
 
-local process = redis.call('HMGET', process_key(worker), 'epoch', 'status', 'max_agents',
-  'agent_count', 'alone')
-if process[1] ~= epoch or process[2] == 'lost' or process[2] == 'stopped' then
-  return reply('FENCED')
-end
-local slots, count = tonumber(process[3]) or 0, tonumber(process[4] or '0') or 0
+local worker = worker_of(worker_id)
+if is_fenced(worker, tonumber(epoch)) then return reply('FENCED') end
 
 -- Reads an agent's hash. Returns it as a table, or nil if it is damaged; as a list of names and
--- values; and what is wrong with it. AGENT_FIELDS, set in front of this text, is what Python can
--- read: an agent that Python cannot read is never booked.
+-- values; and what is wrong with it. `unreadable_field`, set in front of this text, knows what
+-- Python can read: an agent that Python cannot read is never booked.
 local function read(id)
   local flat = redis.pcall('HGETALL', agent_key(id))
   if flat.err then return nil, {}, 'its key is not a hash' end
   if #flat == 0 then return nil, flat, 'there is no such agent' end
   local hash = {}
   for i = 1, #flat, 2 do hash[flat[i]] = flat[i + 1] end
-  for _, field in ipairs(AGENT_FIELDS) do
-    local name, value = field[1], hash[field[1]]
-    local readable = not value and field.later
-    for i = 2, #field do readable = readable or value and string.match(value, field[i]) end
-    if not readable then
-      local problem = value and 'it has an unreadable field ' or 'its hash has no field '
-      return nil, flat, problem .. name
-    end
-  end
-  return hash, flat
+  local name = unreadable_field(hash)
+  if not name then return hash, flat end
+  local problem = hash[name] and 'it has an unreadable field ' or 'its hash has no field '
+  return nil, flat, problem .. name
 end
 
 local answer = {}
-local function add_agent(id, flat)
+local function add_agent(id, flat, changes)
   local spec = redis.pcall('GET', base .. 'spec:' .. id)
   if type(spec) ~= 'string' then spec = spec and 'not a string' or '' end
-  answer[#answer + 1] = { id, spec, unpack(flat) }
+  answer[#answer + 1] = { id, spec, flat, changes or {} }
 end
 
-if ARGV[5] == '1' then
-  for _, id in ipairs(redis.call('SMEMBERS', held_key)) do
-    local agent, flat = read(id)
-    if agent then add_agent(id, flat) end
-  end
+local room = math.min(free_slots(worker), tonumber(ARGV[8]))
+local booked = {} -- agents
+local done_with = {} -- entries, to be deleted
+
+local function append_event(kind, id, agent, cause, data)
+  local event_id = id_start .. string.sub(string.format(id_form, id_number), -#id_end)
+  id_number = id_number + 1
+  append({ kind, 1, event_id, id, agent.incarnation, worker_id, epoch,
+    agent.correlation_id or '', cause, '', 'worker:' .. worker_id, data })
+  return event_id
 end
 
-local free = 0
-if process[2] == 'active' and (process[5] or '') == '' then
-  free = slots - count
-end
-free = math.min(free, tonumber(ARGV[8]))
-local booked, ids_used = 0, 0
-
-local function next_id()
-  local hex = string.format('%0' .. #id_end .. 'x', tonumber(id_end, 16) + ids_used)
-  ids_used = ids_used + 1
-  return id_start .. string.sub(hex, -#id_end)
-end
-
-local function append_event(kind, id, agent, data)
-  local event_id = next_id()
-  append({ kind, '1', event_id, id, agent.incarnation, worker, epoch,
-    agent.correlation_id or '', agent.last_event_id or '', '', 'worker:' .. worker, data })
-  agent.version, agent.last_event_id = number(tonumber(agent.version) + 1), event_id
-end
-
--- Books a slot for an agent, and starts it if that is all it takes. (What its hash does not have,
--- an older version wrote.)
+-- Books a slot for an agent, and starts it if that is all it takes. (What its hash does not have has
+-- its default.)
 local function book(id, agent, flat)
-  booked = booked + 1
-  append_event('agent.claimed', id, agent, '{}')
-  local changes = { status = 'starting', reason = '', process_id = worker, epoch = epoch,
-    claim_seq = number(seq), claimed = '1', expires_ms = '0' }
+  booked[#booked + 1] = id
+  local version, status, claimed, more = tonumber(agent.version) + 1, 'starting', '1', {}
+  local last_event = append_event('agent.claimed', id, agent, agent.last_event_id or '', '{}')
+  local claim_seq = number(seq)
   if agent.role_type == role then
-    append_event('agent.started', id, agent, '{"at_ms":' .. number(ts) .. '}')
-    changes.status, changes.has_run = 'running', '1'
-    if (agent.well_ms or '0') == '0' then changes.well_ms = number(ts) end
-    if (agent.command_id or '') ~= '' then
-      redis.call('XACK', commands_key, GROUP, agent.command_id)
-      redis.call('XDEL', commands_key, agent.command_id)
-    end
-    changes.command_id, changes.claimed = '', ''
+    local now, well_ms = number(ts), agent.well_ms or '0'
+    last_event = append_event('agent.started', id, agent, last_event, '{"at_ms":' .. now .. '}')
+    if (agent.command_id or '') ~= '' then done_with[#done_with + 1] = agent.command_id end
+    version, status, claimed = version + 1, 'running', ''
+    more = { 'has_run', '1', 'well_ms', well_ms == '0' and now or well_ms, 'command_id', '' }
   end
-  write_head()
-  changes.version, changes.last_event_id = agent.version, agent.last_event_id
-  local fields = {}
-  for name, value in pairs(changes) do
-    fields[#fields + 1], fields[#fields + 2] = name, value
-  end
-  redis.call('HSET', agent_key(id), unpack(fields))
-  redis.call('SADD', held_key, id)
-  redis.call('ZREM', base .. 'timeouts', id)
-  for i = 1, #flat, 2 do
-    flat[i + 1], changes[flat[i]] = changes[flat[i]] or flat[i + 1], nil
-  end
-  for name, value in pairs(changes) do
-    flat[#flat + 1], flat[#flat + 2] = name, value
-  end
-  add_agent(id, flat)
+  if agent.expires_ms ~= '0' then redis.call('ZREM', base .. 'timeouts', id) end
+  local changes = { 'status', status, 'reason', '', 'process_id', worker_id, 'epoch', epoch,
+    'claim_seq', claim_seq, 'expires_ms', '0', 'version', number(version),
+    'last_event_id', last_event, 'claimed', claimed, unpack(more) }
+  redis.call('HSET', agent_key(id), unpack(changes))
+  add_agent(id, flat, changes)
 end
 
 -- First an isolated agent, if the worker is empty. It is chosen at random: in a fixed order the
 -- last of the agents that were lost together, perhaps the one that killed them, would never be
 -- chosen if few workers may run isolated agents.
-local isolated = tonumber(redis.call('HGET', meta_key, 'alone') or '0')
-if free == slots and count == 0 and slots > 0 and isolated < isolation_limit then
+local function claim_isolated()
   for _ = 1, 100 do
     local id = redis.call('ZRANDMEMBER', base .. 'alone')
-    if not id then break end
+    if not id then return end
     local agent, flat, reason = read(id)
     if agent and agent.status == 'pending' and agent.stop == '' then
       redis.call('ZREM', base .. 'alone', id)
       book(id, agent, flat)
-      redis.call('HSET', process_key(worker), 'alone', id)
+      redis.call('HSET', process_key(worker_id), 'alone', id)
       redis.call('HINCRBY', meta_key, 'alone', 1)
-      break
+      worker.alone = id
+      return
     elseif agent and agent.status == 'pending' then
-      add_agent(id, flat)
-      break
+      return add_agent(id, flat)
     end
     redis.call('ZREM', base .. 'alone', id)
     if not agent then park_agent(id, reason) end
   end
 end
-
--- How many commands to subtract from meta.waiting. It counts only those that a step has queued, no
--- foreign entries.
-local no_longer_waiting = 0
 
 local foreign = {}
 local function drop_foreign(entry, reason)
@@ -154,11 +112,12 @@ local function drop_foreign(entry, reason)
 end
 
 -- A command whose agent cannot be read: parks the agent; if there is none, the command is foreign.
+-- (`waiting` counts only commands that a step has queued.)
 local function park_unreadable(id, entry, flat, reason)
   local command_id = redis.pcall('HGET', agent_key(id), 'command_id')
   local live = redis.call('SISMEMBER', base .. 'agents', id) == 1
   if command_id == entry[1] or (live and type(command_id) ~= 'string') then
-    no_longer_waiting = no_longer_waiting + 1
+    waiting = waiting - 1
   end
   if live or #flat > 0 then
     park_agent(id, reason)
@@ -182,7 +141,7 @@ local function resolve_command(entry)
     return nil
   end
   local is_current = agent.command_id == entry[1]
-  if is_current then no_longer_waiting = no_longer_waiting + 1 end
+  if is_current then waiting = waiting - 1 end
   local is_waiting = agent.status == 'pending' and is_current
   if is_waiting and fields.type == 'agent.spawn' and agent.incarnation == fields.incarnation then
     return agent, id, flat
@@ -192,30 +151,56 @@ local function resolve_command(entry)
   return nil
 end
 
-local rounds, more = 0, booked == 0
-while more and booked < free and rounds < 500 do
-  rounds = rounds + 1
-  local batch = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', free - booked,
-    'STREAMS', commands_key, '>')
-  more = batch and batch[1]
-  for _, entry in ipairs(more and batch[1][2] or {}) do
-    local agent, id, flat = resolve_command(entry)
-    if not agent then
-      redis.call('XACK', commands_key, GROUP, entry[1])
-      redis.call('XDEL', commands_key, entry[1])
-    elseif agent.stop ~= '' then
-      redis.call('HSET', agent_key(id), 'claimed', '1')
-      add_agent(id, flat)
-    else
-      book(id, agent, flat)
+local function delete_entries()
+  if #done_with == 0 then return end
+  redis.call('XACK', commands_key, GROUP, unpack(done_with))
+  redis.call('XDEL', commands_key, unpack(done_with))
+  done_with = {}
+end
+
+local function claim_queued()
+  local rounds, more = 0, true
+  while more and #booked < room and rounds < 500 do
+    rounds = rounds + 1
+    local batch = redis.call('XREADGROUP', 'GROUP', GROUP, worker_id, 'COUNT', room - #booked,
+      'STREAMS', commands_key, '>')
+    more = batch and batch[1]
+    for _, entry in ipairs(more and batch[1][2] or {}) do
+      local agent, id, flat = resolve_command(entry)
+      if not agent then
+        done_with[#done_with + 1] = entry[1]
+      elseif agent.stop ~= '' then
+        redis.call('HSET', agent_key(id), 'claimed', '1')
+        add_agent(id, flat)
+      else
+        book(id, agent, flat)
+      end
     end
+    delete_entries()
   end
+  if rounds == 500 then push_inbox(worker_id, 'work') end
 end
-if no_longer_waiting > 0 then redis.call('HINCRBY', meta_key, 'waiting', -no_longer_waiting) end
-if rounds == 500 then push_inbox(worker, 'work') end
-if booked > 0 then
-  redis.call('HINCRBY', process_key(worker), 'agent_count', booked)
-  rescore(worker)
-  wake()
+
+local function claim()
+  for _, id in ipairs(ARGV[5] == '1' and redis.call('SMEMBERS', held_key) or {}) do
+    local agent, flat = read(id)
+    if agent then add_agent(id, flat) end
+  end
+  if room == worker.slots and room > 0 and worker.count == 0
+    and tonumber(redis.call('HGET', meta_key, 'alone') or '0') < isolation_limit then
+    claim_isolated()
+  end
+  if #booked == 0 then claim_queued() end
 end
+
+local done, why = pcall(claim)
+delete_entries()
+if #booked > 0 then
+  redis.call('SADD', held_key, unpack(booked))
+  worker.left, changed_workers[worker_id] = -#booked, true
+  rescore_changed()
+end
+if #booked > 0 or waiting ~= stored_waiting then write_head() end
+if not done then return redis.error_reply(error_text(why)) end
+if #booked > 0 then wake() end
 return reply('OK', answer, foreign)

@@ -4,124 +4,134 @@
 --       function's name, below, and its arguments.
 --       eventstore/steps/clauses.py describes each clause and the refusal of each check.
 -- Returns {OK, generation, seq, ts, {the reply to each step}}; that to a step which was written is
---       {OK, generation, seq, ts, stream id of its last event ('' if it has none)}.
+--       {OK, seq, stream id of its last event ('' if it has none)}; to one that was refused
+--       {status, seq, …}.
 -- Invariant: either all writes of a step are made, or none.
+
+local function refuse(status, ...) return { status, seq, ... } end
 
 local checks = {}
 
 function checks.WorkerActs(id, epoch, lost)
-  local process = redis.call('HMGET', process_key(id), 'epoch', 'status')
-  local status = process[2]
-  if tonumber(process[1]) ~= epoch or (status == 'lost') ~= lost or status == 'stopped' then
-    return reply('FENCED')
+  local worker = worker_of(id)
+  if worker.epoch ~= epoch or (worker.status == 'lost') ~= lost or worker.status == 'stopped' then
+    return refuse('FENCED')
   end
 end
 
 function checks.AgentUnchanged(id, version, incarnation)
   local found = redis.call('HMGET', agent_key(id), 'version', 'incarnation')
   if tonumber(found[1] or 0) == version then return end
-  if found[2] and tonumber(found[2]) ~= incarnation then return reply('FENCED') end
-  return reply('CONFLICT')
+  if found[2] and tonumber(found[2]) ~= incarnation then return refuse('FENCED') end
+  return refuse('CONFLICT')
 end
 
 -- (A version that cannot be read counts as 0.)
 function checks.WorkerUnchanged(id, version)
   local found = redis.pcall('HGET', process_key(id), 'version')
   if type(found) ~= 'string' or not string.match(found, '^%d+$') then found = '0' end
-  if tonumber(found) ~= version then return reply('CONFLICT') end
+  if tonumber(found) ~= version then return refuse('CONFLICT') end
 end
 
 function checks.LeaseNotRenewed(id, renewal)
   if tonumber(redis.call('HGET', process_key(id), 'renewal') or 0) ~= renewal then
-    return reply('CONFLICT')
+    return refuse('CONFLICT')
   end
 end
 
 function checks.WorkerIdle(id, nothing_pending)
   if redis.call('SCARD', base .. 'held:' .. id) > 0
     or (nothing_pending and #redis.call('XPENDING', commands_key, GROUP, '-', '+', 1, id) > 0) then
-    return reply('CONFLICT')
+    return refuse('CONFLICT')
   end
 end
 
 function checks.Leads(host, term)
   local leader = redis.call('HMGET', base .. 'leader', 'host', 'term')
-  if leader[1] ~= host or tonumber(leader[2]) ~= term then return reply('FENCED') end
+  if leader[1] ~= host or tonumber(leader[2]) ~= term then return refuse('FENCED') end
 end
 
 function checks.MetaIs(field, value)
   if type(value) == 'number' then value = number(value) end
-  if (redis.call('HGET', meta_key, field) or '') ~= value then return reply('CONFLICT') end
+  if (redis.call('HGET', meta_key, field) or '') ~= value then return refuse('CONFLICT') end
 end
 
 function checks.PoolVacant()
-  if redis.call('SCARD', base .. 'agents') > 0 then return reply('CONFLICT') end
+  if redis.call('SCARD', base .. 'agents') > 0 then return refuse('CONFLICT') end
 end
 
 function checks.PoolIs(created, takes_spawns)
   if takes_spawns then
-    if tonumber(redis.call('HGET', meta_key, 'closed')) == created then return reply('CLOSED') end
-  elseif tonumber(redis.call('HGET', meta_key, 'created') or 0) > created then
-    return reply('FENCED')
+    if stored.closed == created then return refuse('CLOSED') end
+  elseif (stored.created or 0) > created then
+    return refuse('FENCED')
   end
 end
 
 function checks.BacklogBelow(limit)
-  local waiting = tonumber(redis.call('HGET', meta_key, 'waiting') or '0')
-    + redis.call('ZCARD', base .. 'alone')
-  if waiting >= limit then return reply('FULL', number(waiting)) end
+  local backlog = waiting + redis.call('ZCARD', base .. 'alone')
+  if backlog >= limit then return refuse('FULL', backlog) end
 end
 
 function checks.OperationNew(id)
   local known = redis.call('HMGET', base .. 'operation:' .. id, 'digest', 'answer', 'seq')
-  if known[1] then return reply('KNOWN', known[1], known[2], known[3] or '0') end
+  if known[1] then return refuse('KNOWN', known[1], known[2], known[3] or '0') end
 end
 
 function checks.IsParked(id)
-  if redis.call('HEXISTS', base .. 'parked', id) == 0 then return reply('CONFLICT') end
+  if redis.call('HEXISTS', base .. 'parked', id) == 0 then return refuse('CONFLICT') end
 end
 
 local writes = {}
 
 function writes.AppendEvent(values) append(values) end
 
-function writes.PutAgent(id, fields, replace)
-  if replace then redis.call('DEL', agent_key(id)) end
-  redis.call('HSET', agent_key(id), unpack(fields))
-end
-
--- Removes an agent from the queue: its command is acknowledged and deleted.
+-- Removes an agent from the queue: its command is acknowledged and deleted. Returns its command_id
+-- from then on: '', or nil if it had none.
 local function leave_queue(id)
   redis.call('ZREM', base .. 'alone', id)
   local entry = redis.call('HMGET', agent_key(id), 'command_id', 'claimed')
-  if not entry[1] or entry[1] == '' then return end
+  if not entry[1] or entry[1] == '' then return nil end
   redis.call('XACK', commands_key, GROUP, entry[1])
-  local existed = redis.call('XDEL', commands_key, entry[1]) == 1
-  redis.call('HSET', agent_key(id), 'command_id', '', 'claimed', '')
-  if existed and entry[2] ~= '1' then redis.call('HINCRBY', meta_key, 'waiting', -1) end
+  if redis.call('XDEL', commands_key, entry[1]) == 1 and entry[2] ~= '1' then
+    waiting = waiting - 1
+  end
+  return ''
 end
 
+-- Adds an agent to what waits for workers. Returns the id of its command, '' if it needs none.
 local function enter_queue(id, incarnation, reason)
-  local entry = redis.call('XADD', commands_key, 'NOMKSTREAM', entry_ids(),
+  if incarnation == 0 then
+    redis.call('ZADD', base .. 'alone', ts, id)
+    return ''
+  end
+  waiting = waiting + 1
+  return redis.call('XADD', commands_key, 'NOMKSTREAM', entry_ids(),
     'type', 'agent.spawn', 'agent_id', id, 'incarnation', incarnation, 'reason', reason)
-  redis.call('HSET', agent_key(id), 'command_id', entry, 'claimed', '')
-  redis.call('HINCRBY', meta_key, 'waiting', 1)
 end
 
-function writes.MoveAgent(id, leaves, enters, listed, ended_ms)
+local wrote, wakes = false, false -- whether any step did; workers are woken once, for all steps
+
+function writes.PutAgent(id, fields, leaves, enters, listed, ended_ms, replace)
+  if replace then redis.call('DEL', agent_key(id)) end
   if listed then redis.call('SADD', base .. 'agents', id) end
-  if leaves[1] then leave_queue(id) end
+  local command = leaves[1] and leave_queue(id)
   if leaves[2] ~= '' then vacate(id, leaves[2]) end
   if leaves[3] then redis.call('ZREM', base .. 'due', id) end
   if leaves[4] then redis.call('ZREM', base .. 'timeouts', id) end
-  if leaves[5] ~= '' then end_isolation(leaves[5]) end
-  if enters[1] ~= 0 then enter_queue(id, enters[1], enters[2]) end
-  if enters[3] then
-    redis.call('ZADD', base .. 'alone', ts, id)
-    redis.call('HSET', agent_key(id), 'command_id', '', 'claimed', '')
+  if leaves[5] ~= '' then
+    end_isolation(leaves[5])
+    wakes = true
+  end
+  if enters[1] ~= 0 or enters[3] then
+    command, wakes = enter_queue(id, enters[1], enters[2]), true
   end
   if enters[4] ~= 0 then redis.call('ZADD', base .. 'timeouts', enters[4], id) end
   if enters[5] ~= 0 then redis.call('ZADD', base .. 'due', enters[5], id) end
+  if command then
+    for _, text in ipairs({ 'command_id', command, 'claimed', '' }) do fields[#fields + 1] = text end
+  end
+  if #fields > 0 then redis.call('HSET', agent_key(id), unpack(fields)) end
   if ended_ms ~= 0 then
     redis.call('SREM', base .. 'agents', id)
     redis.call('PEXPIRE', agent_key(id), ended_ms)
@@ -147,11 +157,13 @@ local function delist(id)
   local score = redis.call('ZSCORE', base .. 'processes', id)
   if score then
     redis.call('ZREM', base .. 'processes', id)
-    redis.call('HINCRBY', meta_key, 'free', 0 - tonumber(score))
+    free = free - tonumber(score)
   end
 end
 
 function writes.PutWorker(id, fields, listed, order_ms, lost, forget_ms, replace)
+  settle(id)
+  workers[id] = nil
   if replace then recount(id) end
   if #fields > 0 then redis.call('HSET', process_key(id), unpack(fields)) end
   if order_ms ~= 0 then redis.call('ZADD', base .. 'orders', order_ms, id)
@@ -180,38 +192,40 @@ end
 
 function writes.Message(id, message) push_inbox(id, message) end
 function writes.Signal(kind, value) signal(kind, value) end
-local wrote, wakes = false, false -- whether any step did; workers are woken once, for all steps
 function writes.WakeWorkers() wakes = true end
-function writes.SetMeta(field, value) redis.call('HSET', meta_key, field, value) end
-function writes.DeleteMeta(field) redis.call('HDEL', meta_key, field) end
+function writes.SetMeta(field, value)
+  if stored[field] ~= value then redis.call('HSET', meta_key, field, value) end
+  stored[field] = value
+end
+function writes.DeleteMeta(field)
+  redis.call('HDEL', meta_key, field)
+  stored[field] = nil
+end
 function writes.Resign() redis.call('HSET', base .. 'leader', 'host', '') end
 function writes.Unpark(key) redis.call('HDEL', base .. 'parked', key) end
 
+local function named(functions, clause)
+  return functions[clause[1]] or error({ err = 'ERR unknown clause ' .. tostring(clause[1]) })
+end
+
 local function commit(packed)
   local step = cmsgpack.unpack(packed)
-  for i, functions in ipairs({ checks, writes }) do
-    for _, clause in ipairs(step[i]) do
-      if not functions[clause[1]] then
-        return redis.error_reply('ERR unknown clause ' .. tostring(clause[1]))
-      end
-    end
-  end
-  for _, clause in ipairs(step[1]) do
-    local refusal = checks[clause[1]](unpack(clause, 2))
+  local conditions, changes = step[1], step[2]
+  for i = 1, #changes do changes[i][1] = named(writes, changes[i]) end
+  for i = 1, #conditions do
+    local refusal = named(checks, conditions[i])(unpack(conditions[i], 2))
     if refusal then return refusal end
   end
   last_entry, wrote = '', true
-  for _, clause in ipairs(step[2]) do writes[clause[1]](unpack(clause, 2)) end
-  return reply('OK', last_entry)
+  for i = 1, #changes do changes[i][1](unpack(changes[i], 2)) end
+  return { 'OK', seq, last_entry }
 end
 
 -- An error in one step is its reply: the others go on.
-local function error_text(why) return type(why) == 'table' and why.err or tostring(why) end
-
 local replies = {}
 for i = 3, #ARGV do
   local done, answer = pcall(commit, ARGV[i])
-  replies[#replies + 1] = done and answer or redis.error_reply(error_text(answer))
+  replies[i - 2] = done and answer or redis.error_reply(error_text(answer))
 end
 rescore_changed()
 if wrote then write_head() end

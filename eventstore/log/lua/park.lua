@@ -10,9 +10,10 @@ if type(entry) == 'string' and string.match(entry, '^%d+%-%d+$') then
   local was_waiting = redis.call('HGET', agent_key(id), 'claimed') ~= '1'
   redis.call('XACK', commands_key, GROUP, entry)
   if redis.call('XDEL', commands_key, entry) == 1 and was_waiting then
-    redis.call('HINCRBY', meta_key, 'waiting', -1)
+    waiting = waiting - 1
   end
 end
 if holder ~= '' then vacate(id, holder) end
 rescore_changed()
+write_head()
 return reply('OK', park_agent(id, reason) and '1' or '')

@@ -45,17 +45,20 @@ local LAYOUT = 1
 local RESTORING = SCRIPT == 'restore' -- by a recovery, which writes a halted log
 
 local generation, seq, ts, clock
+local waiting, free -- counters of the meta hash; what changes is written by `write_head`
+local stored_waiting, stored_free
+local stored = {} -- fields of the meta hash that are read or written more than once
 local last_entry = '' -- the stream id of the last event that was appended
 
--- An integer with all its digits: Lua writes large ones as 1.7e+15. (+ 0: never '-0'.) An argument
--- of a command needs none of this: Redis writes integers so by itself.
+-- An integer with all its digits: Lua writes large ones as 1.7e+15. (+ 0: never '-0'.) A reply and
+-- an argument of a command need none of this: Redis writes integers so by itself.
 local function number(n) return string.format('%.0f', n + 0) end
 local function agent_key(id) return prefix .. 'agent:' .. tag .. ':' .. id end
 local function process_key(id) return prefix .. 'process:' .. tag .. ':' .. id end
 
-local function reply(status, ...)
-  return { status, generation or '0', number(seq or 0), number(ts or 0), ... }
-end
+local function reply(status, ...) return { status, generation or '0', seq or 0, ts or 0, ... } end
+
+local function error_text(why) return type(why) == 'table' and why.err or tostring(why) end
 
 -- The time of a log that was last written at `last_ts`, when the clock was at `last_clock`.
 local function read_clock(last_ts, last_clock)
@@ -69,9 +72,8 @@ end
 -- mark is above it, or if it was recovered since the caller last used it.
 local function read_head(mark_generation, mark_seq)
   local meta = redis.call('HMGET', meta_key, 'generation', 'seq', 'ts', 'halted', 'layout',
-    'clock')
-  if not meta[1] or redis.call('EXISTS', events_key) == 0
-    or (tag and redis.call('EXISTS', commands_key) == 0) then
+    'clock', 'waiting', 'free', 'closed', 'created')
+  if not meta[1] or redis.call('EXISTS', events_key, tag and commands_key or events_key) < 2 then
     return reply('MISSING')
   end
   generation, seq = meta[1], tonumber(meta[2])
@@ -79,6 +81,9 @@ local function read_head(mark_generation, mark_seq)
     return reply('LAYOUT', meta[5], number(LAYOUT))
   end
   ts = read_clock(tonumber(meta[3]), tonumber(meta[6]))
+  waiting, free = tonumber(meta[7]) or 0, tonumber(meta[8]) or 0
+  stored_waiting, stored_free = waiting, free
+  stored.closed, stored.created = tonumber(meta[9]), tonumber(meta[10])
   if meta[4] and not RESTORING then return reply('HALTED', meta[4]) end
   if mark_generation == '0' then return nil end
   local generations_ahead = tonumber(generation) - tonumber(mark_generation)
@@ -125,24 +130,60 @@ local function append(event)
     'actor', event[11], 'ts', ts, 'data', event[12])
 end
 
+-- (A counter that is no number stays as it is: `muster verify` reports it.)
 local function write_head()
   redis.call('HSET', meta_key, 'seq', seq, 'ts', ts, 'clock', clock)
+  if waiting ~= stored_waiting then
+    redis.pcall('HINCRBY', meta_key, 'waiting', waiting - stored_waiting)
+  end
+  if free ~= stored_free then redis.pcall('HINCRBY', meta_key, 'free', free - stored_free) end
+  stored_waiting, stored_free = waiting, free
+end
+
+-- Workers, each read once. `left`: how many agents have left its slots since then (negative: have
+-- entered them); `settle` subtracts it from `agent_count`. Whoever writes other fields of a worker
+-- settles and forgets it.
+local workers = {}
+local function worker_of(id)
+  local worker = workers[id]
+  if not worker then
+    local found = redis.call('HMGET', process_key(id), 'epoch', 'status', 'max_agents',
+      'agent_count', 'alone')
+    worker = { epoch = tonumber(found[1]), status = found[2], slots = tonumber(found[3]) or 0,
+      count = tonumber(found[4]) or 0, alone = found[5] or '', left = 0 }
+    workers[id] = worker
+  end
+  return worker
+end
+
+-- Whether a worker has ended or its epoch was revoked.
+local function is_fenced(worker, epoch)
+  return worker.epoch ~= epoch or worker.status == 'lost' or worker.status == 'stopped'
+end
+
+local function free_slots(worker)
+  if worker.status ~= 'active' or worker.alone ~= '' then return 0 end
+  return worker.slots - worker.count
+end
+
+local function settle(id)
+  local worker = workers[id]
+  if worker and worker.left ~= 0 then
+    redis.call('HINCRBY', process_key(id), 'agent_count', -worker.left)
+    worker.count, worker.left = worker.count - worker.left, 0
+  end
 end
 
 -- Sets a worker's score to its free slots: 0 unless it is active and runs no isolated agent. No
 -- change if it is not listed, unless `enlist`.
-local function rescore(worker_id, enlist)
+local function rescore(id, enlist)
+  settle(id)
   local processes = base .. 'processes'
-  local old_score = redis.call('ZSCORE', processes, worker_id)
+  local old_score = redis.call('ZSCORE', processes, id)
   if not old_score and not enlist then return end
-  local process = redis.call('HMGET', process_key(worker_id), 'status', 'max_agents', 'agent_count',
-    'alone')
-  local free = 0
-  if process[1] == 'active' and (process[4] or '') == '' then
-    free = (tonumber(process[2]) or 0) - (tonumber(process[3] or '0') or 0)
-  end
-  redis.call('ZADD', processes, free, worker_id)
-  redis.call('HINCRBY', meta_key, 'free', free - tonumber(old_score or '0'))
+  local score = free_slots(worker_of(id))
+  redis.call('ZADD', processes, score, id)
+  free = free + score - tonumber(old_score or '0')
 end
 
 -- Workers whose free slots have changed: a script that changes them ends with `rescore_changed`.
@@ -198,35 +239,34 @@ end
 local function wake()
   local stalled, count = stalled_workers()
   wake_for_isolated(stalled, count)
-  local counts = redis.call('HMGET', meta_key, 'waiting', 'free')
-  local waiting, free = tonumber(counts[1] or '0'), tonumber(counts[2] or '0')
   if waiting <= 0 then return end
+  local room = free
   for id in pairs(stalled) do
-    free = free - tonumber(redis.call('ZSCORE', base .. 'processes', id) or '0')
+    room = room - tonumber(redis.call('ZSCORE', base .. 'processes', id) or '0')
   end
-  if free > 0 then
+  if room > 0 then
     local fullest = first_not_in(stalled,
       redis.call('ZRANGEBYSCORE', base .. 'processes', 1, '+inf', 'LIMIT', 0, count + 1))
     if fullest then push_inbox(fullest, 'work') end
   end
-  if waiting > free then signal('need', waiting - free) end
+  if waiting > room then signal('need', waiting - room) end
 end
 
 -- Lets a worker that ran one isolated agent accept others again.
-local function end_isolation(worker_id)
-  if (redis.call('HGET', process_key(worker_id), 'alone') or '') ~= '' then
-    redis.call('HSET', process_key(worker_id), 'alone', '')
+local function end_isolation(id)
+  if worker_of(id).alone ~= '' then
+    redis.call('HSET', process_key(id), 'alone', '')
     redis.call('HINCRBY', meta_key, 'alone', -1)
-    changed_workers[worker_id] = true
+    workers[id].alone, changed_workers[id] = '', true
   end
 end
 
 -- Frees an agent's slot in a worker.
 local function vacate(id, worker_id)
   if redis.call('SREM', base .. 'held:' .. worker_id, id) == 1 then
-    redis.call('HINCRBY', process_key(worker_id), 'agent_count', -1)
-    if redis.call('HGET', process_key(worker_id), 'alone') == id then end_isolation(worker_id) end
-    changed_workers[worker_id] = true
+    local worker = worker_of(worker_id)
+    worker.left, changed_workers[worker_id] = worker.left + 1, true
+    if worker.alone == id then end_isolation(worker_id) end
   end
 end
 

@@ -8,10 +8,7 @@
 -- Invariant: a fenced worker renews nothing.
 
 local worker, epoch = ARGV[3], ARGV[4]
-local process = redis.call('HMGET', process_key(worker), 'epoch', 'status')
-if process[1] ~= epoch or process[2] == 'lost' or process[2] == 'stopped' then
-  return reply('FENCED')
-end
+if is_fenced(worker_of(worker), tonumber(epoch)) then return reply('FENCED') end
 write_head()  -- so that later events and heartbeats have no earlier time than this one
 redis.call('HSET', process_key(worker), 'renewal', unique_number(), 'last_heartbeat', number(ts),
   'lease', ARGV[9])
@@ -38,7 +35,7 @@ for _, id in ipairs(redis.call('SMEMBERS', base .. 'held:' .. worker)) do
     stops[#stops + 1] = flag
   end
 end
-local config = redis.call('HMGET', meta_key, 'config_version', 'config', 'waiting')
-local waiting = tonumber(config[3] or '0') + redis.call('ZCARD', base .. 'alone')
+local config = redis.call('HMGET', meta_key, 'config_version', 'config')
+local backlog = waiting + redis.call('ZCARD', base .. 'alone')
 if not config[1] or config[1] == ARGV[10] then config = { '', '' } end
-return reply('OK', process[2], stops, config[1], config[2], number(waiting))
+return reply('OK', worker_of(worker).status, stops, config[1], config[2], backlog)

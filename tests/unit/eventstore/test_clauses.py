@@ -9,7 +9,7 @@ import pytest
 from eventstore.language.agents import Status
 from eventstore.log.script_runner import script
 from eventstore.steps import clauses
-from eventstore.steps.clauses import Check, Enters, Leaves, MoveAgent, Write
+from eventstore.steps.clauses import Check, Enters, Leaves, PutAgent, Write
 from eventstore.steps.step import LISTED
 
 SCRIPT = script("commit").text
@@ -33,15 +33,15 @@ def test_a_function_takes_the_fields_of_its_clause(name: str):
 
 
 @pytest.mark.parametrize(("part", "struct"), [("leaves", Leaves), ("enters", Enters)])
-def test_a_move_reads_every_part_of_it_and_no_other(part: str, struct: Any):
+def test_what_an_agent_leaves_and_enters_is_read_completely(part: str, struct: Any):
     read = {int(index) for index in re.findall(rf"{part}\[(\d+)\]", SCRIPT)}
     assert read == set(range(1, len(msgspec.structs.fields(struct)) + 1))
 
 
 def test_a_clause_travels_as_an_array_that_begins_with_its_name():
-    sent = msgspec.msgpack.decode(clauses.encode([], [MoveAgent("a", ended_ms=5)]))
+    sent = msgspec.msgpack.decode(clauses.encode([], [PutAgent("a", ended_ms=5)]))
     leaves, enters = [False, "", False, False, ""], [0, "", False, 0, 0]
-    assert sent == [[], [["MoveAgent", "a", leaves, enters, False, 5]]]
+    assert sent == [[], [["PutAgent", "a", [], leaves, enters, False, 5, False]]]
 
 
 def test_every_status_says_where_an_agent_is_listed():

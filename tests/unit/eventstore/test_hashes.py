@@ -55,6 +55,18 @@ def test_the_fields_that_differ_turn_one_hash_into_the_other(old: Agent, new: Ag
     assert AGENT.to_flat(new, new) == []
 
 
+@given(states(Agent))
+def test_a_hash_without_what_is_its_default_is_read_as_the_complete_one(agent: Agent) -> None:
+    """It has all that an older version expects, and nothing is left out of a hash that exists."""
+    flat = AGENT.to_flat(agent, absent=True)
+    stored = dict(zip(flat[::2], flat[1::2], strict=True))
+    assert stored.keys() >= set(AGENT.first)
+    assert AGENT.completed(stored) == AGENT.to_hash(agent)
+    assert AGENT.from_hash(agent.agent_id, stored) == without_views_only(agent)
+    flat = AGENT.to_flat(agent)
+    assert dict(zip(flat[::2], flat[1::2], strict=True)) == AGENT.to_hash(agent)
+
+
 @given(states(Worker))
 def test_a_worker_comes_back_from_its_hash(worker: Worker) -> None:
     assert WORKER.from_hash(worker.worker_id, WORKER.to_hash(worker)) == without_views_only(worker)
@@ -96,9 +108,13 @@ def test_a_type_that_a_hash_cannot_hold_is_refused_when_the_codec_is_made() -> N
 def lua_table(codec: HashCodec[Any]) -> dict[str, tuple[list[str], bool]]:
     """Of each field the patterns, as Python has them, and whether the hash may lack it."""
     found = {}
-    for line in codec.lua_checks().splitlines()[1:-1]:
-        name, *patterns = re.findall(r"'([^']*)'", line)
-        found[name] = ([_translated(pattern) for pattern in patterns], "later = true" in line)
+    for line in codec.lua_check().splitlines()[2:-1]:
+        usual, *patterns, name = re.findall(r"'([^']*)'", line)
+        assert any(re.search(_translated(pattern), usual) for pattern in patterns)
+        assert f"text = hash.{name} if " in line
+        may_lack = "if text and text ~=" in line
+        assert may_lack or "if not text or text ~=" in line
+        found[name] = ([_translated(pattern) for pattern in patterns], may_lack)
     return found
 
 
