@@ -5,8 +5,8 @@ admitted up to the first that breaks it, with a sentence that gives the reason; 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from operator import attrgetter
-from typing import Final
+from itertools import chain, repeat
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -26,10 +26,6 @@ DECODED_AT_ONCE: Final = 100
 """Entries: a page of them can have many megabytes."""
 _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}".encode()
 FIELD_NAMES: Final = [name.encode() for name in log_events.ENTRY_FIELDS]
-
-_copied_fields = attrgetter(
-    *(name for name in log_events.Event.__struct_fields__ if name != "body")
-)
 
 
 class Admitted(Struct, frozen=True):
@@ -104,22 +100,30 @@ def read_entry(pool: str, generation: int, entry: Entry) -> EventRow:
 
 
 def _decoded(pool: str, generation: int, entries: Iterable[Entry]) -> Iterator[EventRow]:
-    width = len(FIELD_NAMES) + 1
+    """Column by column: that takes half as long as entry by entry."""
+    width = len(FIELD_NAMES)
     for some in chunks(entries, DECODED_AT_ONCE):
-        values: list[bytes] = []
-        for stream_id, fields in some:
-            values.append(stream_id)
-            if list(fields[::2]) == FIELD_NAMES:
-                values += fields[1::2]
-            else:
-                found = dict(zip(fields[::2], fields[1::2], strict=False))
-                values.append(b"entry with other fields")
-                values += (found.get(name, b"") for name in FIELD_NAMES[1:])
-        texts = _texts_of(values)
-        for at in range(0, len(texts), width):
-            of_entry = log_events.entry_values(texts[at + 1 : at + width], number_of)
-            kind, version, seq, *others = of_entry
-            yield EventRow(pool, generation, seq, texts[at], kind, version, *others)
+        fields = [*chain.from_iterable(fields for _, fields in some)]
+        if fields[::2] != FIELD_NAMES * len(some):
+            fields = [*chain.from_iterable(_usual(fields) for _, fields in some)]
+        texts = _texts_of([*(stream_id for stream_id, _ in some), *fields[1::2]])
+        columns: dict[str, Iterable[Any]] = {
+            name: texts[at::width] for at, name in enumerate(log_events.ENTRY_FIELDS, len(some))
+        }
+        for name in log_events.ENTRY_NUMBERS:
+            columns[name] = map(number_of, columns[name])
+        columns |= {"pool": repeat(pool), "generation": repeat(generation)}
+        columns["stream_id"] = texts[: len(some)]
+        yield from map(EventRow, *(columns[name] for name in EventRow.__struct_fields__))
+
+
+def _usual(fields: Sequence[bytes]) -> Sequence[bytes]:
+    """The fields of an entry; of one with others a type that is not known."""
+    if list(fields[::2]) == FIELD_NAMES:
+        return fields
+    found = dict(zip(fields[::2], fields[1::2], strict=False))
+    found[b"type"] = b"entry with other fields"
+    return [part for name in FIELD_NAMES for part in (name, found.get(name, b""))]
 
 
 def entry_of(row: EventRow) -> Entry:
@@ -148,9 +152,11 @@ def event_of(row: EventRow) -> log_events.Event:
     """Raises `UnknownEvent`, and `msgspec.DecodeError` for what is not what it must be."""
     if len(row.subject) > log_events.NAME_MAX or len(row.worker_id) > log_events.NAME_MAX:
         raise msgspec.ValidationError(f"a name of more than {log_events.NAME_MAX} characters")
-    return log_events.Event(
-        log_events.decode_body(row.type, row.version, row.data), *_copied_fields(row)
-    )
+    body = log_events.decode_body(row.type, row.version, row.data)
+    # Written out, which takes half as long as by the names of the fields.
+    cause = (row.correlation_id, row.causation_id, row.traceparent, row.actor)
+    of_worker = (row.event_id, row.subject, row.incarnation, row.worker_id, row.epoch)
+    return log_events.Event(body, *of_worker, *cause, row.seq, row.ts, row.stream_id)
 
 
 def require_short_names(*names: str) -> None:

@@ -5,10 +5,11 @@ It has one connection that blocks in XREAD, and a few for short commands.
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import starmap
 from typing import Any, Final
 
 from msgspec import Struct
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection
 
 from eventstore.connection.calls import completed, refusal, translated_errors
 from eventstore.connection.clients import Client
@@ -20,7 +21,9 @@ from projector.intake.archive import id_order
 from projector.intake.entries import read_entries, read_entry
 from projector.store.database import Database
 from projector.store.rows import EventRow, Position
-from projector.store.tables import EVENTS, run
+from projector.store.tables import run
+
+SEQ_MAX: Final = 2**63 - 1
 
 
 class Addresses(Struct, frozen=True, kw_only=True):
@@ -134,25 +137,43 @@ class Source:
         return read_entries(position, entries)
 
 
+_NOT_FOLDED: Final = ("causation_id", "traceparent", "actor")
+_COLUMNS: Final = {
+    folded: ", ".join(
+        f"'' AS {name}" if folded and name in _NOT_FOLDED else name
+        for name in EventRow.__struct_fields__
+    )
+    for folded in (True, False)
+}
+_AFTER: Final = (
+    "SELECT {columns} FROM {{}}events WHERE pool = ? AND generation = ? AND seq > ? AND seq <= ?"
+    " ORDER BY seq LIMIT ?"
+)
+_LATER: Final = "SELECT min(generation) FROM {}events WHERE pool = ? AND generation > ?"
+
+
 def read_archive(
-    connection: Connection, position: Position, *, count: int, last: int | None = None
+    connection: Connection,
+    position: Position,
+    *,
+    count: int,
+    last: int = SEQ_MAX,
+    folded: bool = False,
 ) -> list[EventRow]:
     """Archived events after a position, up to seq `last`; in later generations too.
 
     A generation starts where the archive of the one before it ended, so `seq` orders all of them.
+    `folded`: without what no fold needs.
     """
     rows: list[EventRow] = []
     generation: int | None = position.generation
-    of_pool, after = EVENTS.c.pool == position.pool, EVENTS.c.seq > position.seq
+    statement = _AFTER.format(columns=_COLUMNS[folded])
     while generation is not None and len(rows) < count:
         # One generation at a time: else all of it up to the position would be read.
-        query = select(EVENTS).where(of_pool, EVENTS.c.generation == generation, after)
-        query = query if last is None else query.where(EVENTS.c.seq <= last)
-        found = connection.execute(query.order_by(EVENTS.c.seq).limit(count - len(rows)))
-        rows += (EventRow(*row) for row in found.all())
+        of_generation = (position.pool, generation, position.seq, last, count - len(rows))
+        rows += starmap(EventRow, run(connection, statement, *of_generation))
         if len(rows) < count:
-            later = select(func.min(EVENTS.c.generation)).where(of_pool)
-            generation = connection.execute(later.where(EVENTS.c.generation > generation)).scalar()
+            generation = run(connection, _LATER, position.pool, generation).scalar()
     return rows
 
 

@@ -60,9 +60,9 @@ class _ArchiveFold(Struct):
     def _fold_some(self, connection: Connection) -> None:
         for _ in range(READS):
             at = self.position
-            rows = (
-                read_archive(connection, at, count=self.batch) if is_behind(at, self.last) else []
-            )
+            rows = []
+            if is_behind(at, self.last):
+                rows = read_archive(connection, at, count=self.batch, folded=True)
             following = takewhile(lambda pair: pair[0] == pair[1].seq, enumerate(rows, at.seq + 1))
             dense = [row for _, row in following]
             if not dense:
