@@ -4,14 +4,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from aiohttp import web
 from msgspec.structs import replace
 
 from eventstore.errors import LogError
 from eventstore.language.agents import Agent, Status
 from eventstore.language.workers import is_role_problem
-from gateway.backend.backend import BACKEND, Backend
-from gateway.backend.read_state import READ_STATE
+from gateway.backend.backend import Backend
+from gateway.backend.call import Call
 from gateway.following.waiters import Watch
 from gateway.wire.problems import Kind, Problem
 from projector.queries.views import WAITS_FOR_CLAIM, WAITS_FOR_ISOLATION, AgentRow
@@ -21,7 +20,7 @@ LOOK_SECONDS: Final = 0.5
 
 
 async def from_views(
-    backend: Backend, request: web.Request, agent_id: str, pool: str | None = None
+    backend: Backend, call: Call, agent_id: str, pool: str | None = None
 ) -> AgentRow:
     """An agent as the views have it; waits for those of its pool only. Raises `Problem`."""
     async with backend.read_views() as views:
@@ -31,8 +30,8 @@ async def from_views(
         if pool is None:
             with suppress(LogError):
                 pool = await _pool_in_log(backend, agent_id, refresh=False)
-        pools = request[READ_STATE].requested if pool is None else [pool]
-        await backend.catch_up(views, request, pools)
+        pools = call.read_state.requested if pool is None else [pool]
+        await backend.catch_up(views, call.read_state, pools)
         row = await views.agent(agent_id, pool)
     if row is None:
         raise not_found(agent_id, pool)
@@ -61,10 +60,10 @@ def _waits_for_claim(row: AgentRow) -> bool:
     return waits and row.status == Status.PENDING
 
 
-async def from_log(backend: Backend, request: web.Request, agent: Agent) -> AgentRow:
+async def from_log(backend: Backend, call: Call, agent: Agent) -> AgentRow:
     """An agent as the log has it; one that is pending, with what the views know it waits for."""
     row = AgentRow.of(agent, backend.log.high_water_mark(agent.pool_name)[0])
-    backend.report_position(request, agent.pool_name)
+    backend.report_position(call.read_state, agent.pool_name)
     stale = backend.disconnected
     if agent.status is Status.PENDING:
         try:
@@ -76,12 +75,12 @@ async def from_log(backend: Backend, request: web.Request, agent: Agent) -> Agen
             (row,) = await with_blocked(backend, [view_row])
         else:
             stale = True
-    request[READ_STATE].stale |= stale
+    call.read_state.stale |= stale
     return row
 
 
 async def follow(
-    request: web.Request,
+    call: Call,
     watch: Watch,
     agent: Agent,
     deadline: float,
@@ -89,9 +88,9 @@ async def follow(
     until: Callable[[Agent], bool],
 ) -> Agent:
     """An agent once a command that was written has had its effect, or at the `deadline`."""
-    backend = request[BACKEND]
+    backend = call.backend
     while not until(agent) and (event := await watch.next(deadline)):
-        backend.mark_observed(request, agent.pool_name, event.seq)
+        backend.mark_observed(call.read_state, agent.pool_name, event.seq)
         try:
             agent = await backend.log.agent(agent.pool_name, agent.agent_id) or agent
         except LogError:  # only the outcome cannot be read

@@ -5,12 +5,10 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway.backend.backend import BACKEND, ORIGIN
-from gateway.backend.read_state import READ_STATE
+from gateway.backend.call import Call
 from gateway.fallback import FALLBACK_HEADER
 from gateway.options import GatewayOptions
 from gateway.wire.answer import Answer
-from gateway.wire.request_key import RequestKey
 
 SECURITY_HEADERS: Final = {
     "Content-Security-Policy": (
@@ -24,23 +22,21 @@ SECURITY_HEADERS: Final = {
     "Cache-Control": "no-store",
     "Server": "muster",
 }
-STARTED: Final = RequestKey("muster.started", web.StreamResponse)
-"""The answer whose head was sent."""
 
 
-def set_headers(request: web.BaseRequest, response: Answer | web.StreamResponse) -> None:
+def set_headers(call: Call, response: Answer | web.StreamResponse) -> None:
     """Add the headers of every answer to one that was not started."""
     headers = response.headers
-    headers.update(default_headers(request[BACKEND].options))
-    headers["X-Request-Id"] = request[ORIGIN].correlation_id
-    headers.update(request[READ_STATE].headers)
+    headers.update(default_headers(call.backend.options))
+    headers["X-Request-Id"] = call.origin.correlation_id
+    headers.update(call.read_state.headers)
 
 
-async def start_stream(request: web.BaseRequest, response: web.StreamResponse) -> None:
+async def start_stream(call: Call, response: web.StreamResponse) -> None:
     """Send the head of an answer whose content follows."""
-    set_headers(request, response)
-    request[STARTED] = response
-    await response.prepare(request)
+    set_headers(call, response)
+    call.started = response
+    await response.prepare(call.request)
 
 
 def default_headers(options: GatewayOptions) -> Mapping[str, str]:

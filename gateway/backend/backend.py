@@ -16,8 +16,6 @@ from contextlib import (
 )
 from typing import Final, TypeVar
 
-from aiohttp import web
-
 from eventstore.connection.calls import UNREACHABLE, translated_errors
 from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import CATALOGUE, Keys
@@ -27,10 +25,9 @@ from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
 from eventstore.names import unknown_name
 from eventstore.redis_errors import RedisError
-from eventstore.steps.step import Origin
 from gateway.backend.acknowledgements import AcknowledgedCommands
 from gateway.backend.durability_levels import Capabilities
-from gateway.backend.read_state import READ_STATE, ReadState
+from gateway.backend.read_state import ReadState
 from gateway.backend.redis_health import FailFastClient, RedisHealth
 from gateway.backend.turns import Turns
 from gateway.following.counters import Observations
@@ -39,12 +36,10 @@ from gateway.following.tail import Tail
 from gateway.following.waiters import Waiters
 from gateway.options import GatewayOptions
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.request_key import RequestKey
 from projector.queries import views as queries
 from projector.queries.sharing import SharedQueries
 
 T = TypeVar("T")
-ORIGIN: Final = RequestKey("muster.origin", Origin)
 VIEWS_ERRORS: Final = (queries.DatabaseError, queries.DatabaseUnreachable, OSError)
 """What reading the views raises where the database cannot answer; a time-out is an `OSError`."""
 
@@ -209,13 +204,12 @@ class Backend:
         return positions
 
     async def catch_up(
-        self, views: queries.Views, request: web.Request, pools: Iterable[str] | None = None
+        self, views: queries.Views, read_state: ReadState, pools: Iterable[str] | None = None
     ) -> None:
         """Wait until the views have what was acknowledged of `pools` (None: of all).
 
         What the request's position says of other pools matters to no answer about these.
         """
-        read_state: ReadState = request[READ_STATE]
         if pools is None:
             await self._drop_removed(read_state.requested)
             pools = (*read_state.requested, CATALOGUE, *self.known_pools())
@@ -263,7 +257,7 @@ class Backend:
         superseded = position.generation > generation
         return max(0 if superseded else seq, read_state.requested.get(position.pool, 0))
 
-    def mark_observed(self, request: web.Request | None, pool: str, seq: int) -> None:
+    def mark_observed(self, read_state: ReadState | None, pool: str, seq: int) -> None:
         """Note an event that an answer includes: what is read later must not be older.
 
         The tail has raised the high-water mark for it. An event above the mark is of a log that was
@@ -272,12 +266,12 @@ class Backend:
         generation, high_water_seq = self.log.high_water_mark(pool)
         if seq <= high_water_seq:
             self.log.acknowledge(pool, generation, seq)
-        if request is not None:
-            request[READ_STATE].position[pool] = seq
+        if read_state is not None:
+            read_state.position[pool] = seq
 
-    def report_position(self, request: web.Request, pool: str) -> None:
+    def report_position(self, read_state: ReadState, pool: str) -> None:
         """Let the answer say the log's position when its step was acknowledged."""
-        request[READ_STATE].position[pool] = self.log.acknowledged(pool)[1]
+        read_state.position[pool] = self.log.acknowledged(pool)[1]
 
     async def require_known_pool(self, name: str) -> None:
         """Raises `Problem` unless there is, or was, such a pool."""
@@ -292,6 +286,3 @@ class Backend:
         if pool is not None:
             with suppress(LogError):
                 await self.require_known_pool(pool)
-
-
-BACKEND: Final = RequestKey("muster.backend", Backend)

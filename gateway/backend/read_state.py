@@ -8,7 +8,6 @@ from aiohttp import web
 from msgspec import Struct
 
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.request_key import RequestKey
 
 POSITION_HEADER: Final = "Muster-Position"
 POSITION_LENGTH_MAX: Final = 1_000
@@ -49,9 +48,6 @@ class ReadState(Struct):
         if len(text) < POSITION_LENGTH_MAX:
             return text
         return text[:POSITION_LENGTH_MAX].rpartition(",")[0]
-
-
-READ_STATE: Final = RequestKey("muster.reading", ReadState)
 
 
 def requested_position(request: web.Request) -> dict[str, int]:

@@ -7,10 +7,9 @@ and that of a worker only while it lives: there is no end of those.
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from aiohttp import web
-
 from eventstore.errors import LogUnreachable
-from gateway.backend.backend import BACKEND, Backend
+from gateway.backend.backend import Backend
+from gateway.backend.call import Call
 from gateway.backend.shared_answers import answered_once
 from gateway.following.counters import Histogram
 from gateway.health.facts import (
@@ -52,7 +51,7 @@ FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
         "From the request for an agent until it ran.",
     ),
     "muster_commands_total": ("counter", "Commands answered, by durability asked for and reached."),
-    "muster_http_request_seconds": ("histogram", "Answering a request, by method and route."),
+    "muster_http_request_seconds": ("histogram", "Answering a call, by method and route."),
     "muster_http_requests_total": ("counter", "Requests answered, by method, route and status."),
 }
 """Kind and help text by name, in the order in which they are printed."""
@@ -92,12 +91,12 @@ def _escaped(text: str) -> str:
 
 
 @answered_once
-async def metrics(request: web.Request) -> Answer:
+async def metrics(call: Call) -> Answer:
     """Figures for Prometheus.
 
     What cannot be asked now is left out, and `muster_up` says so.
     """
-    backend = request[BACKEND]
+    backend = call.backend
     out = Exposition()
     facts = await redis_facts(backend)
     out.add("muster_up", int(facts.reachable), part="redis")

@@ -9,13 +9,13 @@ from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Final
 
-from aiohttp import web
 from msgspec import Struct
 
 from eventstore.language.agents import shared_fields
 from eventstore.language.events import EVENT_TYPES
 from eventstore.language.pool_config import PoolConfig
-from gateway.backend.backend import BACKEND, Backend
+from gateway.backend.backend import Backend
+from gateway.backend.call import Call
 from gateway.backend.durability_levels import DurabilityFacts
 from gateway.backend.shared_answers import answered_once
 from gateway.health import facts
@@ -118,11 +118,11 @@ class HealthReport(Struct, frozen=True, kw_only=True):
 
 
 @answered_once
-async def system(request: web.Request) -> Answer:
+async def system(call: Call) -> Answer:
     """Figures of the whole system."""
-    backend = request[BACKEND]
+    backend = call.backend
     async with backend.read_views() as views:
-        await backend.catch_up(views, request)
+        await backend.catch_up(views, call.read_state)
         agent_counts, workers = await views.count_agents(), await views.workers()
     redis = await facts.redis_facts(backend)
     return json_response(
@@ -162,13 +162,13 @@ def _host_figures() -> HostFigures:
 
 
 @answered_once
-async def dashboard(request: web.Request) -> Answer:
+async def dashboard(call: Call) -> Answer:
     """What the dashboard shows."""
-    backend = request[BACKEND]
+    backend = call.backend
     redis = await facts.redis_facts(backend)
     alerts = await current_alerts(backend, redis)
     async with backend.read_views() as views:
-        await backend.catch_up(views, request)
+        await backend.catch_up(views, call.read_state)
         data = Dashboard(
             version=backend.options.version,
             fallback=facts.fallback_description(backend),
@@ -197,22 +197,22 @@ def _short(events: Sequence[EventRow]) -> list[EventRow]:
 
 
 @answered_once
-async def alerts(request: web.Request) -> Answer:
+async def alerts(call: Call) -> Answer:
     """What needs attention."""
-    backend = request[BACKEND]
+    backend = call.backend
     redis = await facts.redis_facts(backend)
     with suppress(Problem):  # of which there is an alert
         async with backend.read_views() as views:
-            await backend.catch_up(views, request)
+            await backend.catch_up(views, call.read_state)
     return json_response(AlertList(await current_alerts(backend, redis)))
 
 
-async def health(request: web.Request, query: HealthQuery) -> Answer:
+async def health(call: Call, query: HealthQuery) -> Answer:
     """Health of the agents, by pool."""
-    backend = request[BACKEND]
+    backend = call.backend
     after_id = decode_cursor(query.cursor)
     async with backend.read_views() as views:
-        await backend.catch_up(views, request)
+        await backend.catch_up(views, call.read_state)
         agent_filter = AgentFilter(pool_name=query.pool_name, ended=False)
         found = await views.agents(
             agent_filter, after=after_id, limit=query.limit + 1, with_input=False

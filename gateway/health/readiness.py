@@ -4,10 +4,10 @@ out of service, since it would take all of them. It is in the body, and in alert
 
 from collections.abc import Sequence
 
-from aiohttp import web
 from msgspec import Struct
 
-from gateway.backend.backend import BACKEND, Backend
+from gateway.backend.backend import Backend
+from gateway.backend.call import Call
 from gateway.health.facts import (
     RECOVER_ADVICE,
     ViewFacts,
@@ -38,14 +38,14 @@ class Readiness(Struct, frozen=True):
     """Whether the other answers again, so that the next start hands over to it."""
 
 
-async def alive(_request: web.Request) -> Answer:
+async def alive(_call: Call) -> Answer:
     """The process answers."""
     return json_response(Alive())
 
 
-async def ready(request: web.Request) -> Answer:
+async def ready(call: Call) -> Answer:
     """It can take commands."""
-    backend = request[BACKEND]
+    backend = call.backend
     probe_seconds = backend.limits.probe_seconds
     warnings = list(backend.tail.stopped.values())
     lost: list[str] = []

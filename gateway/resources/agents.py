@@ -3,15 +3,13 @@
 from functools import partial
 from typing import Any
 
-from aiohttp import web
-
 from eventstore.errors import Unreadable
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.agents import TERMINAL, shared_fields
 from eventstore.log.replies import Outcome, Proof
 from eventstore.names import unknown_name
 from gateway.backend import agent_rows
-from gateway.backend.backend import BACKEND, ORIGIN
+from gateway.backend.call import Call
 from gateway.resources import as_of
 from gateway.resources.durability import durability_request
 from gateway.resources.parked import park_unreadable
@@ -22,22 +20,22 @@ from gateway.wire.responses import json_response, page_response
 from projector.queries.views import AgentFilter, AgentRow
 
 
-async def list_agents(request: web.Request, query: requests.AgentQuery) -> Answer:
+async def list_agents(call: Call, query: requests.AgentQuery) -> Answer:
     """The registry, page by page."""
     name, _, value = (query.label or "").partition(":")
     label = (name, value) if query.label else None
-    return await _list_agents(request, query, shared_fields(query, AgentFilter) | {"label": label})
+    return await _list_agents(call, query, shared_fields(query, AgentFilter) | {"label": label})
 
 
 async def list_project(
-    request: web.Request, project_id: requests.ProjectId, query: requests.ProjectQuery
+    call: Call, project_id: requests.ProjectId, query: requests.ProjectQuery
 ) -> Answer:
     """The agents of a project."""
-    return await _list_agents(request, query, {"project_id": project_id})
+    return await _list_agents(call, query, {"project_id": project_id})
 
 
 async def _list_agents(
-    request: web.Request,
+    call: Call,
     query: requests.AgentQuery | requests.ProjectQuery,
     conditions: dict[str, Any],
 ) -> Answer:
@@ -48,36 +46,36 @@ async def _list_agents(
     wanted, after = AgentFilter(**conditions), responses.decode_cursor(query.cursor)
     pools = None if wanted.pool_name is None else [wanted.pool_name]
     with_input = requests.Part.INPUT in query.include
-    async with as_of.reading(request, query.as_of, pools) as (views, point):
+    async with as_of.reading(call, query.as_of, pools) as (views, point):
         find = partial(views.history.agents, point) if point else views.agents
         rows = await find(wanted, after=after, limit=query.limit + 1, with_input=with_input)
     if point is None:
-        rows = await agent_rows.with_blocked(request[BACKEND], rows)
+        rows = await agent_rows.with_blocked(call.backend, rows)
         if not rows:
-            await request[BACKEND].explain_empty(wanted.pool_name)
-    again = as_of.same_point(request)
-    return page_response(request, "agents", rows, query.limit, "agent_id", **again)
+            await call.backend.explain_empty(wanted.pool_name)
+    again = as_of.same_point(call)
+    return page_response(call.request, "agents", rows, query.limit, "agent_id", **again)
 
 
-async def list_workers(request: web.Request, query: requests.WorkerQuery) -> Answer:
+async def list_workers(call: Call, query: requests.WorkerQuery) -> Answer:
     """The worker processes, page by page."""
     after = responses.decode_cursor(query.cursor, requests.WorkerId)
     pool, ended = query.pool_name, query.include_ended
     pools = None if pool is None else [pool]
-    async with as_of.reading(request, query.as_of, pools) as (views, point):
+    async with as_of.reading(call, query.as_of, pools) as (views, point):
         find = partial(views.history.workers, point) if point else views.workers
         rows = await find(pool, ended=ended, after=after, limit=query.limit + 1)
     if point is None and not rows:
-        await request[BACKEND].explain_empty(pool)
-    again = as_of.same_point(request)
-    return page_response(request, "workers", rows, query.limit, "worker_id", **again)
+        await call.backend.explain_empty(pool)
+    again = as_of.same_point(call)
+    return page_response(call.request, "workers", rows, query.limit, "worker_id", **again)
 
 
-async def get_worker(request: web.Request, worker_id: requests.WorkerId) -> Answer:
+async def get_worker(call: Call, worker_id: requests.WorkerId) -> Answer:
     """One worker process."""
-    backend = request[BACKEND]
+    backend = call.backend
     async with backend.read_views() as views:
-        await backend.catch_up(views, request)
+        await backend.catch_up(views, call.read_state)
         row = await views.worker(worker_id)
     if row is None:
         detail = unknown_name("worker", worker_id)
@@ -85,16 +83,14 @@ async def get_worker(request: web.Request, worker_id: requests.WorkerId) -> Answ
     return json_response(row)
 
 
-async def get_agent(
-    request: web.Request, agent_id: requests.Identifier, query: requests.AsOfQuery
-) -> Answer:
+async def get_agent(call: Call, agent_id: requests.Identifier, query: requests.AsOfQuery) -> Answer:
     """One agent."""
-    backend, text = request[BACKEND], query.as_of
+    backend, text = call.backend, query.as_of
     if text is None:
-        return json_response(await agent_rows.from_views(backend, request, agent_id))
+        return json_response(await agent_rows.from_views(backend, call, agent_id))
     async with backend.read_history() as views:
         pool = await views.history.pool_of(agent_id)
-        point = await as_of.resolve(request, views, text, None if pool is None else [pool])
+        point = await as_of.resolve(call, views, text, None if pool is None else [pool])
         pool = pool or await views.history.pool_of(agent_id)  # it may have been waited for
         row = await views.history.agent(point, agent_id, pool)
     if row is None:
@@ -102,42 +98,41 @@ async def get_agent(
     return json_response(row)
 
 
-async def terminate(request: web.Request, body: requests.TerminateRequest) -> Answer:
+async def terminate(call: Call, body: requests.TerminateRequest) -> Answer:
     """End an agent."""
-    await request[BACKEND].require_known_pool(body.pool_name)
-    return await _terminate(request, body.pool_name, body.agent_id, body.graceful)
+    await call.backend.require_known_pool(body.pool_name)
+    return await _terminate(call, body.pool_name, body.agent_id, body.graceful)
 
 
 async def delete_agent(
-    request: web.Request, agent_id: requests.Identifier, query: requests.DeleteAgentQuery
+    call: Call, agent_id: requests.Identifier, query: requests.DeleteAgentQuery
 ) -> Answer:
     """End an agent."""
     pool = query.pool_name
     if pool is None:
-        pool = await agent_rows.pool_of(request[BACKEND], agent_id)
+        pool = await agent_rows.pool_of(call.backend, agent_id)
     else:
-        await request[BACKEND].require_known_pool(pool)
-    return await _terminate(request, pool, agent_id, query.graceful)
+        await call.backend.require_known_pool(pool)
+    return await _terminate(call, pool, agent_id, query.graceful)
 
 
-async def _terminate(request: web.Request, pool: str, agent_id: str, graceful: bool) -> Answer:
-    backend = request[BACKEND]
-    durability = await durability_request(request)
+async def _terminate(call: Call, pool: str, agent_id: str, graceful: bool) -> Answer:
+    backend = call.backend
+    durability = await durability_request(call)
     with backend.waiters.watch(agent_id) as watch:
         try:
             result = await backend.log.act(
-                pool, agent_id, Terminate(graceful=graceful), request[ORIGIN]
+                pool, agent_id, Terminate(graceful=graceful), call.origin
             )
         except Unreadable as error:
             raise await park_unreadable(backend, pool, error) from error
         agent = result.agent
         if result.outcome is Outcome.ABSENT or agent is None:
-            row = await agent_rows.from_views(backend, request, agent_id, pool)
+            row = await agent_rows.from_views(backend, call, agent_id, pool)
             if row.status not in TERMINAL:
-                raise await _missing_agent_problem(request, row)
+                raise await _missing_agent_problem(call, row)
             durability.start(Proof(pool, "log"))
-            headers = durability.preference.headers
-            return await durability.response(row, headers=headers, agent_id=agent_id)
+            return await durability.response(row, agent_id=agent_id)
         if result.proof is not None:
             backend.acknowledged_commands.record(result.proof, "terminate", agent_id)
         else:  # its end was requested before, perhaps by a request whose answer was lost
@@ -145,20 +140,19 @@ async def _terminate(request: web.Request, pool: str, agent_id: str, graceful: b
             backend.acknowledged_commands.record_once(head, "terminate", agent_id)
         durability.start(result.proof or Proof(pool, "ending", agent_id))
         agent = await agent_rows.follow(
-            request, watch, agent, durability.deadline, until=lambda known: known.ended
+            call, watch, agent, durability.deadline, until=lambda known: known.ended
         )
-    row = await agent_rows.from_log(backend, request, agent)
+    row = await agent_rows.from_log(backend, call, agent)
     status = 200 if row.status in TERMINAL else 202
-    headers = {**durability.preference.headers, "Location": f"{responses.AGENTS}/{agent_id}"}
-    return await durability.response(row, status, headers, agent_id)
+    return await durability.response(row, status, agent_id=agent_id)
 
 
-async def _missing_agent_problem(request: web.Request, row: AgentRow) -> Problem:
+async def _missing_agent_problem(call: Call, row: AgentRow) -> Problem:
     """Redis has nothing of an agent that has not ended according to the views.
 
     If its pool does not list it, it has ended, and only the views lack that.
     """
-    backend = request[BACKEND]
+    backend = call.backend
     if row.agent_id not in await backend.log.live(row.pool_name):
         return agent_rows.not_found(row.agent_id)
     unreadable = Unreadable("agent", row.agent_id, "its hash is gone")

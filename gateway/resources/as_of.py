@@ -14,14 +14,12 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
 
-from aiohttp import web
-
 from eventstore.connection.calls import execute_many
 from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE
 from eventstore.redis_errors import RedisError
-from gateway.backend.backend import BACKEND, Backend
-from gateway.backend.read_state import READ_STATE
+from gateway.backend.backend import Backend
+from gateway.backend.call import Call
 from gateway.wire.problems import Kind, Problem
 from projector.queries.views import AsOf, NotYetArchived, PointInTime, Position, Views
 
@@ -36,25 +34,25 @@ _SPACED_ZONE: Final = re.compile(r" (\d\d:?\d\d)$")
 
 @asynccontextmanager
 async def reading(
-    request: web.Request, text: str | None, pools: Collection[str] | None = None
+    call: Call, text: str | None, pools: Collection[str] | None = None
 ) -> AsyncIterator[tuple[Views, PointInTime | None]]:
     """The views, with all that was acknowledged of some pools (None: of all), or a point in time.
 
     Raises `Problem` and whatever the history raises.
     """
-    backend = request[BACKEND]
+    backend = call.backend
     if text is None:
         async with backend.read_views() as views:
-            await backend.catch_up(views, request, pools)
+            await backend.catch_up(views, call.read_state, pools)
             yield views, None
     else:
         async with backend.read_history() as views:
-            yield views, await resolve(request, views, text, pools)
+            yield views, await resolve(call, views, text, pools)
 
 
-def same_point(request: web.Request) -> dict[str, str]:
+def same_point(call: Call) -> dict[str, str]:
     """The parameter with which a next page is about the same point in time, if it is about one."""
-    point = request[READ_STATE].as_of
+    point = call.read_state.as_of
     return {"as_of": point} if point else {}
 
 
@@ -100,13 +98,13 @@ def _invalid(why: str) -> Problem:
 
 
 async def resolve(
-    request: web.Request, views: Views, text: str, pools: Collection[str] | None = None
+    call: Call, views: Views, text: str, pools: Collection[str] | None = None
 ) -> PointInTime:
     """The requested point in time, in some pools or (None) in all; the answer will name it.
 
     Raises `Problem` and whatever the history raises.
     """
-    requested, backend, read_state = parse(text), request[BACKEND], request[READ_STATE]
+    requested, backend, read_state = parse(text), call.backend, call.read_state
     deadline = time.monotonic() + backend.limits.catch_up_seconds
     positions = await views.positions()
     for pool, (_, seq) in requested.events.items():
@@ -118,7 +116,7 @@ async def resolve(
     if requested.at_ms is not None:
         every = dict.fromkeys([CATALOGUE, *(backend.known_pools() if pools is None else pools)])
         names = [name for name in every if name not in requested.events]
-        await _wait_for_archive(request, views, requested.at_ms, names, deadline)
+        await _wait_for_archive(call, views, requested.at_ms, names, deadline)
     point = await views.history.point_in_time(requested, pools)
     read_state.position = {p: place.seq for p, place in point.positions.items() if place.seq}
     # As it can be requested again, without events that came late.
@@ -139,11 +137,11 @@ async def _require_known_pool(backend: Backend, pool: str) -> None:
 
 
 async def _wait_for_archive(
-    request: web.Request, views: Views, at_ms: int, names: list[str], deadline: float
+    call: Call, views: Views, at_ms: int, names: list[str], deadline: float
 ) -> None:
     """Wait until the archive of these logs has all that happened up to then."""
-    read_state = request[READ_STATE]
-    heads = await _heads_after(request[BACKEND], at_ms, names, deadline)
+    read_state = call.read_state
+    heads = await _heads_after(call.backend, at_ms, names, deadline)
     positions = await views.positions()
     for name in names:
         position = positions.get(name, Position(name))

@@ -11,19 +11,17 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
-from aiohttp import web
-from msgspec import Struct
 
 from eventstore.errors import CommandLost, LogError, Recovered
 from eventstore.language.agents import TERMINAL
 from eventstore.language.durability import Level
 from eventstore.log.replies import Proof
-from gateway.backend.backend import BACKEND, Backend
+from gateway.backend.backend import Backend
+from gateway.backend.call import Asked, Call
 from gateway.wire.answer import Answer
 from gateway.wire.decoding import WaitPreference, wait_preference
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.request_key import RequestKey
-from gateway.wire.responses import json_response
+from gateway.wire.responses import AGENTS, json_response
 from projector.queries.views import Views
 
 DURABILITY_HEADER: Final = "Muster-Durability"
@@ -32,16 +30,6 @@ POLL_SECONDS: Final = 0.02
 VIEWS_WAIT_SECONDS: Final = 1.0
 
 log = structlog.get_logger("muster.gateway")
-
-
-class Asked(Struct, frozen=True):
-    """What the headers of a command ask for."""
-
-    level: Level
-    preference: WaitPreference
-
-
-ASKED: Final = RequestKey("muster.asked", Asked)
 
 
 class DurabilityRequest:
@@ -73,7 +61,10 @@ class DurabilityRequest:
             self._confirmation.add_done_callback(_consume_exception)
 
     async def headers(self, agent_id: str = "") -> dict[str, str]:
-        """The headers of the answer. Raises `Problem` for a command that is, or may be, lost."""
+        """The headers of the answer; where it is about an agent, also where that is found.
+
+        Raises `Problem` for a command that is, or may be, lost.
+        """
         if self._confirmation is not None:
             try:
                 self.pending_reason = await self._confirmation
@@ -87,6 +78,10 @@ class DurabilityRequest:
         reached = Level.ACCEPTED if self.pending_reason else self.level
         self._backend.observations.durability_levels[self.level, reached] += 1
         headers: dict[str, str] = {DURABILITY_HEADER: reached}
+        if self.preference.applied:
+            headers["Preference-Applied"] = self.preference.applied
+        if agent_id:
+            headers["Location"] = f"{AGENTS}/{agent_id}"
         if self.pending_reason:
             reason = self.pending_reason.encode("ascii", "replace").decode().replace('"', "'")
             reason = "".join(c for c in reason if c.isprintable())
@@ -127,18 +122,18 @@ def _consume_exception(task: "asyncio.Task[str]") -> None:
         task.exception()
 
 
-async def durability_request(request: web.Request) -> DurabilityRequest:
+async def durability_request(call: Call) -> DurabilityRequest:
     """What a request asks for. Raises `Problem` if the server cannot give it."""
-    backend = request[BACKEND]
+    backend = call.backend
     capabilities = backend.capabilities
-    if ASKED not in request:
-        headers = request.headers
+    if call.asked is None:
+        headers = call.request.headers
         level = _level(headers.getall(DURABILITY_HEADER, ()), capabilities.default)
         preference = wait_preference(headers.getall("Prefer", ()), backend.limits)
-        request[ASKED] = Asked(level, preference)
-    level, preference = request[ASKED].level, request[ASKED].preference
+        call.asked = Asked(level, preference)
+    level, preference = call.asked.level, call.asked.preference
     if why := await capabilities.unavailable_reason(level):
-        explicit = DURABILITY_HEADER in request.headers
+        explicit = DURABILITY_HEADER in call.request.headers
         source = "asked for" if explicit else "the default of this gateway"
         detail = f"{level.value} ({source}) cannot be given by this Redis: {why}"
         raise Problem(Kind.DURABILITY_UNAVAILABLE, detail, field=DURABILITY_HEADER)

@@ -17,7 +17,8 @@ from aiohttp import web
 from eventstore.errors import Halted, LogError, LogMissing, LogUnreachable, RolledBack
 from eventstore.log.reader import Entry
 from gateway.backend.answer_headers import start_stream
-from gateway.backend.backend import BACKEND, Backend
+from gateway.backend.backend import Backend
+from gateway.backend.call import Call
 from gateway.following.cursor import Cursor
 from gateway.following.subscriptions import EncodedEvent, Subscription, encode_event, well_formed
 from gateway.wire.requests import EventQuery
@@ -33,20 +34,20 @@ RETRY_MS = 2_000
 HEADERS: Final = {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
 
 
-async def follow(request: web.Request, query: EventQuery) -> web.StreamResponse:
+async def follow(call: Call, query: EventQuery) -> web.StreamResponse:
     """Follow the log as server-sent events."""
-    backend = request[BACKEND]
-    header: str = request.headers.get("Last-Event-ID", "")
+    backend = call.backend
+    header: str = call.request.headers.get("Last-Event-ID", "")
     after, field = (header, "Last-Event-ID") if header else (query.after or "", "after")
     cursor = await _start_cursor(backend, query.pool, after, field)
     with backend.subscriptions.subscribe() as subscription:
         response = web.StreamResponse(headers=HEADERS)
-        await start_stream(request, response)
+        await start_stream(call, response)
         try:
             await Stream(backend, response, query, cursor).run(subscription)
         except (TimeoutError, ConnectionError):
-            if request.transport is not None:
-                request.transport.abort()
+            if call.request.transport is not None:
+                call.request.transport.abort()
     return response
 
 

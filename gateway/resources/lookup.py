@@ -9,12 +9,12 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Final
 
-from aiohttp import web
 from msgspec import Struct
 
 from eventstore.errors import LogError
 from eventstore.names import either, unknown_name
-from gateway.backend.backend import BACKEND, Backend
+from gateway.backend.backend import Backend
+from gateway.backend.call import Call
 from gateway.wire.answer import Answer
 from gateway.wire.requests import LookupQuery, NameKind
 from gateway.wire.responses import json_response
@@ -44,15 +44,15 @@ class Lookup(Struct, frozen=True):
     message: str = ""
 
 
-async def look_up(request: web.Request, query: LookupQuery) -> Answer:
+async def look_up(call: Call, query: LookupQuery) -> Answer:
     """What a name or a part of an id stands for."""
-    backend, kinds = request[BACKEND], query.kind or list(NameKind)
+    backend, kinds = call.backend, query.kind or list(NameKind)
     async with backend.read_views() as views:
         found = await _matches(backend, views, query.name, kinds)
         if not found:  # it may be newer than the views
             with suppress(LogError):  # the views answer while Redis is away
                 await backend.refresh_known_pools()
-            await backend.catch_up(views, request)
+            await backend.catch_up(views, call.read_state)
             found = await _matches(backend, views, query.name, kinds)
         message = "" if found else await _message(backend, views, query.name, kinds)
     return json_response(Lookup(found[:MATCHES_MAX], len(found) > MATCHES_MAX, message))

@@ -7,15 +7,14 @@ equal requests the second is answered that nothing is parked any more.
 from collections.abc import Sequence
 from datetime import datetime
 
-from aiohttp import web
 from msgspec import Struct
 from msgspec.structs import asdict
 
 from eventstore.errors import Unreadable
 from eventstore.log import parked
 from eventstore.log.parked import ParkedEntry
-from gateway.backend.backend import BACKEND, ORIGIN, Backend
-from gateway.backend.read_state import READ_STATE
+from gateway.backend.backend import Backend
+from gateway.backend.call import Call
 from gateway.wire.answer import Answer
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import ParkedId, ParkedQuery, PlaceOfParked, RetryRequest
@@ -40,9 +39,9 @@ class ParkedList(Struct, frozen=True):
     next: str | None = None
 
 
-async def list_parked(request: web.Request, query: ParkedQuery) -> Answer:
+async def list_parked(call: Call, query: ParkedQuery) -> Answer:
     """Agents that cannot be read, and why."""
-    backend = request[BACKEND]
+    backend = call.backend
     if query.pool_name is not None:
         await backend.require_known_pool(query.pool_name)
         pools = {query.pool_name}
@@ -54,25 +53,25 @@ async def list_parked(request: web.Request, query: ParkedQuery) -> Answer:
         if missing:
             entries = await parked.read(backend.log, pool, after=after, limit=missing)
             found += map(_row, entries)
-    return page_response(request, "parked", found, query.limit, "place")
+    return page_response(call.request, "parked", found, query.limit, "place")
 
 
 async def retry(
-    request: web.Request,
+    call: Call,
     parked_id: ParkedId,
     body: RetryRequest,  # noqa: ARG001 - it is checked, and is empty
 ) -> Answer:
     """Restore it."""
-    return await _resolve(request, parked_id, drop=False)
+    return await _resolve(call, parked_id, drop=False)
 
 
-async def drop(request: web.Request, parked_id: ParkedId) -> Answer:
+async def drop(call: Call, parked_id: ParkedId) -> Answer:
     """End it for good."""
-    return await _resolve(request, parked_id, drop=True)
+    return await _resolve(call, parked_id, drop=True)
 
 
-async def _resolve(request: web.Request, parked_id: str, *, drop: bool) -> Answer:
-    backend, origin = request[BACKEND], request[ORIGIN]
+async def _resolve(call: Call, parked_id: str, *, drop: bool) -> Answer:
+    backend, origin = call.backend, call.origin
     pool, _, key = parked_id.partition(":")
     await backend.require_known_pool(pool)
     entry = await parked.find(backend.log, pool, key)
@@ -82,11 +81,11 @@ async def _resolve(request: web.Request, parked_id: str, *, drop: bool) -> Answe
     from_views = None
     if entry.source == "agent":
         async with backend.read_views() as views:
-            await catch_up_with_log(request, pool)
+            await catch_up_with_log(call, pool)
             from_views = await views.agent_state(pool, entry.subject)
     if not await parked.repair(backend.log, entry, from_views, origin, drop=drop):
         raise Problem(Kind.BUSY, "it changed meanwhile; list what is parked, and ask again")
-    backend.report_position(request, pool)
+    backend.report_position(call.read_state, pool)
     return json_response(_row(entry))
 
 
@@ -102,10 +101,10 @@ async def park_unreadable(backend: Backend, pool: str, unreadable: Unreadable) -
     return Problem(Kind.CANNOT_BE_READ, detail, agent_id=unreadable.subject)
 
 
-async def catch_up_with_log(request: web.Request, pool: str) -> None:
+async def catch_up_with_log(call: Call, pool: str) -> None:
     """Wait until the views have applied all that is in the log now."""
-    backend = request[BACKEND]
+    backend = call.backend
     await backend.log.survey(pool, schedules_max=1)  # its reply says how far the log is
-    await backend.catch_up(backend.views, request, [pool])
-    if request[READ_STATE].stale:
+    await backend.catch_up(backend.views, call.read_state, [pool])
+    if call.read_state.stale:
         raise Problem(Kind.VIEWS_UNAVAILABLE, f"the views of pool {pool!r} are behind its log")

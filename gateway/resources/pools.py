@@ -8,8 +8,6 @@ leader.
 import asyncio
 from contextlib import suppress
 
-from aiohttp import web
-
 from eventstore.errors import LogError, OutcomeUnknown, Unreadable
 from eventstore.keys import CATALOGUE
 from eventstore.language.agent_commands import Terminate
@@ -19,8 +17,8 @@ from eventstore.log.catalogue import ChangeResult
 from eventstore.log.commit_retry import reraise_unknown
 from eventstore.log.replies import Outcome, Proof
 from eventstore.recovery.loss_reports import CREATE_POOL
-from gateway.backend.backend import BACKEND, ORIGIN, Backend
-from gateway.backend.read_state import READ_STATE
+from gateway.backend.backend import Backend
+from gateway.backend.call import Call
 from gateway.resources import as_of
 from gateway.resources.durability import durability_request
 from gateway.resources.parked import park_unreadable
@@ -49,22 +47,22 @@ BATCH_SIZE = 50
 """So many terminations are written at a time."""
 
 
-async def create_pool(request: web.Request, body: PoolRequest) -> Answer:
+async def create_pool(call: Call, body: PoolRequest) -> Answer:
     """Create a pool."""
-    backend, name, role = request[BACKEND], body.pool_name, body.role_type
-    durability = await durability_request(request)
+    backend, name, role = call.backend, body.pool_name, body.role_type
+    durability = await durability_request(call)
     require_declared(role, backend.options.roles)
     config = decoding.pool_config(body.config, backend.options.defaults_of(role))
     decoding.check_intervals(config, backend.limits, "config.")
     result = await backend.with_catalogue(
-        lambda catalogue: catalogue.create_pool(name, role, config, request[ORIGIN])
+        lambda catalogue: catalogue.create_pool(name, role, config, call.origin)
     )
     if result.outcome is Outcome.CONFLICT:
         detail = f"there is a pool {name!r} already"
         raise Problem(Kind.POOL_EXISTS, detail, field="pool_name")
     _record(backend, CREATE_POOL, name, result)
     durability.start(result.proof)
-    row = await _row(request, result.catalogue.pools[name])
+    row = await _row(call, result.catalogue.pools[name])
     return await durability.response(row, 201, {"Location": f"{AGENTS}/pools/{name}"})
 
 
@@ -76,44 +74,44 @@ def _record(backend: Backend, kind: str, name: str, result: ChangeResult) -> Non
         record(result.proof, kind, name)
 
 
-async def list_pools(request: web.Request, query: PoolQuery) -> Answer:
+async def list_pools(call: Call, query: PoolQuery) -> Answer:
     """All pools and their capacity, page by page."""
     after = decode_cursor(query.cursor, PoolName)
-    async with as_of.reading(request, query.as_of) as (views, point):
+    async with as_of.reading(call, query.as_of) as (views, point):
         if point:
             rows = [row for row in await views.history.pools(point) if row.pool_name > after]
         else:
             rows = await views.pools(after=after, limit=query.limit + 1)
-    again = as_of.same_point(request)
-    return page_response(request, "pools", rows, query.limit, "pool_name", **again)
+    again = as_of.same_point(call)
+    return page_response(call.request, "pools", rows, query.limit, "pool_name", **again)
 
 
-async def get_pool(request: web.Request, pool_name: PoolName, query: AsOfQuery) -> Answer:
+async def get_pool(call: Call, pool_name: PoolName, query: AsOfQuery) -> Answer:
     """One pool and its capacity."""
     names = [CATALOGUE, pool_name]
-    async with as_of.reading(request, query.as_of, names) as (views, point):
+    async with as_of.reading(call, query.as_of, names) as (views, point):
         row = await (views.history.pool(point, pool_name) if point else views.pool(pool_name))
     if row is None and point is None:
-        row = await _unprojected(request, pool_name)
+        row = await _unprojected(call, pool_name)
     if row is None:
-        raise request[BACKEND].pool_not_found(pool_name)
+        raise call.backend.pool_not_found(pool_name)
     return json_response(row)
 
 
-async def _unprojected(request: web.Request, name: str) -> PoolRow | None:
+async def _unprojected(call: Call, name: str) -> PoolRow | None:
     """A pool that is newer than the views, as the catalogue has it."""
-    backend = request[BACKEND]
+    backend = call.backend
     with suppress(LogError):  # the views answer while Redis is away
         await backend.refresh_known_pools()
     pool = backend.live_pool(name)
-    request[READ_STATE].stale |= pool is not None
+    call.read_state.stale |= pool is not None
     return None if pool is None else row_of_pool(pool)
 
 
-async def change_pool(request: web.Request, pool_name: PoolName, body: PoolPatch) -> Answer:
+async def change_pool(call: Call, pool_name: PoolName, body: PoolPatch) -> Answer:
     """Change settings of a pool."""
-    backend = request[BACKEND]
-    durability = await durability_request(request)
+    backend = call.backend
+    durability = await durability_request(call)
     defaults = backend.options.defaults_of((await backend.pool(pool_name)).role_type)
 
     def change(config: PoolConfig) -> PoolConfig:
@@ -122,37 +120,37 @@ async def change_pool(request: web.Request, pool_name: PoolName, body: PoolPatch
         return changed
 
     result = await backend.with_catalogue(
-        lambda catalogue: catalogue.change_pool(pool_name, change, request[ORIGIN])
+        lambda catalogue: catalogue.change_pool(pool_name, change, call.origin)
     )
     if result.outcome is Outcome.ABSENT:
         raise backend.pool_not_found(pool_name)
     _record(backend, "change_pool", pool_name, result)
     durability.start(result.proof)
-    return await durability.response(await _row(request, result.catalogue.pools[pool_name]))
+    return await durability.response(await _row(call, result.catalogue.pools[pool_name]))
 
 
-async def _row(request: web.Request, pool: Pool) -> PoolRow:
+async def _row(call: Call, pool: Pool) -> PoolRow:
     """A pool as the views have it; if they are unreachable or behind, as the catalogue has it."""
-    backend = request[BACKEND]
+    backend = call.backend
     try:
         async with backend.read_views() as views:
-            await backend.catch_up(views, request, [CATALOGUE])
+            await backend.catch_up(views, call.read_state, [CATALOGUE])
             row = await views.pool(pool.pool_name)
     except Problem:
         row = None
     if row is not None and row.changed_at >= pool.changed_ms:
         return row
-    request[READ_STATE].stale = True
+    call.read_state.stale = True
     return row_of_pool(pool)
 
 
-async def delete_pool(request: web.Request, pool_name: PoolName, query: DeletePoolQuery) -> Answer:
+async def delete_pool(call: Call, pool_name: PoolName, query: DeletePoolQuery) -> Answer:
     """Delete a pool."""
-    backend, name, force = request[BACKEND], pool_name, query.force
-    durability = await durability_request(request)
+    backend, name, force = call.backend, pool_name, query.force
+    durability = await durability_request(call)
     await backend.with_catalogue(lambda catalogue: catalogue.refresh())
     pool = await backend.pool(name)  # as it is now, not an earlier one of that name
-    origin = request[ORIGIN]
+    origin = call.origin
     closed = await backend.with_catalogue(
         lambda catalogue: catalogue.close_pool(pool, origin, vacant=not force)
     )
@@ -166,32 +164,31 @@ async def delete_pool(request: web.Request, pool_name: PoolName, query: DeletePo
     with reraise_unknown(incomplete):
         remaining = 0
         if force:
-            remaining = await _terminate_all(request, pool, durability.deadline, termination_proofs)
+            remaining = await _terminate_all(call, pool, durability.deadline, termination_proofs)
         result = await backend.with_catalogue(
             lambda catalogue: catalogue.delete_pool(pool, origin, reason="requested")
         )
     _record(backend, "delete_pool", name, result)
-    backend.report_position(request, CATALOGUE)
+    backend.report_position(call.read_state, CATALOGUE)
     durability.start(*termination_proofs, result.proof)
     deletion = PoolDeletion(name, "deleting" if remaining else "deleted", remaining)
-    status = 202 if remaining else 200
-    return await durability.response(deletion, status, durability.preference.headers)
+    return await durability.response(deletion, 202 if remaining else 200)
 
 
 async def _terminate_all(
-    request: web.Request, pool: Pool, deadline: float, termination_proofs: list[Proof]
+    call: Call, pool: Pool, deadline: float, termination_proofs: list[Proof]
 ) -> int:
     """Ask every agent of a pool to end, and wait; returns how many have not ended yet.
 
     The proofs of what was written are added to `termination_proofs`.
     """
-    backend = request[BACKEND]
+    backend = call.backend
     with backend.waiters.watch(pool=pool.pool_name) as watch:
         live = await backend.log.live(pool.pool_name)
         terminating: set[str] = set()
         for first in range(0, len(live), BATCH_SIZE):
             batch = live[first : first + BATCH_SIZE]
-            results = await asyncio.gather(*(_terminate(request, pool, id_) for id_ in batch))
+            results = await asyncio.gather(*(_terminate(call, pool, id_) for id_ in batch))
             proofs = {id_: proof for id_, proof in zip(batch, results, strict=True) if proof}
             termination_proofs += proofs.values()
             terminating |= proofs.keys()
@@ -203,13 +200,13 @@ async def _terminate_all(
         return len(remaining)
 
 
-async def _terminate(request: web.Request, pool: Pool, agent_id: str) -> Proof | None:
+async def _terminate(call: Call, pool: Pool, agent_id: str) -> Proof | None:
     """Ask one agent to end; None if the pool was recreated, since the agent may be of the new."""
-    backend, name = request[BACKEND], pool.pool_name
+    backend, name = call.backend, pool.pool_name
     command = Terminate(reason="pool-deleted")
     try:
         result = await backend.log.act(
-            name, agent_id, command, request[ORIGIN], created_seq=pool.created_seq
+            name, agent_id, command, call.origin, created_seq=pool.created_seq
         )
     except Unreadable as error:
         raise await park_unreadable(backend, name, error) from error

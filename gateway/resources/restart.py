@@ -1,6 +1,5 @@
 """`POST /agents/{id}/restart`: brings back an agent that failed, and starts any other one again."""
 
-from aiohttp import web
 from msgspec import Struct
 
 from eventstore.errors import OutcomeUnknown, Unreadable
@@ -8,14 +7,13 @@ from eventstore.language.agents import Agent, Status
 from eventstore.log.replies import Outcome
 from eventstore.log.restarting import Operation, RestartResult, request_restart
 from gateway.backend import agent_rows
-from gateway.backend.backend import BACKEND, ORIGIN
+from gateway.backend.call import Call
 from gateway.resources.durability import durability_request
 from gateway.resources.parked import catch_up_with_log, park_unreadable
 from gateway.wire.answer import Answer
 from gateway.wire.idempotency import digest_of, idempotency_key, operation_id
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import Identifier, OneAgentQuery, RestartRequest
-from gateway.wire.responses import AGENTS
 
 SETTLED = frozenset({Status.RUNNING, Status.TERMINATED, Status.FAILED, Status.RESTARTING})
 """Statuses of a new incarnation for which nothing more is waited."""
@@ -30,14 +28,14 @@ class Target(Struct, frozen=True):
 
 
 async def restart(
-    request: web.Request, agent_id: Identifier, query: OneAgentQuery, body: RestartRequest
+    call: Call, agent_id: Identifier, query: OneAgentQuery, body: RestartRequest
 ) -> Answer:
     """Start an agent again: at once if it failed or waits for that, else in good order."""
-    backend, key = request[BACKEND], idempotency_key(request)
+    backend, key = call.backend, idempotency_key(call.request)
     pool = query.pool_name or await agent_rows.pool_of(backend, agent_id)
-    durability = await durability_request(request)
+    durability = await durability_request(call)
     with backend.waiters.watch(agent_id) as watch:
-        result = await _request(request, Target(pool, agent_id, key), body)
+        result = await _request(call, Target(pool, agent_id, key), body)
         agent = result.agent
         assert agent is not None
         if result.proof is not None:
@@ -45,24 +43,22 @@ async def restart(
         durability.start(result.proof)
         if result.outcome is not Outcome.KNOWN:
             agent = await agent_rows.follow(
-                request, watch, agent, durability.deadline, until=_is_settled
+                call, watch, agent, durability.deadline, until=_is_settled
             )
-    row = await agent_rows.from_log(backend, request, agent)
+    row = await agent_rows.from_log(backend, call, agent)
     status = 202 if row.status in {Status.PENDING, Status.STARTING} or agent.restart else 200
-    headers = {**durability.preference.headers, "Location": f"{AGENTS}/{agent_id}"}
-    if result.outcome is Outcome.KNOWN:
-        headers["Idempotency-Replayed"] = "true"
+    headers = {"Idempotency-Replayed": "true"} if result.outcome is Outcome.KNOWN else {}
     return await durability.response(row, status, headers, agent_id)
 
 
-async def _request(request: web.Request, target: Target, body: RestartRequest) -> RestartResult:
+async def _request(call: Call, target: Target, body: RestartRequest) -> RestartResult:
     """Request it. Raises `Problem` where that is refused."""
-    backend, agent_id = request[BACKEND], target.agent_id
+    backend, agent_id = call.backend, target.agent_id
     pool = await backend.pool(target.pool)
 
     async def from_views() -> Agent | None:
         async with backend.read_views() as views:
-            await catch_up_with_log(request, target.pool)
+            await catch_up_with_log(call, target.pool)
             return await views.agent_state(target.pool, agent_id)
 
     content = b'{"restart":"%b"}' % agent_id.encode()
@@ -73,7 +69,7 @@ async def _request(request: web.Request, target: Target, body: RestartRequest) -
             pool,
             agent_id,
             body.reason,
-            request[ORIGIN],
+            call.origin,
             from_views=from_views,
             operation=operation,
         )

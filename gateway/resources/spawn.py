@@ -12,7 +12,6 @@ from functools import partial
 from typing import Final
 
 import msgspec
-from aiohttp import web
 from msgspec.structs import replace
 
 from eventstore.errors import LogMissing, LogUnreachable, OutcomeUnknown
@@ -23,12 +22,12 @@ from eventstore.log.replies import Outcome
 from eventstore.log.submission import SubmitResult, submit
 from eventstore.names import unknown_name
 from gateway.backend import agent_rows
-from gateway.backend.backend import BACKEND, ORIGIN, Backend
-from gateway.backend.read_state import READ_STATE
+from gateway.backend.backend import Backend
+from gateway.backend.call import Call
 from gateway.following.waiters import Watch, wait_until_started
 from gateway.resources.durability import DurabilityRequest, durability_request
 from gateway.wire.answer import Answer
-from gateway.wire.decoding import SENT, Sent, check_spawn, pool_defaults
+from gateway.wire.decoding import Sent, check_spawn, pool_defaults
 from gateway.wire.idempotency import (
     digest_of,
     digest_of_meaning,
@@ -37,24 +36,24 @@ from gateway.wire.idempotency import (
 )
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import SpawnRequest
-from gateway.wire.responses import AGENTS, json_response
+from gateway.wire.responses import json_response
 from projector.queries.views import AgentRow
 
 START_FAILED: Final = "start_failed"
 
 
-async def spawn(request: web.Request, body: SpawnRequest) -> Answer:
+async def spawn(call: Call, body: SpawnRequest) -> Answer:
     """Ask for an agent, and wait for it as long as `Prefer` says (5 s unless said)."""
-    backend, key = request[BACKEND], idempotency_key(request)
+    backend, key = call.backend, idempotency_key(call.request)
     check_spawn(body, backend.limits)
     pool = await backend.pool(body.pool_name)
     require_declared(body.role_type, backend.options.roles)
     _require_role(pool, body.role_type)
-    durability = await durability_request(request)
+    durability = await durability_request(call)
     agent_id, waits = backend.log.new_id(), durability.preference.seconds > 0
     with backend.waiters.watch(agent_id) if waits else nullcontext() as watch:
         async with backend.turns.of(pool.pool_name):
-            submitted = await _submit(request, pool, body, agent_id, key)
+            submitted = await _submit(call, pool, body, agent_id, key)
         assert submitted.proof is not None
         durability.start(submitted.proof)
         commands = backend.acknowledged_commands
@@ -62,12 +61,11 @@ async def spawn(request: web.Request, body: SpawnRequest) -> Answer:
             # The proof itself has the position of now.
             original_proof = replace(submitted.proof, seq=submitted.seq)
             commands.record_once(original_proof, "spawn", submitted.agent_id, operation_id=key)
-            row = await _replay(request, pool.pool_name, submitted.agent_id, durability.deadline)
+            row = await _replay(call, pool.pool_name, submitted.agent_id, durability.deadline)
         else:
             commands.record(submitted.proof, "spawn", agent_id, operation_id=key)
-            row = await _wait_for_start(request, submitted, watch, durability)
-    headers = {**durability.preference.headers, "Location": f"{AGENTS}/{row.agent_id}"}
-    headers |= await durability.headers(row.agent_id)
+            row = await _wait_for_start(call, submitted, watch, durability)
+    headers = await durability.headers(row.agent_id)
     if submitted.agent_id != agent_id:
         headers["Idempotency-Replayed"] = "true"
     status = _status(row, headers)
@@ -87,11 +85,12 @@ def require_declared(role: str, roles: tuple[str, ...]) -> None:
 
 
 async def _submit(
-    request: web.Request, pool: Pool, body: SpawnRequest, agent_id: str, key: str
+    call: Call, pool: Pool, body: SpawnRequest, agent_id: str, key: str
 ) -> SubmitResult:
     """Submit, twice if the pool was recreated or its keys do not exist yet."""
-    backend = request[BACKEND]
-    operation_key, sent = key or f"spawn:{agent_id}", request[SENT]
+    backend = call.backend
+    operation_key, sent = key or f"spawn:{agent_id}", call.sent
+    assert sent is not None
     digest = digest_of(sent.canonical)
     for attempt in (1, 2):
         try:
@@ -99,7 +98,7 @@ async def _submit(
                 backend.log,
                 pool,
                 _requested_event(backend, pool, body, sent),
-                request[ORIGIN],
+                call.origin,
                 agent_id=agent_id,
                 operation_id=operation_id(operation_key),
                 digest=digest,
@@ -171,29 +170,29 @@ def _require_accepted(submitted: SubmitResult, pool: Pool) -> SubmitResult:
 
 
 async def _wait_for_start(
-    request: web.Request,
+    call: Call,
     submitted: SubmitResult,
     watch: Watch | None,
     durability: DurabilityRequest,
 ) -> AgentRow:
     """A new agent once it runs, or as it is when the time is over."""
     assert submitted.agent is not None
-    backend, pool = request[BACKEND], submitted.agent.pool_name
+    backend, pool = call.backend, submitted.agent.pool_name
     now = backend.log.now_ms(pool)
     agent = replace(submitted.agent, requested_ms=now, changed_ms=now)
     if watch is None:
-        backend.report_position(request, pool)
+        backend.report_position(call.read_state, pool)
     else:
         agent, event = await wait_until_started(watch, agent, durability.deadline)
         if event is None:
-            return await agent_rows.from_log(backend, request, agent)
-        backend.mark_observed(request, pool, event.seq)
+            return await agent_rows.from_log(backend, call, agent)
+        backend.mark_observed(call.read_state, pool, event.seq)
     return AgentRow.of(agent, backend.log.high_water_mark(pool)[0])
 
 
-async def _replay(request: web.Request, pool: str, agent_id: str, deadline: float) -> AgentRow:
+async def _replay(call: Call, pool: str, agent_id: str, deadline: float) -> AgentRow:
     """The agent of the first request with this key, as it is now; waits for its start, too."""
-    backend = request[BACKEND]
+    backend = call.backend
     try:
         with backend.waiters.watch(agent_id) as watch:
             agent = await backend.log.agent(pool, agent_id)
@@ -202,11 +201,11 @@ async def _replay(request: web.Request, pool: str, agent_id: str, deadline: floa
                     break
                 agent = await backend.log.agent(pool, agent_id)
         if agent is not None:
-            return await agent_rows.from_log(backend, request, agent)
-        return await agent_rows.from_views(backend, request, agent_id, pool)
+            return await agent_rows.from_log(backend, call, agent)
+        return await agent_rows.from_views(backend, call, agent_id, pool)
     except (LogUnreachable, Problem) as error:  # its spawn is written: an error is no refusal
         not_found = isinstance(error, Problem) and error.kind is Kind.AGENT_NOT_FOUND
-        if not_found and not request[READ_STATE].stale:
+        if not_found and not call.read_state.stale:
             raise
         detail = f"{error}; the agent was accepted, ask again to learn its outcome"
         raise Problem(Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id) from error

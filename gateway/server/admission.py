@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
 
 import structlog
@@ -19,14 +19,13 @@ from aiohttp import hdrs, web
 
 from eventstore.ids import new_id
 from eventstore.steps.step import Origin
-from gateway.backend.answer_headers import STARTED, set_headers
-from gateway.backend.backend import BACKEND, ORIGIN, Backend
-from gateway.backend.read_state import POSITION_HEADER, READ_STATE, ReadState
+from gateway.backend.answer_headers import set_headers
+from gateway.backend.backend import Backend
+from gateway.backend.call import Asked, Call
+from gateway.backend.read_state import POSITION_HEADER
 from gateway.options import GatewayOptions
-from gateway.resources.durability import ASKED, Asked
 from gateway.wire.answer import Answer
 from gateway.wire.problems import Kind, Problem, translate
-from gateway.wire.request_key import RequestKey
 
 log = structlog.get_logger("muster.gateway")
 
@@ -51,63 +50,51 @@ HEAD_MAX: Final = 2048
 CONDITIONS: Final = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 """A command under a condition that is not examined must not be carried out."""
 Response: TypeAlias = Answer | web.StreamResponse
-Handler: TypeAlias = Callable[[web.Request], Awaitable[Response]]
+Handler: TypeAlias = Callable[[Call], Awaitable[Response]]
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-ROUTE: Final = RequestKey("muster.route", str)
-"""The path of the operation that a request was routed to."""
-
-
 def answering(
-    backend: Backend, app: web.Application, routed: Handler, direct: Mapping[str, Handler]
-) -> Handler:
+    backend: Backend, app: web.Application, direct: Mapping[str, Handler]
+) -> Callable[[web.Request], Awaitable[Response]]:
     """A handler that admits each request, has it answered, and turns every error into a problem.
 
-    `routed`: the application's own. `direct`: what answers a POST to a path without routing it. Of
-    these, a head that was admitted is not examined again when it comes again.
+    `direct`: what answers a POST to a path without routing it. Of these, a head that was admitted
+    is not examined again when it comes again.
     """
     heads, debug = AdmittedHeads(), log.bind().debug
 
     async def handle(request: web.Request) -> Response:
         started_at = time.perf_counter()
-        request[BACKEND], request[READ_STATE] = backend, ReadState()
-        asked, handler = heads.get(request), routed
+        call = Call(request, backend, Origin(actor="http", correlation_id=new_id()))
+        asked = call.asked = heads.get(request)
+        handler = None
         if asked or (request.method == hdrs.METH_POST and hdrs.EXPECT not in request.headers):
-            handler = direct.get(request.raw_path, routed)
+            handler = direct.get(request.raw_path)
         try:
-            if asked:
-                request[ASKED] = asked
-                request[ORIGIN] = Origin(actor="http", correlation_id=new_id())
-            else:
-                request[ORIGIN] = origin(request)
+            if asked is None:
+                call.origin = origin(request, call.origin)
                 admit(request, backend.options)
-            response: Response = await handler(request)
-            if not asked and handler is not routed:
-                heads.add(request)
+            response = await (handler(call) if handler else _routed(app, call))
+            if asked is None and handler:
+                heads.add(call)
         except Exception as error:  # the last place where a bug can become an answer
             problem = translate(error)
             if problem is None:
                 log.exception("gateway.request_failed", method=request.method, path=request.path)
                 problem = Problem(Kind.INTERNAL, "an unexpected error; the gateway's log has it")
-            response = _cut_off(request, problem) if STARTED in request else problem.answer()
+            response = _cut_off(call, problem) if call.started else problem.answer()
         if isinstance(response, Answer):
-            set_headers(request, response)
-        route = request.get(ROUTE)
-        if route is None:  # it was refused before
+            set_headers(call, response)
+        if not call.route:  # it was refused before
             resource = (await app.router.resolve(request)).route.resource
-            route = resource.canonical if resource is not None else "unmatched"
+            call.route = resource.canonical if resource is not None else "unmatched"
         method = request.method if request.method in hdrs.METH_ALL else "other"
         seconds = time.perf_counter() - started_at
-        backend.observations.count_request(method, route, response.status, seconds)
-        debug(
-            "gateway.answered",
-            method=method,
-            route=route,
-            status=response.status,
-            ms=round(seconds * 1000, 1),
-        )
+        backend.observations.count_request(method, call.route, response.status, seconds)
+        ms = round(seconds * 1000, 1)
+        debug("gateway.answered", method=method, route=call.route, status=response.status, ms=ms)
         return response
 
     return handle
@@ -122,29 +109,41 @@ class AdmittedHeads:
     def get(self, request: web.Request) -> Asked | None:
         return self._heads.get((request.method, request.raw_path, request.raw_headers))
 
-    def add(self, request: web.Request) -> None:
+    def add(self, call: Call) -> None:
         """Remember it, unless it is long, or has what is of one request only."""
+        request = call.request
         length = sum(len(name) + len(value) for name, value in request.raw_headers)
         own = any(name in request.headers for name in OWN_HEADERS)
-        if ASKED in request and length <= HEAD_MAX and not own:
+        if call.asked and length <= HEAD_MAX and not own:
             if len(self._heads) >= HEADS_MAX:
                 self._heads.clear()
             head = request.method, request.raw_path, request.raw_headers
-            self._heads[head] = request[ASKED]
+            self._heads[head] = call.asked
 
 
-def _cut_off(request: web.Request, problem: Problem) -> web.StreamResponse:
+async def _routed(app: web.Application, call: Call) -> Response:
+    """The answer of the operation that a request is for. Raises what aiohttp raises for none."""
+    match = await app.router.resolve(call.request)
+    if match.http_exception is not None:
+        raise match.http_exception
+    if hdrs.EXPECT in call.request.headers:
+        await match.expect_handler(call.request)
+    call.parts = match
+    return await cast("Handler", match.handler)(call)
+
+
+def _cut_off(call: Call, problem: Problem) -> web.StreamResponse:
     """End an answer whose head was sent: its client sees that it is incomplete."""
-    log.warning("gateway.answer_cut_off", path=request.path, reason=str(problem))
-    if request.transport is not None:
-        request.transport.abort()
-    return request[STARTED]
+    assert call.started is not None
+    log.warning("gateway.answer_cut_off", path=call.request.path, reason=str(problem))
+    if call.request.transport is not None:
+        call.request.transport.abort()
+    return call.started
 
 
-def origin(request: web.Request) -> Origin:
-    """What is recorded: `X-Request-Id` (or a new one) and `traceparent`. Raises `Problem`."""
-    headers, request_id = request.headers, new_id()
-    request[ORIGIN] = Origin(actor="http", correlation_id=request_id)
+def origin(request: web.Request, drawn: Origin) -> Origin:
+    """What is recorded: `X-Request-Id` (or a drawn one) and `traceparent`. Raises `Problem`."""
+    headers, request_id = request.headers, drawn.correlation_id
     _require_single_headers(request)
     if "X-Request-Id" in headers:
         request_id = headers["X-Request-Id"]

@@ -8,8 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-from aiohttp import web
-
+from gateway.backend.call import Call
 from gateway.wire.answer import Answer
 from gateway.wire.problems import Kind, Problem
 
@@ -22,17 +21,17 @@ _TYPES: Final = {
 _NAME: Final = re.compile(r"[a-z]+\.(css|js|svg)")
 
 
-async def dashboard(_request: web.Request) -> Answer:
+async def dashboard(_call: Call) -> Answer:
     """The dashboard."""
     return _file("dashboard.html")
 
 
-async def docs(_request: web.Request) -> Answer:
+async def docs(_call: Call) -> Answer:
     """This document, for reading."""
     return _file("docs.html")
 
 
-async def static(_request: web.Request, name: str) -> Answer:
+async def static(_call: Call, name: str) -> Answer:
     """What the pages load."""
     try:
         if _NAME.fullmatch(name):

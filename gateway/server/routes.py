@@ -8,15 +8,15 @@ from typing import Any, Final, cast
 
 from aiohttp import web
 
-from gateway.backend.backend import BACKEND, Backend
-from gateway.backend.read_state import READ_STATE, requested_position
+from gateway.backend.backend import Backend
+from gateway.backend.call import Call
+from gateway.backend.read_state import requested_position
 from gateway.following.subscriptions import FlatEvent
 from gateway.health import metrics, monitor, readiness
 from gateway.options import Limits
 from gateway.resources import agents, event_stream, lookup, parked, pools, restart, spawn
-from gateway.resources.durability import ASKED
 from gateway.server import openapi, pages
-from gateway.server.admission import PROBES, ROUTE, Handler, Response, answering, require_understood
+from gateway.server.admission import PROBES, Handler, Response, answering, require_understood
 from gateway.server.openapi import DURABILITY, IDEMPOTENCY_KEY, LAST_EVENT_ID, PREFER, Operation
 from gateway.wire.answer import Answer
 from gateway.wire.decoding import convert, read_body, read_query, require_bounded
@@ -46,8 +46,7 @@ def serve(server: web.Server, app: web.Application, backend: Backend) -> None:
     What clients send most often is not routed by aiohttp, which takes as long as admitting it.
     """
     direct = {op.path: _reading(op) for op in OPERATIONS if op.handler is spawn.spawn}
-    routed = cast("Handler", server.request_handler)
-    server.request_handler = cast("Any", answering(backend, app, routed, direct))
+    server.request_handler = cast("Any", answering(backend, app, direct))
 
 
 def _reading(op: Operation) -> Handler:
@@ -57,13 +56,13 @@ def _reading(op: Operation) -> Handler:
     parameterless = of_api and not inputs.keys() & {"query", "body"}
     bodiless = of_api and "body" not in inputs
 
-    async def handle(request: web.Request) -> Response:
-        request[ROUTE] = op.path
-        if op.path not in PROBES and ASKED not in request:
+    async def handle(call: Call) -> Response:
+        call.route, request, limits = op.path, call.request, call.backend.limits
+        if op.path not in PROBES and call.asked is None:
             require_understood(request)
             if "body" in inputs:
-                require_bounded(request, request[BACKEND].limits)
-            request[READ_STATE].requested = requested_position(request)
+                require_bounded(request, limits)
+            call.read_state.requested = requested_position(request)
         values: dict[str, Any] = {}
         if parameterless:
             read_query(request, NoParameters)
@@ -74,17 +73,17 @@ def _reading(op: Operation) -> Handler:
             if name == "query":
                 values[name] = read_query(request, shape)
             elif name == "body":
-                values[name] = await read_body(request, shape, request[BACKEND].limits)
+                values[name], call.sent = await read_body(request, shape, limits)
             else:
-                values[name] = convert(request.match_info[name], shape, strict=True, prefix=name)
-        return await op.handler(request, **values)
+                values[name] = convert(call.parts[name], shape, strict=True, prefix=name)
+        return await op.handler(call, **values)
 
     return handle
 
 
-async def document(request: web.Request) -> Answer:
+async def document(call: Call) -> Answer:
     """This document."""
-    options = request[BACKEND].options
+    options = call.backend.options
     return json_response(build_document(options.version, bool(options.api_token)))
 
 

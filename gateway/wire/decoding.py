@@ -23,7 +23,6 @@ from eventstore.names import unknown_name
 from gateway.options import Limits
 from gateway.wire.idempotency import canonical_form
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.request_key import RequestKey
 from gateway.wire.requests import PATTERN_DESCRIPTIONS, SpawnRequest
 
 T = TypeVar("T", bound=Struct)
@@ -48,9 +47,6 @@ class Sent(Struct, frozen=True):
     canonical: bytes
 
 
-SENT: Final = RequestKey("muster.sent", Sent)
-
-
 def require_bounded(request: web.Request, limits: Limits) -> None:
     """Raises `Problem` for a body whose head says that it is compressed, or too large."""
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
@@ -67,8 +63,8 @@ def _too_large(limits: Limits) -> Problem:
     return Problem(Kind.BODY_TOO_LARGE, f"the body is over {limits.body_max} bytes", field="body")
 
 
-async def read_body(request: web.Request, shape: type[T], limits: Limits) -> T:
-    """The request's body, of which `SENT` has what was sent. Raises `Problem`."""
+async def read_body(request: web.Request, shape: type[T], limits: Limits) -> tuple[T, Sent]:
+    """The request's body, and as it was sent. Raises `Problem`."""
     try:
         if request.content.is_eof():  # it came with the head
             content = request.content.read_nowait()
@@ -84,8 +80,7 @@ async def read_body(request: web.Request, shape: type[T], limits: Limits) -> T:
     if len(content) > limits.body_max:
         raise _too_large(limits)
     content = content or (b"{}" if may_be_empty(shape) else b"")
-    decoded, request[SENT] = decode_body(content, shape)
-    return decoded
+    return decode_body(content, shape)
 
 
 def may_be_empty(shape: object) -> bool:
@@ -282,10 +277,6 @@ class WaitPreference(Struct, frozen=True):
     applied: str = ""
     explicit: bool = False
     """The client named the seconds."""
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Preference-Applied": self.applied} if self.applied else {}
 
 
 def wait_preference(prefer: Sequence[str], limits: Limits) -> WaitPreference:

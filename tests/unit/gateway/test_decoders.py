@@ -14,6 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy, MultiDict, MultiDictProxy
 
 from eventstore.ids import new_id
 from eventstore.language.pool_config import PoolConfig
+from eventstore.steps.step import Origin
 from gateway.backend.read_state import requested_position
 from gateway.following.cursor import Cursor
 from gateway.options import GatewayOptions, Limits
@@ -192,7 +193,7 @@ def asking(headers: dict[str, str]) -> web.Request:
 def test_headers(headers: dict[str, str]) -> None:
     request = asking(headers)
     for read in (
-        admission.origin,
+        lambda r: admission.origin(r, Origin(actor="http")),
         lambda r: admission.admit(r, OPTIONS),
         admission.require_understood,
         requested_position,
