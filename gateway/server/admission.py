@@ -63,7 +63,7 @@ def answering(
     `direct`: what answers a POST to a path without routing it. Of these, a head that was admitted
     is not examined again when it comes again.
     """
-    heads, debug = AdmittedHeads(), log.bind().debug
+    heads, logger = AdmittedHeads(), log.bind()
 
     async def handle(request: web.Request) -> Response:
         started_at = time.perf_counter()
@@ -94,7 +94,9 @@ def answering(
         seconds = time.perf_counter() - started_at
         backend.observations.count_request(method, call.route, response.status, seconds)
         ms = round(seconds * 1000, 1)
-        debug("gateway.answered", method=method, route=call.route, status=response.status, ms=ms)
+        logger.debug(
+            "gateway.answered", method=method, route=call.route, status=response.status, ms=ms
+        )
         return response
 
     return handle
