@@ -21,7 +21,7 @@ OPEN = {
     "": ("eventstore.errors", "eventstore.plain_logging", "eventstore.redis_errors",
          "eventstore.version",
          "eventstore.keys", "eventstore.ids", "eventstore.names",
-         "eventstore.retention", "eventstore.language"),
+         "eventstore.retention", "eventstore.ticks", "eventstore.language"),
     "projector": ("projector.store",),
     "gateway": (QUERIES,),
 }  # fmt: skip
@@ -37,6 +37,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "eventstore.ids": (),
     "eventstore.names": (),
     "eventstore.retention": (),
+    "eventstore.ticks": (),
     "eventstore.language": (),
     "eventstore.connection": (),
     "eventstore.embedded": (),

@@ -20,9 +20,10 @@ from eventstore.connection.reply_parser import (
     packed,
     unreadable,
 )
+from eventstore.ticks import until_tick
 
 TICKS: Final = 5
-"""In so many parts the time of a call is counted; one more until it is given up."""
+"""In so many parts the time of a call is counted, from the first that begins after it."""
 
 
 class NotSent(redis_errors.RedisConnectionError):
@@ -42,7 +43,7 @@ class _Call:
 
 
 class Wire(asyncio.Protocol):
-    """A connection, lost if a call is not answered within `timeout_seconds`, or a fifth more."""
+    """A connection, lost if a call is not answered within `timeout_seconds`, or a quarter more."""
 
     def __init__(self, timeout_seconds: float) -> None:
         self._loop = asyncio.get_running_loop()
@@ -100,13 +101,16 @@ class Wire(asyncio.Protocol):
         future = self._loop.create_future()
         self._calls.append(_Call(future, wanted))
         if self._watchdog is None:
-            self._watchdog = self._loop.call_later(self._tick_seconds, self._watch)
+            self._watch_on()
         return future
 
     def _flush(self) -> None:
         if self._transport and self._unsent:
             self._transport.write(b"".join(self._unsent))
             self._unsent.clear()
+
+    def _watch_on(self) -> None:
+        self._watchdog = self._loop.call_later(until_tick(self._tick_seconds), self._watch)
 
     def _watch(self) -> None:
         """Give up the connection whose oldest call has waited for all ticks of its time.
@@ -122,7 +126,7 @@ class Wire(asyncio.Protocol):
         if self._ticks > TICKS:
             self.abort(redis_errors.RedisTimeoutError(TIMED_OUT))
         else:
-            self._watchdog = self._loop.call_later(self._tick_seconds, self._watch)
+            self._watch_on()
 
     # ---- what the transport calls --------------------------------------------------------------
 

@@ -7,6 +7,7 @@ store (see docs/reliability.md).
 used: servers reply to it before anything was fsynced (decision 0021).
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -57,11 +58,11 @@ async def configuration(client: AsyncClient, *more: str) -> dict[str, str]:
 
     Raises `LogUnreachable`.
     """
+    names = (*FSYNC_SETTINGS, "min-replicas-to-write", *more)
+    replies = await asyncio.gather(*(_execute_or_error(client, "CONFIG", "GET", n) for n in names))
     found: dict[str, str] = {}
-    for name in (*FSYNC_SETTINGS, "min-replicas-to-write", *more):
-        reply = await _execute_or_error(client, "CONFIG", "GET", name)
-        if not isinstance(reply, RedisError):
-            found |= fields_of(reply)
+    for reply in replies:
+        found |= {} if isinstance(reply, RedisError) else fields_of(reply)
     return found
 
 

@@ -5,7 +5,6 @@ next to it, so that the recovery can name those that are lost. If the log was re
 report came, they are named here, in the log and in an alert.
 """
 
-import asyncio
 import socket
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from eventstore.errors import LogError, MusterError
 from eventstore.log.log import Log
 from eventstore.log.replies import LogHead, Proof
 from eventstore.recovery.loss_reports import LossReport, write_reports
+from eventstore.ticks import tick
 from projector.queries.views import DatabaseError, Position
 
 log = structlog.get_logger("muster.gateway")
@@ -78,7 +78,7 @@ class AcknowledgedCommands:
     async def watch(self) -> None:
         """Forget what is archived, and report what may be lost, until cancelled."""
         while True:
-            await asyncio.sleep(CHECK_INTERVAL_SECONDS)
+            await tick(CHECK_INTERVAL_SECONDS)
             for pool in list(self._commands):
                 # It is checked again soon; others report what is unreachable.
                 with suppress(MusterError, DatabaseError, OSError):

@@ -19,6 +19,7 @@ from eventstore.durability.confirmations import Confirmations, WaitTarget
 from eventstore.errors import MusterError
 from eventstore.language.durability import Level
 from eventstore.log.log import Log
+from eventstore.ticks import tick
 from gateway.options import GatewayOptions
 
 REFRESH_SECONDS: Final = 5.0
@@ -64,7 +65,7 @@ class Capabilities:
                 await self.refresh()
             except MusterError:
                 self.capability = None  # the next that answers may be another server
-            await asyncio.sleep(REFRESH_SECONDS)
+            await tick(REFRESH_SECONDS)
 
     async def unavailable_reason(self, level: Level) -> str:
         """Why a level cannot be given; empty if it can. Raises `LogUnreachable`."""
@@ -94,15 +95,16 @@ class Capabilities:
 
     async def _query_server(self) -> Capability:
         client = self._log.client
-        info = await inspect(client)
-        config = await capability.configuration(client)
+        info, config, wait_refused = await asyncio.gather(
+            inspect(client), capability.configuration(client), capability.wait_refusal(client)
+        )
         self._replicas_max = max(self._replicas_max, int(info.get("connected_slaves", 0)))
         return capability.assess(
             info,
             config,
             wanted_replicas=self._replicas_wanted,
             peak_replicas=self._replicas_max,
-            wait_refused=await capability.wait_refusal(client),
+            wait_refused=wait_refused,
         )
 
     def facts(self) -> DurabilityFacts:

@@ -24,6 +24,7 @@ from eventstore.connection.reply_parser import Argument, Command
 from eventstore.connection.requirements import AofCheck
 from eventstore.connection.wire import NotSent
 from eventstore.redis_errors import RedisError, ResponseError
+from eventstore.ticks import until_tick
 
 log = structlog.get_logger("muster.gateway")
 
@@ -78,7 +79,7 @@ class RedisHealth:
             )
             self.probe_requested.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(interval):
+                async with asyncio.timeout(until_tick(interval)):
                     await self.probe_requested.wait()
 
     async def _probe(self) -> bool | None:

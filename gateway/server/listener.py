@@ -16,6 +16,7 @@ from aiohttp import web
 
 from eventstore.connection.backoff import Backoff
 from eventstore.errors import ConfigurationError
+from eventstore.ticks import until_tick
 from gateway.backend.answer_headers import default_headers
 from gateway.backend.backend import VIEWS_ERRORS, Backend
 from gateway.options import GatewayOptions
@@ -157,6 +158,7 @@ async def _measure_lag(backend: Backend) -> None:
     """Measure how late the event loop runs what is due: the gateway's own load."""
     loop = asyncio.get_running_loop()
     while True:
-        due = loop.time() + LAG_SECONDS
-        await asyncio.sleep(LAG_SECONDS)
+        pause = until_tick(LAG_SECONDS)
+        due = loop.time() + pause
+        await asyncio.sleep(pause)
         backend.observations.loop_lag_seconds = max(loop.time() - due, 0.0)

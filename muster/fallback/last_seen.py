@@ -5,7 +5,6 @@ start that cannot reach that Redis decides by this whether the views know enough
 handover checks by it that what is there now is no older than that.
 """
 
-import asyncio
 import contextlib
 from typing import Final
 
@@ -17,6 +16,7 @@ from eventstore.connection.clients import Client
 from eventstore.errors import ConfigurationError, LogError
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.log import Log
+from eventstore.ticks import tick
 from muster.process.atomic_file import read_json, write_json
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
@@ -104,7 +104,7 @@ class Recorder:
         """Refresh it until cancelled."""
         try:
             while True:
-                await asyncio.sleep(REFRESH_SECONDS)
+                await tick(REFRESH_SECONDS)
                 with contextlib.suppress(LogError):
                     await self.refresh()
         finally:

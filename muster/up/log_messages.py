@@ -6,7 +6,6 @@ started. These files are followed, and each
 such fact is printed once, in one line for all logs and roles that it concerns.
 """
 
-import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,10 +14,11 @@ from typing import Final
 
 from eventstore.keys import CATALOGUE
 from eventstore.language.workers import ROLE_NOT_DECLARED, is_role_problem
+from eventstore.ticks import tick
 from muster.terminal.log_reader import LogFile, merged
 from muster.terminal.render import clean, one_line
 
-POLL_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 2.0
 NAMED_MAX: Final = 3
 REMEMBERED_MAX: Final = 10_000
 
@@ -201,7 +201,7 @@ async def follow(paths: Iterable[Path], messages: LogMessages, echo: Callable[[s
                     messages.receive(line.document)
             for text in messages.pop_texts():
                 echo(text)
-            await asyncio.sleep(POLL_SECONDS)
+            await tick(POLL_SECONDS)
     finally:
         for file in files:
             file.close()

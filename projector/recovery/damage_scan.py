@@ -4,6 +4,7 @@ Logs are compared with the archive. Its checkpoint names the last archived event
 not have this event, or ends before it, has lost acknowledged events.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from functools import partial
 
@@ -49,8 +50,9 @@ async def statuses(
         for pool, at in positions.items()
         if at.generation and (thorough or not stopped(at))
     }
-    created = await source.created(watched.keys() - {CATALOGUE})  # first: as in `find_damage`
-    intact, heads = await source.intact(watched), await source.heads(watched)
+    created, intact, heads = await asyncio.gather(  # sent together, in the order of `find_damage`
+        source.created(watched.keys() - {CATALOGUE}), source.intact(watched), source.heads(watched)
+    )
     found = {
         pool: describe_damage(watched[pool], head, intact=intact[pool]) or OK
         for pool, head in heads.items()

@@ -20,6 +20,7 @@ from eventstore.log.notices import UNAVAILABLE
 from eventstore.log.reader import Reader
 from eventstore.recovery.restore import halt_generation
 from eventstore.retention import Retention
+from eventstore.ticks import tick
 from projector.fold import heartbeats
 from projector.fold.projection import AppliedBatch, Projection, stopped
 from projector.fold.snapshot import SnapshotFailed, take_snapshot, truncated_start
@@ -99,16 +100,18 @@ class Active:
         """
         seconds = self._options.lease_seconds
         while True:
-            await asyncio.sleep(seconds / 4)
+            if (pause := self._lease.renewal_due_seconds) > 0:
+                await asyncio.sleep(pause)
+                continue
             bounded = self._following and not self.database.sqlite
             async with asyncio.timeout(RENEWAL_TIMEOUT_LEASES * seconds if bounded else None):
-                await self._lease.renew(unless_within_seconds=seconds / 4)
+                await self._lease.renew()
 
     async def clean_up_rebuilds(self) -> None:
         """Drop the tables of rebuilds that died."""
         rebuild_lease = Lease(self.database, "rebuild", seconds=self._options.lease_seconds)
         while True:
-            await asyncio.sleep(self._options.lease_seconds)
+            await tick(self._options.lease_seconds)
             if await rebuild_lease.is_held():
                 await drop_abandoned_tables(rebuild_lease)
 
@@ -117,7 +120,7 @@ class Active:
         trimmer = Trimmer(self._source, self._lease, self._options.retention)
         try:
             for turn in itertools.count():
-                await asyncio.sleep(self._options.trim_seconds)
+                await tick(self._options.trim_seconds)
                 live = self._live()
                 positions = [
                     at

@@ -1,28 +1,28 @@
 """Watches the SQLite file of the views while a projector is active."""
 
-import asyncio
 from typing import Final
 
 import structlog
 
 from eventstore.log.notices import WAL_LARGE
+from eventstore.ticks import tick
 from projector.service.notices import Notices
 from projector.store.database import Database
 from projector.store.views_file import WAL_LARGE_BYTES
 
 log = structlog.get_logger("muster.projector")
 
-SECONDS: Final = 1.0
+SECONDS: Final = 2.0
 
 
 async def watch_file(database: Database, notices: Notices) -> None:
-    """Open it again every second, which shows damage, and keep its write-ahead log short.
+    """Open it again every other second, which shows damage, and keep its write-ahead log short.
 
     Of PostgreSQL there is none. Raises `ViewsFileChanged`, `DatabaseError`.
     """
     reported = False
     while True:
-        await asyncio.sleep(SECONDS)
+        await tick(SECONDS)
         if database.file is None:
             continue
         wal_bytes = await database.check_file()

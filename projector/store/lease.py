@@ -120,10 +120,14 @@ class Lease:
         self._renewed_at = started
         return result
 
-    async def renew(self, *, unless_within_seconds: float = 0.0) -> None:
-        """Not where another transaction renewed it so recently. Raises `Superseded`."""
-        if time.monotonic() - self._renewed_at >= unless_within_seconds:
-            await self.write(lambda _: None)
+    @property
+    def renewal_due_seconds(self) -> float:
+        """In how many seconds to renew it, where no other transaction does; negative: at once."""
+        return self._renewed_at + self.seconds / 2 - time.monotonic()
+
+    async def renew(self) -> None:
+        """Raises `Superseded`."""
+        await self.write(lambda _: None)
 
     @asynccontextmanager
     async def keep_renewed(self) -> AsyncIterator[None]:

@@ -76,9 +76,10 @@ class HostReports:
         while True:
             room, full = self._local.room()
             report = HostReport(self._log.now_ms(CATALOGUE), room, full)
-            await self._ask("HSET", self._host, msgspec.json.encode(report))
-            await self._observe()
-            await self._sweep()
+            text = msgspec.json.encode(report)
+            await asyncio.gather(  # sent together, in this order
+                self._ask("HSET", self._host, text), self._observe(), self._sweep()
+            )
             await asyncio.sleep(REPORT_SECONDS * random.uniform(0.8, 1.0))
 
     async def _observe(self) -> None:

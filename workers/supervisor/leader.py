@@ -26,7 +26,7 @@ from workers.supervisor.worker_monitor import PoolContext, WorkerMonitor
 
 log = structlog.get_logger("muster.leader")
 
-STRAYS_SECONDS: Final = 1.0
+STRAYS_SECONDS: Final = 10.0
 """Between two searches for what was read from a group under a name that is no worker's."""
 NO_LEADER = Leadership("", 0, 0)
 
@@ -71,7 +71,7 @@ class Leader:
 
     async def _acquire_lead(self, survey: Survey, now: float) -> None:
         """Not in each of many rounds: what a leader of before attempts is refused."""
-        if self.leads and now - self._renewed_at < self._context.pool().config.lease_seconds / 10:
+        if self.leads and now - self._renewed_at < self._context.pool().config.lease_seconds / 4:
             return
         self._renewed_at = now
         own_term = self._lead.term if self.leads else 0

@@ -1,0 +1,18 @@
+"""Pauses that end together: what a process does every few seconds wakes it once, not many times."""
+
+import asyncio
+
+
+def until_tick(seconds: float) -> float:
+    """How many seconds from now to do again what is done every so many seconds.
+
+    That is at a multiple of them by the event loop's clock, a tenth of them away at least: a timer
+    may end a little early.
+    """
+    remaining = seconds - asyncio.get_running_loop().time() % seconds
+    return remaining if remaining > seconds / 10 else remaining + seconds
+
+
+async def tick(seconds: float) -> None:
+    """Sleep until then."""
+    await asyncio.sleep(until_tick(seconds))
