@@ -73,6 +73,11 @@ class Catalogue(Struct, frozen=True, kw_only=True):
     def live_pools(self) -> dict[str, Pool]:
         return {name: pool for name, pool in self.pools.items() if not pool.deleted}
 
+    def live_pool(self, name: str) -> Pool | None:
+        """None if there is none, or it was deleted."""
+        pool = self.pools.get(name)
+        return None if pool is None or pool.deleted else pool
+
     def version_of(self, subject: str) -> int:
         """How often a name was changed; a pool and a host of the same name are counted together.
 

@@ -129,7 +129,7 @@ class CatalogueLog:
         """Create a pool and its keys. CONFLICT if the name is used."""
 
         def decide(state: Catalogue) -> Decision:
-            found = state.live_pools().get(name)
+            found = state.live_pool(name)
             if found is None:
                 return Outcome.DONE, events.PoolCreated(role_type, config=write_config(config))
             same = (found.role_type, found.config) == (role_type, config)
@@ -149,7 +149,7 @@ class CatalogueLog:
         """Change a pool's configuration, starting from the current one. ABSENT without a pool."""
 
         def decide(state: Catalogue) -> Decision:
-            pool = state.live_pools().get(name)
+            pool = state.live_pool(name)
             if pool is None:
                 return Outcome.ABSENT, None
             config = change(pool.config)
@@ -171,7 +171,7 @@ class CatalogueLog:
         """Delete a pool that was closed before. ABSENT if another pool has its name by now."""
 
         def decide(state: Catalogue) -> Decision:
-            found = state.live_pools().get(pool.pool_name)
+            found = state.live_pool(pool.pool_name)
             if found is None or found.created_seq != pool.created_seq:
                 return Outcome.ABSENT, None
             return Outcome.DONE, events.PoolDeleted(reason=reason)

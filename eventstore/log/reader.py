@@ -1,20 +1,24 @@
 """Reads streams from a position onward, never from `$`.
 
 A caller reads on after the last id it has read. If the stream was trimmed past that id, it notices
-the gap in `seq`. Each reader has a connection of its own.
+the gap in `seq`. Each reader has connections of its own.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from eventstore.connection import calls
 from eventstore.connection.clients import Client
 
 BLOCK_SECONDS = 5.0
+GROUP = 100
+"""Streams in one call. Each call that has waited costs in proportion to its streams."""
 
 Entry = tuple[bytes, Sequence[bytes]]
 """An entry as Redis returns it: its id, then names and values in turn."""
+Group: TypeAlias = tuple[tuple[str, str], ...]
+"""Streams and positions."""
 
 
 class Reader:
@@ -23,21 +27,50 @@ class Reader:
     def __init__(self, url: str, *, block_seconds: float = BLOCK_SECONDS) -> None:
         self.block_ms = max(int(block_seconds * 1000), 1)
         self._client = Client(url, block_seconds=block_seconds)
+        self._waiting: dict[Group, asyncio.Future[dict[str, list[Entry]]]] = {}
+        """Groups of streams for which a call waits, with the positions that it was sent with."""
 
     async def read(
         self, positions: Mapping[str, str], *, count: int = 1000, block: bool = True
     ) -> dict[str, list[Entry]]:
         """Entries after the given ids, by stream; empty if none came within the block time.
 
-        It waits as long if there is no stream to read, for callers that read in a loop.
+        It waits as long if there is no stream to read, for callers that read in a loop. Many
+        streams are waited for in groups: the others go on waiting while one has been read.
         """
         if not positions:
             await asyncio.sleep(self.block_ms / 1000 if block else 0)
             return {}
+        items = tuple(positions.items())
+        groups = [items[at : at + GROUP] for at in range(0, len(items), GROUP)]
+        self._drop(self._waiting.keys() - set(groups if block else ()))
+        if len(groups) == 1:
+            return await self._read(items, count, block=block)
+        found: dict[str, list[Entry]] = {}
+        if not block:
+            for group in groups:
+                found |= await self._read(group, count, block=False)
+            return found
+        for group in groups:
+            if group not in self._waiting:
+                reading = asyncio.ensure_future(self._read(group, count, block=True))
+                reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+                self._waiting[group] = reading
+        done, _ = await asyncio.wait(self._waiting.values(), return_when=asyncio.FIRST_COMPLETED)
+        self._waiting = {group: one for group, one in self._waiting.items() if one not in done}
+        for one in done:
+            found |= one.result()
+        return found
+
+    async def _read(self, group: Group, count: int, *, block: bool) -> dict[str, list[Entry]]:
+        streams, ids = zip(*group, strict=True)
         wait = ("BLOCK", self.block_ms) if block else ()
-        command = ("XREAD", "COUNT", count, *wait, "STREAMS", *positions, *positions.values())
-        raw = await self._call(*command)
+        raw = await self._call("XREAD", "COUNT", count, *wait, "STREAMS", *streams, *ids)
         return {key.decode(): entries for key, entries in raw or ()}
+
+    def _drop(self, groups: Iterable[Group]) -> None:
+        for group in tuple(groups):
+            self._waiting.pop(group).cancel()
 
     async def range(
         self, stream: str, first: str = "-", last: str = "+", *, count: int = 1000
@@ -59,9 +92,11 @@ class Reader:
     async def abort(self) -> None:
         """End running calls with `LogUnreachable`; the next call connects again."""
         self._client.drop()
+        self._waiting = {}
 
     async def close(self) -> None:
         await self._client.aclose()
+        self._waiting = {}
 
     async def _call(self, *command: str | int) -> Any:
         with calls.translated_errors(f"{command[0]} failed"):

@@ -121,8 +121,7 @@ class Backend:
 
     def live_pool(self, name: str) -> Pool | None:
         """A pool by what was last observed; None if there is none."""
-        pool = self._catalogue.state.pools.get(name)
-        return None if pool is None or pool.deleted else pool
+        return self._catalogue.state.live_pool(name)
 
     async def pool(self, name: str) -> Pool:
         """A pool. If it is not known, the catalogue is read again.

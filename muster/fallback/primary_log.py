@@ -65,7 +65,7 @@ class PrimaryLog:
         await self._client.aclose()
 
     def pool(self, name: str) -> Pool | None:
-        return self._catalogue.state.live_pools().get(name)
+        return self._catalogue.state.live_pool(name)
 
     async def submit(self, entry: Entry) -> Entry:
         """The entry with its result. Safe to repeat. Raises `LogError`."""

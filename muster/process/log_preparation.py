@@ -137,7 +137,7 @@ async def apply_pools(
 
 
 async def _apply(catalogue: CatalogueLog, name: str, declaration: PoolDeclaration) -> None:
-    existing = catalogue.state.live_pools().get(name)
+    existing = catalogue.state.live_pool(name)
     if existing is None:
         changed = await catalogue.create_pool(name, declaration.role, declaration.config(), ORIGIN)
         if changed.outcome is Outcome.DONE:

@@ -1,0 +1,95 @@
+"""Streams are read on from a position, however many there are."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from eventstore.errors import LogUnreachable
+from eventstore.log import reader as module
+from eventstore.log.reader import Reader
+from tests.waiting import until
+
+NAMES = [f"s{n}" for n in range(7)]
+
+
+@pytest.fixture(autouse=True)
+def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GROUP", 3)
+
+
+@pytest.fixture
+def server(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+def calls(server: redis.Redis) -> int:
+    return int(server.info("commandstats").get("cmdstat_xread", {"calls": 0})["calls"])
+
+
+def waiting(server: redis.Redis) -> int:
+    return int(server.info("clients")["blocked_clients"])
+
+
+async def test_what_is_added_to_any_stream_is_read_once(
+    server: redis.Redis, redis_url: str
+) -> None:
+    reader, positions, found = Reader(redis_url), dict.fromkeys(NAMES, "0"), []
+    for number, name in enumerate([*NAMES, *reversed(NAMES), *NAMES]):
+        reading = asyncio.ensure_future(reader.read(positions))
+        await until(lambda: waiting(server) == 3)
+        server.xadd(name, {"n": number})
+        for stream, entries in (await reading).items():
+            positions[stream] = entries[-1][0].decode()
+            found += [int(fields[1]) for _, fields in entries]
+    await reader.close()
+    assert found == list(range(3 * len(NAMES)))
+
+
+async def test_only_the_group_that_was_read_is_asked_for_again(
+    server: redis.Redis, redis_url: str
+) -> None:
+    reader, positions = Reader(redis_url), dict.fromkeys(NAMES, "0")
+    reading = asyncio.ensure_future(reader.read(positions))
+    await until(lambda: waiting(server) == 3)
+    before = calls(server)
+    for _ in range(5):
+        server.xadd("s4", {"a": "b"})
+        positions["s4"] = (await reading)["s4"][-1][0].decode()
+        reading = asyncio.ensure_future(reader.read(positions))
+        await until(lambda: waiting(server) == 3)
+    # Each call that waited was counted when it came, and once more when it was answered.
+    assert calls(server) - before <= 10
+    reading.cancel()
+    await reader.close()
+
+
+async def test_entries_of_a_position_that_changed_meanwhile_are_read_from_there(
+    server: redis.Redis, redis_url: str
+) -> None:
+    reader, positions = Reader(redis_url), dict.fromkeys(NAMES, "0")
+    reading = asyncio.ensure_future(reader.read(positions))
+    await until(lambda: waiting(server) == 3)
+    server.xadd("s0", {"a": "b"})
+    assert (await reading).keys() == {"s0"}
+    first = server.xadd("s5", {"a": "1"})
+    server.xadd("s5", {"a": "2"})
+    positions.update(s0="$", s5=first.decode())
+    [(_, fields)] = (await reader.read(positions))["s5"]
+    assert fields == [b"a", b"2"]
+    assert len((await reader.read({**positions, "s5": "0"}, block=False))["s5"]) == 2
+    await reader.close()
+
+
+async def test_an_end_of_all_calls_is_an_error_once(server: redis.Redis, redis_url: str) -> None:
+    reader, positions = Reader(redis_url), dict.fromkeys(NAMES, "0")
+    reading = asyncio.ensure_future(reader.read(positions))
+    await until(lambda: waiting(server) == 3)
+    await reader.abort()
+    with pytest.raises(LogUnreachable):
+        await reading
+    server.xadd("s6", {"a": "b"})
+    assert (await reader.read(positions)).keys() == {"s6"}
+    await reader.close()
