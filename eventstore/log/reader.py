@@ -5,7 +5,7 @@ the gap in `seq`. Each reader has connections of its own.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from eventstore.connection import calls
@@ -27,8 +27,8 @@ class Reader:
     def __init__(self, url: str, *, block_seconds: float = BLOCK_SECONDS) -> None:
         self.block_ms = max(int(block_seconds * 1000), 1)
         self._client = Client(url, block_seconds=block_seconds)
-        self._waiting: dict[Group, asyncio.Future[dict[str, list[Entry]]]] = {}
-        """Groups of streams for which a call waits, with the positions that it was sent with."""
+        self._waiting: dict[int, tuple[Group, asyncio.Future[dict[str, list[Entry]]]]] = {}
+        """By the number of the group: with which positions a call was sent that waits."""
 
     async def read(
         self, positions: Mapping[str, str], *, count: int = 1000, block: bool = True
@@ -43,7 +43,7 @@ class Reader:
             return {}
         items = tuple(positions.items())
         groups = [items[at : at + GROUP] for at in range(0, len(items), GROUP)]
-        self._drop(self._waiting.keys() - set(groups if block else ()))
+        self._drop_except(groups if block else [])
         if len(groups) == 1:
             return await self._read(items, count, block=block)
         found: dict[str, list[Entry]] = {}
@@ -51,26 +51,30 @@ class Reader:
             for group in groups:
                 found |= await self._read(group, count, block=False)
             return found
-        for group in groups:
-            if group not in self._waiting:
-                reading = asyncio.ensure_future(self._read(group, count, block=True))
-                reading.add_done_callback(lambda done: done.cancelled() or done.exception())
-                self._waiting[group] = reading
-        done, _ = await asyncio.wait(self._waiting.values(), return_when=asyncio.FIRST_COMPLETED)
-        self._waiting = {group: one for group, one in self._waiting.items() if one not in done}
-        for one in done:
-            found |= one.result()
+        for number, group in enumerate(groups):
+            if number not in self._waiting:
+                call = asyncio.ensure_future(self._read(group, count, block=True))
+                call.add_done_callback(lambda done: done.cancelled() or done.exception())
+                self._waiting[number] = group, call
+        waiting = [call for _, call in self._waiting.values()]
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        self._waiting = {n: one for n, one in self._waiting.items() if one[1] not in done}
+        for call in done:
+            found |= call.result()
         return found
+
+    def _drop_except(self, groups: Sequence[Group]) -> None:
+        """Give up calls that wait for other streams, or from other positions."""
+        for number, (group, call) in tuple(self._waiting.items()):
+            if number >= len(groups) or groups[number] != group:
+                call.cancel()
+                del self._waiting[number]
 
     async def _read(self, group: Group, count: int, *, block: bool) -> dict[str, list[Entry]]:
         streams, ids = zip(*group, strict=True)
         wait = ("BLOCK", self.block_ms) if block else ()
         raw = await self._call("XREAD", "COUNT", count, *wait, "STREAMS", *streams, *ids)
         return {key.decode(): entries for key, entries in raw or ()}
-
-    def _drop(self, groups: Iterable[Group]) -> None:
-        for group in tuple(groups):
-            self._waiting.pop(group).cancel()
 
     async def range(
         self, stream: str, first: str = "-", last: str = "+", *, count: int = 1000

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -74,7 +75,7 @@ async def test_entries_of_a_position_that_changed_meanwhile_are_read_from_there(
     await until(lambda: waiting(server) == 3)
     server.xadd("s0", {"a": "b"})
     assert (await reading).keys() == {"s0"}
-    first = server.xadd("s5", {"a": "1"})
+    first: Any = server.xadd("s5", {"a": "1"})
     server.xadd("s5", {"a": "2"})
     positions.update(s0="$", s5=first.decode())
     [(_, fields)] = (await reader.read(positions))["s5"]
