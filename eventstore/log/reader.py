@@ -27,7 +27,7 @@ class Reader:
     def __init__(self, url: str, *, block_seconds: float = BLOCK_SECONDS) -> None:
         self.block_ms = max(int(block_seconds * 1000), 1)
         self._client = Client(url, block_seconds=block_seconds)
-        self._waiting: dict[int, tuple[Group, asyncio.Future[dict[str, list[Entry]]]]] = {}
+        self._waiting: dict[int, tuple[Group, asyncio.Task[dict[str, list[Entry]]]]] = {}
         """By the number of the group: with which positions a call was sent that waits."""
 
     async def read(
@@ -53,7 +53,7 @@ class Reader:
             return found
         for number, group in enumerate(groups):
             if number not in self._waiting:
-                call = asyncio.ensure_future(self._read(group, count, block=True))
+                call = asyncio.create_task(self._read(group, count, block=True))
                 call.add_done_callback(lambda done: done.cancelled() or done.exception())
                 self._waiting[number] = group, call
         waiting = [call for _, call in self._waiting.values()]
