@@ -1,5 +1,6 @@
 """A complete answer, made and sent in one piece: aiohttp's own takes several times as long."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -43,6 +44,7 @@ class Answer:
             self.headers["Connection"] = "close"
         elif request.version < HttpVersion11:
             self.headers["Connection"] = "keep-alive"
+        await asyncio.sleep(0)  # what is answered in this turn of the loop is sent together
         body = b"" if request.method == hdrs.METH_HEAD else self.body
         await request.writer.write_eof(self.head() + body)
 
