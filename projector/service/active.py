@@ -20,7 +20,6 @@ from eventstore.log.notices import UNAVAILABLE
 from eventstore.log.reader import Reader
 from eventstore.recovery.restore import halt_generation
 from eventstore.retention import Retention
-from eventstore.ticks import tick
 from projector.fold import heartbeats
 from projector.fold.projection import AppliedBatch, Projection, stopped
 from projector.fold.snapshot import SnapshotFailed, take_snapshot, truncated_start
@@ -58,7 +57,7 @@ class ProjectorOptions(Addresses, frozen=True, kw_only=True):
     """Whether lost logs are recovered without an operator."""
     backoff_max_seconds: float = 5.0
     retention: Retention = Retention()
-    trim_seconds: float = 5.0
+    trim_seconds: float = 10.0
     """How often the streams are trimmed."""
 
     def count(self, streams: int) -> int:
@@ -111,7 +110,7 @@ class Active:
         """Drop the tables of rebuilds that died."""
         rebuild_lease = Lease(self.database, "rebuild", seconds=self._options.lease_seconds)
         while True:
-            await tick(self._options.lease_seconds)
+            await asyncio.sleep(5 * self._options.lease_seconds)
             if await rebuild_lease.is_held():
                 await drop_abandoned_tables(rebuild_lease)
 
@@ -120,7 +119,7 @@ class Active:
         trimmer = Trimmer(self._source, self._lease, self._options.retention)
         try:
             for turn in itertools.count():
-                await tick(self._options.trim_seconds)
+                await asyncio.sleep(self._options.trim_seconds)
                 live = self._live()
                 positions = [
                     at

@@ -1,11 +1,11 @@
 """Watches the SQLite file of the views while a projector is active."""
 
+import asyncio
 from typing import Final
 
 import structlog
 
 from eventstore.log.notices import WAL_LARGE
-from eventstore.ticks import tick
 from projector.service.notices import Notices
 from projector.store.database import Database
 from projector.store.views_file import WAL_LARGE_BYTES
@@ -22,7 +22,7 @@ async def watch_file(database: Database, notices: Notices) -> None:
     """
     reported = False
     while True:
-        await tick(SECONDS)
+        await asyncio.sleep(SECONDS)
         if database.file is None:
             continue
         wal_bytes = await database.check_file()
