@@ -94,14 +94,7 @@ def fold(
     skipped then.
     """
     folding = _Fold(pool, before, truncated, State() if after is None else after)
-    for event in events:
-        kind = event.body.type
-        if kind.startswith("agent."):
-            folding.agent(event)
-        elif kind.startswith("worker."):
-            folding.worker(event)
-        elif not isinstance(event.body, log_events.PoolScalingDecided | log_events.LogRecovered):
-            raise Unfoldable(event, "it belongs in the catalogue")
+    folding.apply(events)
     return folding.after
 
 
@@ -111,21 +104,32 @@ class _Fold(Struct):
     truncated: bool
     after: State
 
-    def agent(self, event: log_events.Event) -> None:
-        changed, agent_id = self.after.agents, event.subject
-        old = changed.get(agent_id) or self.before.agents.get(agent_id)
-        if (old is None) is not (type(event.body) is log_events.AgentRequested):
-            self._require_truncated(event, old, "agent")
-            return
-        changed[agent_id] = new = _evolved(agents.evolve, old, event, self.pool)
-        old_worker = "" if old is None else old.worker_id
-        if new.worker_id != old_worker:
-            self._update_load(old_worker, -1, "")
-            self._update_load(new.worker_id, +1, new.agent_id if new.alone else "")
-        elif old_worker and old is not None and old.alone and not new.alone:
-            self._update_load(old_worker, 0, "")
+    def apply(self, events: Iterable[log_events.Event]) -> None:
+        changed, before = self.after.agents, self.before.agents
+        for event in events:
+            if not event.body.type.startswith("agent."):
+                self._apply_other(event)
+                continue
+            agent_id = event.subject
+            old = changed.get(agent_id) or before.get(agent_id)
+            if (old is None) is not (type(event.body) is log_events.AgentRequested):
+                self._require_truncated(event, old, "agent")
+                continue
+            changed[agent_id] = new = _evolved(agents.evolve, old, event, self.pool)
+            old_worker = "" if old is None else old.worker_id
+            if new.worker_id != old_worker:
+                self._update_load(old_worker, -1, "")
+                self._update_load(new.worker_id, +1, agent_id if new.alone else "")
+            elif old_worker and old is not None and old.alone and not new.alone:
+                self._update_load(old_worker, 0, "")
 
-    def worker(self, event: log_events.Event) -> None:
+    def _apply_other(self, event: log_events.Event) -> None:
+        if event.body.type.startswith("worker."):
+            self._apply_to_worker(event)
+        elif not isinstance(event.body, log_events.PoolScalingDecided | log_events.LogRecovered):
+            raise Unfoldable(event, "it belongs in the catalogue")
+
+    def _apply_to_worker(self, event: log_events.Event) -> None:
         old = self._load(event.subject)
         if (old is None) is not (type(event.body) is log_events.WorkerRequested):
             self._require_truncated(event, old, "worker")

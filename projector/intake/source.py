@@ -171,7 +171,7 @@ def read_archive(
     while generation is not None and len(rows) < count:
         # One generation at a time: else all of it up to the position would be read.
         of_generation = (position.pool, generation, position.seq, last, count - len(rows))
-        rows += starmap(EventRow, run(connection, statement, *of_generation))
+        rows += starmap(EventRow, run(connection, statement, *of_generation).all())
         if len(rows) < count:
             generation = run(connection, _LATER, position.pool, generation).scalar()
     return rows

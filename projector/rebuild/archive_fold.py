@@ -6,7 +6,6 @@ What was folded and not yet written is bounded; beyond that it is written in par
 import gc
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from itertools import takewhile
 from typing import Final
 
 from msgspec import Struct
@@ -63,8 +62,9 @@ class _ArchiveFold(Struct):
             rows = []
             if is_behind(at, self.last):
                 rows = read_archive(connection, at, count=self.batch, folded=True)
-            following = takewhile(lambda pair: pair[0] == pair[1].seq, enumerate(rows, at.seq + 1))
-            dense = [row for _, row in following]
+            first = at.seq + 1
+            gap = next((n for n, row in enumerate(rows) if row.seq != first + n), len(rows))
+            dense = rows[:gap]
             if not dense:
                 self.finished = True
                 return
