@@ -49,7 +49,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "workers.api": (),
     "workers.builtin": ("workers.api",),
     "workers.host": (),
-    "workers.output": (),
+    "workers.output": ("workers.host",),
     "workers.runtime": ("workers.api", "workers.host", "workers.output", STEPS, CALLS, LOG),
     "workers.process": ("workers.api", "workers.host", "workers.output", "workers.runtime",
                         STEPS, CALLS, LOG, "eventstore.recovery"),

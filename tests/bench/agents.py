@@ -5,8 +5,6 @@ import time
 
 from muster import Agent, Context
 
-_socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-
 
 class Returns(Agent):
     """Ends at once, and has nothing of its own but that."""
@@ -30,7 +28,9 @@ class Reports(Agent):
 
     async def run(self, context: Context) -> None:
         nanoseconds = time.monotonic_ns() - int(context.input["asked_ns"])
-        _socket.sendto(str(nanoseconds).encode(), ("127.0.0.1", int(context.input["port"])))
+        port = int(context.input["port"])
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+            sending.sendto(str(nanoseconds).encode(), ("127.0.0.1", port))
         if context.input.get("stay"):
             await context.stopping.wait()
 

@@ -239,10 +239,9 @@ async def _work(
 
 def _be_killed_first() -> None:
     """Where the kernel has to kill something for want of memory: a worker, or what it starts."""
-    with contextlib.suppress(OSError):
-        file = Path("/proc/self/oom_score_adj")
-        score = max(int(file.read_text(encoding="utf-8")), OOM_SCORE)
-        file.write_text(str(score), encoding="utf-8")
+    path = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError), path.open("r+b", buffering=0) as file:
+        file.write(b"%d" % max(int(file.read()), OOM_SCORE))
 
 
 def _ignore(*_: object) -> None:

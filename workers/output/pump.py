@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from workers.host.threads import start_thread
+
 TICK_SECONDS: Final = 0.4
 PIPE_BYTES: Final = 1 << 20
 """What a pipe holds, where that may be set, and the most that is read at once. A library that holds
@@ -48,12 +50,13 @@ class Pump:
         self._wake_read, self._wake_write = -1, -1
         self._asleep = True
         self._closed = False
-        self._thread: threading.Thread | None = None
+        self._thread_ended: threading.Event | None = None
+        """Set at the end of the thread, if it was started."""
         self._lock = threading.RLock()
 
     @property
     def running(self) -> bool:
-        return self._thread is not None and not self._closed
+        return self._thread_ended is not None and not self._closed
 
     def watch(self, watched: Watched) -> None:
         """Call its `tick` while that returns True."""
@@ -76,9 +79,9 @@ class Pump:
         """Read what there is, and stop. A second call does nothing."""
         with self._lock:
             closed, self._closed = self._closed, True
-        if self._thread is not None and not closed:
+        if self._thread_ended is not None and not closed:
             self._wake()
-            self._thread.join(1.0)
+            self._thread_ended.wait(1.0)
 
     def forget(self) -> None:
         """In a forked child: the thread and the descriptors are the parent's."""
@@ -87,10 +90,9 @@ class Pump:
 
     def _wake(self) -> None:
         with self._lock:
-            if self._thread is None and not self._closed:
+            if self._thread_ended is None and not self._closed:
                 self._open_wake()
-                self._thread = threading.Thread(target=self._run, name="muster-output", daemon=True)
-                self._thread.start()
+                self._thread_ended = start_thread(self._run)
             if self._wake_write >= 0:
                 with contextlib.suppress(OSError):
                     os.write(self._wake_write, b"x")

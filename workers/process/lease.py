@@ -33,6 +33,7 @@ from eventstore.language.pool_config import PoolConfig
 from eventstore.log.script_runner import script
 from eventstore.redis_errors import NoScriptError, RedisError
 from workers.host.processes import boot_seconds
+from workers.host.threads import start_thread
 from workers.process.loop_watch import ANSWER_SECONDS, LoopWatch
 from workers.process.options import WorkerOptions
 
@@ -87,7 +88,8 @@ class Lease:
         self._backoff = Backoff("renewal", worker_id=options.worker_id)
         self._log_unavailable = False
         self._orphan_since = 0.0
-        self._threads: list[threading.Thread] = []
+        self._threads: list[threading.Event] = []
+        """Of each, what is set at its end."""
 
     @property
     def expired(self) -> bool:
@@ -98,10 +100,9 @@ class Lease:
         """Renew from now on. `preparing`: what the worker does before it can claim."""
         self._loop = asyncio.get_running_loop()
         self._watch.start(preparing)
-        for name, target in (("renewal", self._renew_forever), ("guard", self._guard)):
-            thread = threading.Thread(target=target, name=f"muster-{name}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        if preparing:  # the log is to know that
+            self._renew_now.set()
+        self._threads = [start_thread(self._renew_forever), start_thread(self._guard)]
 
     async def stop(self) -> None:
         """Stop renewing and guarding. A second call does nothing."""
@@ -109,7 +110,7 @@ class Lease:
         self._renew_now.set()
         self._confirmed.set()
         for _ in range(200):  # threads cannot be awaited; a second at most
-            if not any(thread.is_alive() for thread in self._threads):
+            if all(ended.is_set() for ended in self._threads):
                 return
             await asyncio.sleep(0.005)
 
@@ -133,12 +134,14 @@ class Lease:
     # ---- the thread that renews ----------------------------------------------------------------
 
     def _renew_forever(self) -> None:
+        pause = self._config.renew_seconds * random.random()  # its registration was the first
         client = ThreadClient(self._options.redis_url, timeout_seconds=self._config.renew_seconds)
         with contextlib.closing(client):
             while not self._stopped.is_set():
-                pause = self._renew(client)
                 self._renew_now.wait(pause)
                 self._renew_now.clear()
+                if not self._stopped.is_set():
+                    pause = self._renew(client)
 
     def _renew(self, client: ThreadClient) -> float:
         """One renewal; returns after how many seconds the next is due."""

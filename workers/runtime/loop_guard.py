@@ -78,7 +78,6 @@ def keep_running(loop: asyncio.AbstractEventLoop, until: "asyncio.Future[Any]") 
 def _for_agents(method: Callable[..., Any], replacement: Callable[..., Any]) -> Any:
     """The method of a loop, with a replacement where an agent calls it."""
 
-    @functools.wraps(method)
     def wrapper(*arguments: Any, **options: Any) -> Any:
         owner = CURRENT.get()
         if owner is None:

@@ -1,0 +1,23 @@
+"""Threads of a worker's own, besides that of its event loop."""
+
+import _thread
+import threading
+from collections.abc import Callable
+
+
+def start_thread(run: Callable[[], None]) -> threading.Event:
+    """Run it in a thread that ends with the process; returns what is set at its end.
+
+    Unlike `Thread.start` this does not wait until the thread runs, so that the loop goes on until
+    it waits by itself: a thread that starts has the interpreter's lock for up to 5 ms.
+    """
+    ended = threading.Event()
+
+    def body() -> None:
+        try:
+            run()
+        finally:
+            ended.set()
+
+    _thread.start_new_thread(body, ())
+    return ended
