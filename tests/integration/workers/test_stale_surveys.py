@@ -145,7 +145,7 @@ async def test_observations_of_an_earlier_term_prove_nothing_in_this_one(site: S
     leader = leader_of(pool)
     await leader.reconcile(await site.survey(), 1.0)
     _, other = await pool.log.lead(POOL, "other", 0, stale=leader._lead)
-    await leader.reconcile(await site.survey(), 2.0)
+    await leader.reconcile(await site.survey(), 5.0)
     assert leader._lead.host == "other"
     await pool.log.lead(POOL, "h", 0, stale=other)
     await leader.reconcile(await site.survey(), 100.0)
