@@ -41,11 +41,10 @@ class Reader:
         if not positions:
             await asyncio.sleep(self.block_ms / 1000 if block else 0)
             return {}
-        items = tuple(positions.items())
-        groups = [items[at : at + GROUP] for at in range(0, len(items), GROUP)]
+        groups = _groups(tuple(positions.items()))
         self._drop_except(groups if block else [])
         if len(groups) == 1:
-            return await self._read(items, count, block=block)
+            return await self._read(groups[0], count, block=block)
         found: dict[str, list[Entry]] = {}
         if not block:
             for group in groups:
@@ -105,3 +104,10 @@ class Reader:
     async def _call(self, *command: str | int) -> Any:
         with calls.translated_errors(f"{command[0]} failed"):
             return await calls.execute_blocking(self._client, *command)
+
+
+def _groups(items: Group) -> list[Group]:
+    """The first has the first stream and the newest: the catalogue is there, and what it adds."""
+    first, others = items[:1], items[1:]
+    full = len(others) // GROUP * GROUP
+    return [first + others[full:], *(others[at : at + GROUP] for at in range(0, full, GROUP))]

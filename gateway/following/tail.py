@@ -36,6 +36,8 @@ BUSY_ENTRIES = 10
 BUSY_SECONDS = 0.005
 """After a read of so many entries also clients that wait do so for so long."""
 PAGE_SIZE = 1000
+CLOCK_SECONDS = 5.0
+"""How often those logs are asked for their time that have not replied for long."""
 
 _RECOVERED_TYPE = LogRecovered.type.encode()
 
@@ -81,7 +83,7 @@ class Tail:
         self._retry_requested = asyncio.Event()
         self._requested = requested
         self._applied: Catalogue | None = None
-        self._read_at = 0.0
+        self._read_at = self._clocks_at = 0.0
         self._read_count = 0
 
     async def start(self, *, timeout_seconds: float) -> None:
@@ -125,7 +127,9 @@ class Tail:
             try:
                 if not self.positions:
                     await self._start_at_end()
-                await self._log.refresh_clocks(self.positions)
+                if time.monotonic() - self._clocks_at > CLOCK_SECONDS:
+                    self._clocks_at = time.monotonic()
+                    await self._log.refresh_clocks(self.positions)
                 await self._gather()
                 await self._read()
             except Exception as error:

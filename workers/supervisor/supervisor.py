@@ -176,19 +176,22 @@ class Supervisor:
         known = Catalogue()
         if not self._joined:
             await self._join()
+        await self._catalogue.refresh()
         while True:
-            await self._catalogue.refresh()
-            self._supervise_new_pools()
             self._abandon_removed_pools(positions)
-            await self._rejoin()
-            self._wake_changed(known, self._catalogue.state)
-            known = self._catalogue.state
+            if self._catalogue.state is not known:
+                self._supervise_new_pools()
+                await self._rejoin()
+                self._wake_changed(known, self._catalogue.state)
+                known = self._catalogue.state
             positions[self._keys.catalogue] = known.stream_id
             pools = {self._keys.pool(name, "signals"): pool for name, pool in self._pools.items()}
             for signals in pools.keys() - positions.keys():
                 positions[signals] = await self._reader.last_id(signals)
                 pools[signals].wakeup.set()
             signalled = await self._reader.read(positions)
+            if self._keys.catalogue in signalled:
+                await self._catalogue.refresh()
             for stream, entries in signalled.items():
                 positions[stream] = entries[-1][0].decode()
                 if stream in pools:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -32,6 +33,10 @@ def calls(server: redis.Redis) -> int:
 
 def waiting(server: redis.Redis) -> int:
     return int(server.info("clients")["blocked_clients"])
+
+
+def is_waiting(server: redis.Redis, groups: int) -> bool:
+    return waiting(server) == groups
 
 
 async def test_what_is_added_to_any_stream_is_read_once(
@@ -82,6 +87,22 @@ async def test_entries_of_a_position_that_changed_meanwhile_are_read_from_there(
     assert fields == [b"a", b"2"]
     assert len((await reader.read({**positions, "s5": "0"}, block=False))["s5"]) == 2
     await reader.close()
+
+
+async def test_a_new_stream_interrupts_no_call(server: redis.Redis, redis_url: str) -> None:
+    """The catalogue, the first, has just been read where it is added."""
+    reader, positions = Reader(redis_url), dict.fromkeys(NAMES, "0")
+    before = int(server.info("stats")["total_connections_received"])
+    for number in range(20):
+        reading = asyncio.ensure_future(reader.read(positions))
+        groups = 1 + (6 + number) // 3
+        await until(partial(is_waiting, server, groups))
+        server.xadd("s0", {"a": "b"})
+        positions["s0"] = (await reading)["s0"][-1][0].decode()
+        positions[f"new{number}"] = "0"
+    made = int(server.info("stats")["total_connections_received"]) - before
+    await reader.close()
+    assert made <= 3 + 20 // 3 + 1, "one for each group"
 
 
 async def test_an_end_of_all_calls_is_an_error_once(server: redis.Redis, redis_url: str) -> None:
