@@ -207,7 +207,7 @@ class CatalogueLog:
             return (Outcome.DONE, events.PoolRemoved()) if found == pool else (Outcome.ABSENT, None)
 
         name = pool.pool_name
-        writes: list[clauses.Write] = [clauses.DeleteMeta(f"made:{name}")]
+        writes: list[clauses.Write] = [clauses.SetMeta(f"made:{name}", "")]
         if retired:
             writes.append(clauses.SetMeta(f"retired:{name}", retired))
         return await self._change(name, decide, origin, *writes)
@@ -261,7 +261,7 @@ def _new_version(state: Catalogue, body: events.AnyBody, subject: str) -> clause
     if isinstance(body, events.PoolRemoved | events.HostRemoved):
         rest = state.hosts if isinstance(body, events.PoolRemoved) else state.pools
         version = rest[subject].version if subject in rest else 0
-    return clauses.SetMeta(field, version) if version else clauses.DeleteMeta(field)
+    return clauses.SetMeta(field, version or "")
 
 
 def _is_behind(state: Catalogue, entries: Sequence[Entry]) -> bool:

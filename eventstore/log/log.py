@@ -116,7 +116,7 @@ class Log(LogQueries):
         for entry in entries:
             agent_id = entry[0].decode()
             try:
-                agent = hashes.AGENT.from_hash(agent_id, fields_of([*entry[2], *entry[3]]))
+                agent = hashes.AGENT.from_flat(agent_id, [*entry[2], *entry[3]])
             except Unreadable as error:
                 await self.park(pool, error, holder=fence.worker_id)
                 continue

@@ -48,10 +48,10 @@ class LogQueries(ScriptRunner):
     async def agent(self, pool: str, agent_id: str) -> Agent | None:
         """The write side's state of an agent; None once Redis has removed it."""
         try:
-            fields = await self._read(pool, "HGETALL", self.keys.agent(pool, agent_id))
+            flat = await self._read(pool, "HGETALL", self.keys.agent(pool, agent_id))
         except WrongType as error:
             raise Unreadable("agent", agent_id, "its key is not a hash") from error
-        return hashes.AGENT.from_hash(agent_id, fields_of(fields)) if fields else None
+        return hashes.AGENT.from_flat(agent_id, flat) if flat else None
 
     async def pool_of(self, agent_id: str, pools: Sequence[str]) -> str | None:
         """The pool that has an agent's state, among these."""

@@ -213,16 +213,10 @@ class WakeWorkers(Write, frozen=True):
 
 
 class SetMeta(Write, frozen=True):
-    """Set a field of the meta hash."""
+    """Set a field of the meta hash; `""`: delete it."""
 
     field: str
     value: str | int
-
-
-class DeleteMeta(Write, frozen=True):
-    """Delete a field of the meta hash."""
-
-    field: str
 
 
 class Resign(Write, frozen=True):

@@ -7,9 +7,9 @@ newer version added are not changed.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from msgspec import NODEFAULT, Struct, inspect
 
@@ -39,6 +39,19 @@ class _Form(Struct, frozen=True):
     lua: tuple[str, ...] = ("",)
 
 
+class _Field(NamedTuple):
+    """A field of the hash. `usual`: its default, and `text` as it is written."""
+
+    name: str
+    raw_name: bytes
+    attribute: str
+    form: _Form
+    usual: Any
+    text: str
+    raw_text: bytes | None
+    required: bool
+
+
 class HashCodec(Generic[State]):
     """`first`: the fields that every hash has, in their order. Fields that were added to the Struct
     later follow them, and have their default if the hash is older than the field.
@@ -46,28 +59,23 @@ class HashCodec(Generic[State]):
 
     def __init__(self, kind: str, shape: type[State], *, key: str, first: str) -> None:
         self._kind, self._shape, self._key = kind, shape, key
-        fields = {
-            HASH_NAMES.get(field.name, field.name): (field.name, _form_of(field.type))
-            for field in _fields(shape)
+        info = inspect.type_info(shape)
+        assert isinstance(info, inspect.StructType)
+        stored = {
+            HASH_NAMES.get(field.name, field.name): field
+            for field in info.fields
             if field.name != key and field.name not in VIEWS_ONLY
         }
         self.first = tuple(first.split())
-        names = [*self.first, *(name for name in fields if name not in self.first)]
-        self._fields = [(name, *fields[name]) for name in names]
-        self._values = attrgetter(*(field for _, field, _ in self._fields))
-        usual = {field.name: field.default for field in _fields(shape)}
-        self._written = [
-            (name, form.write, usual[field], _default_text(form, usual[field]))
-            for name, field, form in self._fields
-        ]
-        """Of each field: its name, how it is written, its default, and that as it is written."""
-        self._unknown = (_ABSENT,) * len(self._fields)
-        self._absent = tuple(
-            _ABSENT if name in self.first else usual[field] for name, field, _ in self._fields
-        )
+        names = [*self.first, *(name for name in stored if name not in self.first)]
+        self._fields = [_field(name, stored[name], name in self.first) for name in names]
+        self._values = attrgetter(*(field.attribute for field in self._fields))
+        self._unknown = (_ABSENT,) * len(names)
+        self._absent = tuple(_ABSENT if field.required else field.usual for field in self._fields)
 
     def to_hash(self, state: State) -> dict[str, str]:
-        return {name: form.write(getattr(state, field)) for name, field, form in self._fields}
+        flat = self.to_flat(state)
+        return dict(zip(flat[::2], flat[1::2], strict=True))
 
     def to_flat(
         self, state: State, stored: State | None = None, *, absent: bool = False
@@ -78,32 +86,40 @@ class HashCodec(Generic[State]):
         """
         flat: list[str] = []
         known = self._values(stored) if stored else self._absent if absent else self._unknown
-        for (name, write, usual, text), value, before in zip(
-            self._written, self._values(state), known, strict=True
-        ):
+        for field, value, before in zip(self._fields, self._values(state), known, strict=True):
             if value != before:
-                flat += (name, text if value is usual else write(value))
+                text = field.text if value is field.usual else field.form.write(value)
+                flat += (field.name, text)
         return flat
 
     def from_hash(self, subject: str, fields: Mapping[str, str]) -> State:
         """The inverse of `to_hash`; other fields are ignored. Raises `Unreadable`."""
+        texts = (text for pair in fields.items() for text in pair)
+        return self.from_flat(subject, [text.encode(errors="surrogatepass") for text in texts])
+
+    def from_flat(self, subject: str, flat: Sequence[bytes]) -> State:
+        """Like `from_hash`, of a reply in which names and values alternate; the last one counts.
+
+        Invalid UTF-8 becomes replacement characters, which are refused where it matters.
+        """
         values: dict[str, Any] = {self._key: subject}
-        for name, field, form in self._fields:
-            text = fields.get(name)
-            if text is not None:
+        stored = dict(zip(flat[::2], flat[1::2], strict=True))
+        for field in self._fields:
+            value = stored.get(field.raw_name)
+            if value is None:
+                if field.required:
+                    raise Unreadable(self._kind, subject, f"its hash has no field {field.name}")
+            elif value != field.raw_text:
                 try:
-                    values[field] = form.read(text)
+                    values[field.attribute] = field.form.read(value.decode(errors="replace"))
                 except ValueError as error:
-                    raise Unreadable(self._kind, subject, f"its field {name}: {error}") from error
-            elif name in self.first:
-                raise Unreadable(self._kind, subject, f"its hash has no field {name}")
+                    reason = f"its field {field.name}: {error}"
+                    raise Unreadable(self._kind, subject, reason) from error
         return self._shape(**values)
 
     def completed(self, fields: Mapping[str, str]) -> dict[str, str]:
         """A hash with defaults for the fields that are newer than the hash."""
-        defaults = {field.name: field.default for field in _fields(self._shape)}
-        later = self._fields[len(self.first) :]
-        return {**{name: form.write(defaults[field]) for name, field, form in later}, **fields}
+        return {field.name: field.text for field in self._fields if not field.required} | {**fields}
 
     def expected(self, state: State, stored: Mapping[str, str]) -> dict[str, str]:
         """Like `to_hash`, but with the causes empty if an older version wrote `stored`."""
@@ -113,22 +129,19 @@ class HashCodec(Generic[State]):
     def lua_check(self) -> str:
         """A function in Lua that returns which field of a hash `from_hash` cannot read, if any."""
         lines = ["local function unreadable_field(hash)", "  local text"]
-        for (name, _, form), (*_, usual) in zip(self._fields, self._written, strict=True):
-            absent = "not text or " if name in self.first else "text and "
-            wrong = (f"not string.find(text, {pattern!r})" for pattern in form.lua)
-            refused = " and ".join((f"{absent}text ~= {usual!r}", *wrong))
+        for field in self._fields:
+            name, absent = field.name, "not text or " if field.required else "text and "
+            wrong = (f"not string.find(text, {pattern!r})" for pattern in field.form.lua)
+            refused = " and ".join((f"{absent}text ~= {field.text!r}", *wrong))
             lines.append(f"  text = hash.{name} if {refused} then return {name!r} end")
         return "\n".join((*lines, "end"))
 
 
-def _default_text(form: _Form, default: Any) -> str:
-    return "" if default is NODEFAULT else form.write(default)
-
-
-def _fields(shape: type[Struct]) -> tuple[inspect.Field, ...]:
-    kind = inspect.type_info(shape)
-    assert isinstance(kind, inspect.StructType)
-    return kind.fields
+def _field(name: str, field: inspect.Field, required: bool) -> _Field:
+    form, usual = _form_of(field.type), field.default
+    text = "" if usual is NODEFAULT else form.write(usual)
+    raw_text = None if usual is NODEFAULT else text.encode()
+    return _Field(name, name.encode(), field.name, form, usual, text, raw_text, required)
 
 
 _INTEGER: Final = "^%d+$"

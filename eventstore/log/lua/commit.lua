@@ -194,12 +194,9 @@ function writes.Message(id, message) push_inbox(id, message) end
 function writes.Signal(kind, value) signal(kind, value) end
 function writes.WakeWorkers() wakes = true end
 function writes.SetMeta(field, value)
-  if stored[field] ~= value then redis.call('HSET', meta_key, field, value) end
+  if value == '' then redis.call('HDEL', meta_key, field)
+  elseif stored[field] ~= value then redis.call('HSET', meta_key, field, value) end
   stored[field] = value
-end
-function writes.DeleteMeta(field)
-  redis.call('HDEL', meta_key, field)
-  stored[field] = nil
 end
 function writes.Resign() redis.call('HSET', base .. 'leader', 'host', '') end
 function writes.Unpark(key) redis.call('HDEL', base .. 'parked', key) end
