@@ -113,14 +113,14 @@ class Log(LogQueries):
             found = {"entry_id": text_of(entry_id), "reason": text_of(reason)}
             log.error("command.foreign", pool=pool, **found, content=fields_of(content))
         claimed = []
-        for entry in entries:
-            agent_id = entry[0].decode()
+        for raw_id, spec, stored, changes in entries:
+            agent_id = raw_id.decode()
             try:
-                agent = hashes.AGENT.from_flat(agent_id, [*entry[2], *entry[3]])
+                agent = hashes.AGENT.from_flat(agent_id, [*stored, *changes])
             except Unreadable as error:
                 await self.park(pool, error, holder=fence.worker_id)
                 continue
-            claimed.append(replies.ClaimedAgent(agent, entry[1]))
+            claimed.append(replies.ClaimedAgent(agent, spec))
         return reply.outcome, claimed
 
     async def park(self, pool: str, error: Unreadable, *, holder: str = "") -> None:

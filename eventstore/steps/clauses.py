@@ -2,11 +2,12 @@
 
 A step is sent as one argument, MessagePack of (checks, writes). Each clause is an array that starts
 with the name of its Struct; the script's function of that name gets the other fields in their
-order. An unknown clause is an error before anything is written.
+order. None of these is None, which an array of Lua cannot hold. An unknown clause is an error
+before anything is written.
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -148,8 +149,8 @@ class PutAgent(Write, frozen=True):
 
     agent_id: str
     fields: Sequence[str] = ()
-    leaves: Leaves = Leaves()
-    enters: Enters = Enters()
+    leaves: Leaves | Literal[False] = False
+    enters: Enters | Literal[False] = False
     listed: bool = False
     ended_ms: int = 0
     replace: bool = False

@@ -7,7 +7,7 @@ schedules is derived only here.
 
 from collections.abc import Callable, Iterable
 from operator import attrgetter
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -204,7 +204,7 @@ class Step:
             clauses.PutAgent(
                 new.agent_id,
                 hashes.AGENT.to_flat(new, stored, absent=absent),
-                leaves=_leaves(old, new) if old else Leaves(),
+                leaves=old is not None and _leaves(old, new),
                 enters=_enters(new),
                 listed=unlisted,
                 ended_ms=0 if LISTED[new.status].live else self.ended_ms,
@@ -293,14 +293,12 @@ def _leaves(old: Agent, new: Agent) -> Leaves:
     )
 
 
-def _enters(new: Agent) -> Enters:
-    """What a change adds an agent to. Slots are booked by a claim."""
-    pending = new.status is Status.PENDING
-    queued = pending and not new.alone
-    return Enters(
-        queue_incarnation=new.incarnation if queued else 0,
-        queue_reason=new.reason if queued else "",
-        isolation=pending and new.alone,
-        timeout_ms=new.expires_ms if pending else 0,
-        due_ms=new.due_ms if LISTED[new.status].due else 0,
-    )
+def _enters(new: Agent) -> Enters | Literal[False]:
+    """What a change adds an agent to, if anything. Slots are booked by a claim."""
+    if LISTED[new.status].due:
+        return Enters(due_ms=new.due_ms)
+    if new.status is not Status.PENDING:
+        return False
+    if new.alone:
+        return Enters(isolation=True, timeout_ms=new.expires_ms)
+    return Enters(new.incarnation, new.reason, timeout_ms=new.expires_ms)

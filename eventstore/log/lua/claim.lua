@@ -71,10 +71,14 @@ local function book(id, agent, flat)
     version, status, claimed = version + 1, 'running', ''
     more = { 'has_run', '1', 'well_ms', well_ms == '0' and now or well_ms, 'command_id', '' }
   end
-  if agent.expires_ms ~= '0' then redis.call('ZREM', base .. 'timeouts', id) end
-  local changes = { 'status', status, 'reason', '', 'process_id', worker_id, 'epoch', epoch,
-    'claim_seq', claim_seq, 'expires_ms', '0', 'version', number(version),
-    'last_event_id', last_event, 'claimed', claimed, unpack(more) }
+  if agent.expires_ms ~= '0' then
+    redis.call('ZREM', base .. 'timeouts', id)
+    more[#more + 1], more[#more + 2] = 'expires_ms', '0'
+  end
+  if agent.reason ~= '' then more[#more + 1], more[#more + 2] = 'reason', '' end
+  local changes = { 'status', status, 'process_id', worker_id, 'epoch', epoch, 'version',
+    number(version), 'claim_seq', claim_seq, 'last_event_id', last_event, 'claimed', claimed,
+    unpack(more) }
   redis.call('HSET', agent_key(id), unpack(changes))
   add_agent(id, flat, changes)
 end

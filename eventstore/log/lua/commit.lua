@@ -106,28 +106,33 @@ local function enter_queue(id, incarnation, reason)
     return ''
   end
   waiting = waiting + 1
-  return redis.call('XADD', commands_key, 'NOMKSTREAM', entry_ids(),
+  return redis.call('XADD', commands_key, entry_ids(),
     'type', 'agent.spawn', 'agent_id', id, 'incarnation', incarnation, 'reason', reason)
 end
 
 local wrote, wakes = false, false -- whether any step did; workers are woken once, for all steps
 
 function writes.PutAgent(id, fields, leaves, enters, listed, ended_ms, replace)
+  local command
   if replace then redis.call('DEL', agent_key(id)) end
   if listed then redis.call('SADD', base .. 'agents', id) end
-  local command = leaves[1] and leave_queue(id)
-  if leaves[2] ~= '' then vacate(id, leaves[2]) end
-  if leaves[3] then redis.call('ZREM', base .. 'due', id) end
-  if leaves[4] then redis.call('ZREM', base .. 'timeouts', id) end
-  if leaves[5] ~= '' then
-    end_isolation(leaves[5])
-    wakes = true
+  if leaves then
+    if leaves[1] then command = leave_queue(id) end
+    if leaves[2] ~= '' then vacate(id, leaves[2]) end
+    if leaves[3] then redis.call('ZREM', base .. 'due', id) end
+    if leaves[4] then redis.call('ZREM', base .. 'timeouts', id) end
+    if leaves[5] ~= '' then
+      end_isolation(leaves[5])
+      wakes = true
+    end
   end
-  if enters[1] ~= 0 or enters[3] then
-    command, wakes = enter_queue(id, enters[1], enters[2]), true
+  if enters then
+    if enters[1] ~= 0 or enters[3] then
+      command, wakes = enter_queue(id, enters[1], enters[2]), true
+    end
+    if enters[4] ~= 0 then redis.call('ZADD', base .. 'timeouts', enters[4], id) end
+    if enters[5] ~= 0 then redis.call('ZADD', base .. 'due', enters[5], id) end
   end
-  if enters[4] ~= 0 then redis.call('ZADD', base .. 'timeouts', enters[4], id) end
-  if enters[5] ~= 0 then redis.call('ZADD', base .. 'due', enters[5], id) end
   if command then
     for _, text in ipairs({ 'command_id', command, 'claimed', '' }) do fields[#fields + 1] = text end
   end

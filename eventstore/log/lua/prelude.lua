@@ -123,7 +123,7 @@ end
 -- causation_id, traceparent, actor, data
 local function append(event)
   seq = seq + 1
-  last_entry = redis.call('XADD', events_key, 'NOMKSTREAM', entry_ids(),
+  last_entry = redis.call('XADD', events_key, entry_ids(),
     'type', event[1], 'version', event[2], 'seq', seq, 'event_id', event[3],
     'subject', event[4], 'incarnation', event[5], 'worker_id', event[6], 'epoch', event[7],
     'correlation_id', event[8], 'causation_id', event[9], 'traceparent', event[10],

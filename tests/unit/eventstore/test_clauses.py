@@ -40,8 +40,7 @@ def test_what_an_agent_leaves_and_enters_is_read_completely(part: str, struct: A
 
 def test_a_clause_travels_as_an_array_that_begins_with_its_name():
     sent = msgspec.msgpack.decode(clauses.encode([], [PutAgent("a", ended_ms=5)]))
-    leaves, enters = [False, "", False, False, ""], [0, "", False, 0, 0]
-    assert sent == [[], [["PutAgent", "a", [], leaves, enters, False, 5, False]]]
+    assert sent == [[], [["PutAgent", "a", [], False, False, False, 5, False]]]
 
 
 def test_every_status_says_where_an_agent_is_listed():
