@@ -7,13 +7,10 @@ reached it (and what the request's `Muster-Position` names); if they do not, the
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    suppress,
-)
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Final, TypeVar
 
 from eventstore.connection.calls import UNREACHABLE, translated_errors
@@ -21,6 +18,7 @@ from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.language.catalogue import Pool
 from eventstore.log.catalogue import CatalogueLog
+from eventstore.log.group_commit import STEPS_MAX
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
 from eventstore.names import unknown_name
@@ -29,7 +27,6 @@ from gateway.backend.acknowledgements import AcknowledgedCommands
 from gateway.backend.durability_levels import Capabilities
 from gateway.backend.read_state import ReadState
 from gateway.backend.redis_health import FailFastClient, RedisHealth
-from gateway.backend.turns import Turns
 from gateway.following.counters import Observations
 from gateway.following.subscriptions import Subscriptions
 from gateway.following.tail import Tail
@@ -59,7 +56,8 @@ class Backend:
         self.waiters = Waiters(options.limits.waiters_max)
         self.subscriptions = Subscriptions(options.limits.streams_max, options.limits.stream_queue)
         self.observations = Observations()
-        self.turns = Turns()
+        self.turns = defaultdict[str, asyncio.Semaphore](partial(asyncio.Semaphore, STEPS_MAX))
+        """So many spawns of each pool are submitted at once: a flood leaves the loop to others."""
         self.shared_answers = SharedQueries()
         self.acknowledged_commands = AcknowledgedCommands(self.log, self.positions)
         self.capabilities = Capabilities(options, self.log)
@@ -76,10 +74,14 @@ class Backend:
             self.event_range,
             open_catalogue=lambda: self.with_catalogue(CatalogueLog.start),
             on_stopped=self.waiters.release,
-            on_removed=self.observations.forget,
+            on_removed=self._forget,
             awaited=lambda: bool(self.waiters or self.subscriptions),
             requested=self.waiters.opened,
         )
+
+    def _forget(self, pool: str) -> None:
+        self.observations.forget(pool)
+        self.turns.pop(pool, None)
 
     async def close(self) -> None:
         """Close all connections, also where one cannot be closed."""

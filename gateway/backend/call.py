@@ -1,6 +1,10 @@
-"""One request on its way through the gateway: what is known of it and of its answer."""
+"""One request on its way through the gateway, and the headers of every answer.
+
+They say what browsers may do with it, which request it answers, and how new it is.
+"""
 
 from collections.abc import Mapping
+from typing import Final
 
 from aiohttp import web
 from msgspec import Struct, field
@@ -9,7 +13,23 @@ from eventstore.language.durability import Level
 from eventstore.steps.step import Origin
 from gateway.backend.backend import Backend
 from gateway.backend.read_state import ReadState
+from gateway.fallback import FALLBACK_HEADER
+from gateway.options import GatewayOptions
+from gateway.wire.answer import Answer
 from gateway.wire.decoding import Sent, WaitPreference
+
+SECURITY_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+        " img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Server": "muster",
+}
 
 
 class Asked(Struct, frozen=True):
@@ -37,3 +57,23 @@ class Call(Struct, eq=False):
     """The path of the operation that it was routed to."""
     started: web.StreamResponse | None = None
     """The answer whose head was sent."""
+
+    def set_headers(self, response: Answer | web.StreamResponse) -> None:
+        """Add the headers of every answer to one that was not started."""
+        headers = response.headers
+        headers.update(default_headers(self.backend.options))
+        headers["X-Request-Id"] = self.origin.correlation_id
+        headers.update(self.read_state.headers)
+
+    async def start_stream(self, response: web.StreamResponse) -> None:
+        """Send the head of an answer whose content follows."""
+        self.set_headers(response)
+        self.started = response
+        await response.prepare(self.request)
+
+
+def default_headers(options: GatewayOptions) -> Mapping[str, str]:
+    """The headers of every answer, also of one to what could not be read as a request."""
+    if options.fallback is None:
+        return SECURITY_HEADERS
+    return {**SECURITY_HEADERS, FALLBACK_HEADER: options.fallback.mode}

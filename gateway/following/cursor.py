@@ -3,7 +3,6 @@
 import base64
 import re
 import zlib
-from collections.abc import Iterable
 from typing import Final
 
 from gateway.wire.problems import Kind, Problem
@@ -35,15 +34,9 @@ class Cursor:
     def advance(self, pool: str, stream_id: str) -> None:
         """The position in one log, after an event was sent."""
         if pool != self._last:
-            self.drop((pool,))
-            self._last = pool
-        self.positions[pool] = stream_id
-
-    def drop(self, pools: Iterable[str]) -> None:
-        """Forget logs, of pools that were removed."""
-        for pool in pools:
             self.positions.pop(pool, None)
-            self._before = None
+            self._last, self._before = pool, None
+        self.positions[pool] = stream_id
 
     def __str__(self) -> str:
         if self._before is None or self._last not in self.positions:

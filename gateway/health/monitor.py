@@ -24,7 +24,7 @@ from gateway.health.alerts import current_alerts
 from gateway.wire.answer import Answer
 from gateway.wire.problems import Problem
 from gateway.wire.requests import HealthQuery
-from gateway.wire.responses import decode_cursor, encode_cursor, json_response
+from gateway.wire.responses import decode_cursor, encode_cursor
 from projector.queries.views import (
     AgentFilter,
     AgentRow,
@@ -125,7 +125,7 @@ async def system(call: Call) -> Answer:
         await backend.catch_up(views, call.read_state)
         agent_counts, workers = await views.count_agents(), await views.workers()
     redis = await facts.redis_facts(backend)
-    return json_response(
+    return Answer(
         SystemFigures(
             version=backend.options.version,
             mode=backend.options.mode,
@@ -186,7 +186,7 @@ async def dashboard(call: Call) -> Answer:
             ),
             alerts=alerts,
         )
-    return json_response(data)
+    return Answer(data)
 
 
 def _short(events: Sequence[EventRow]) -> list[EventRow]:
@@ -204,7 +204,7 @@ async def alerts(call: Call) -> Answer:
     with suppress(Problem):  # of which there is an alert
         async with backend.read_views() as views:
             await backend.catch_up(views, call.read_state)
-    return json_response(AlertList(await current_alerts(backend, redis)))
+    return Answer(AlertList(await current_alerts(backend, redis)))
 
 
 async def health(call: Call, query: HealthQuery) -> Answer:
@@ -226,7 +226,7 @@ async def health(call: Call, query: HealthQuery) -> Answer:
         pools.setdefault(row.pool_name, []).append(_agent_health(row, backend))
     healthy = sum(agent.health == "healthy" for agents in pools.values() for agent in agents)
     next_cursor = encode_cursor(rows[-1].agent_id) if more else None
-    return json_response(
+    return Answer(
         HealthReport(
             pools=pools,
             healthy=healthy,

@@ -17,7 +17,6 @@ from gateway.health.facts import (
 )
 from gateway.wire.answer import Answer
 from gateway.wire.problems import Problem
-from gateway.wire.responses import json_response
 
 
 class Alive(Struct, frozen=True):
@@ -40,7 +39,7 @@ class Readiness(Struct, frozen=True):
 
 async def alive(_call: Call) -> Answer:
     """The process answers."""
-    return json_response(Alive())
+    return Answer(Alive())
 
 
 async def ready(call: Call) -> Answer:
@@ -67,7 +66,7 @@ async def ready(call: Call) -> Answer:
         fallback_reason=fallback_description(backend),
         fallback_can_end=bool(fallback and fallback.primary_reachable_ms),
     )
-    return json_response(readiness, status=503 if reasons else 200)
+    return Answer(readiness, status=503 if reasons else 200)
 
 
 def _no_commands(backend: Backend) -> list[str]:

@@ -16,7 +16,7 @@ from gateway.resources.parked import park_unreadable
 from gateway.wire import requests, responses
 from gateway.wire.answer import Answer
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.responses import json_response, page_response
+from gateway.wire.responses import page_response
 from projector.queries.views import AgentFilter, AgentRow
 
 
@@ -80,14 +80,14 @@ async def get_worker(call: Call, worker_id: requests.WorkerId) -> Answer:
     if row is None:
         detail = unknown_name("worker", worker_id)
         raise Problem(Kind.WORKER_NOT_FOUND, detail, field="worker_id")
-    return json_response(row)
+    return Answer(row)
 
 
 async def get_agent(call: Call, agent_id: requests.Identifier, query: requests.AsOfQuery) -> Answer:
     """One agent."""
     backend, text = call.backend, query.as_of
     if text is None:
-        return json_response(await agent_rows.from_views(backend, call, agent_id))
+        return Answer(await agent_rows.from_views(backend, call, agent_id))
     async with backend.read_history() as views:
         pool = await views.history.pool_of(agent_id)
         point = await as_of.resolve(call, views, text, None if pool is None else [pool])
@@ -95,7 +95,7 @@ async def get_agent(call: Call, agent_id: requests.Identifier, query: requests.A
         row = await views.history.agent(point, agent_id, pool)
     if row is None:
         raise Problem(Kind.AGENT_NOT_FOUND, f"there was no agent {agent_id} then", field="agent_id")
-    return json_response(row)
+    return Answer(row)
 
 
 async def terminate(call: Call, body: requests.TerminateRequest) -> Answer:

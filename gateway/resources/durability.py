@@ -21,7 +21,7 @@ from gateway.backend.call import Asked, Call
 from gateway.wire.answer import Answer
 from gateway.wire.decoding import WaitPreference, wait_preference
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.responses import AGENTS, json_response
+from gateway.wire.responses import AGENTS
 from projector.queries.views import Views
 
 DURABILITY_HEADER: Final = "Muster-Durability"
@@ -94,7 +94,7 @@ class DurabilityRequest:
         """The answer, with 202 instead of 200 or 201 if the requested level is pending."""
         headers = {**headers, **await self.headers(agent_id)}
         status = 202 if self.pending_reason else status
-        return json_response(body, status=status, headers=headers)
+        return Answer(body, status=status, headers=headers)
 
     async def _wait(self, proofs: Sequence[Proof], deadline: float) -> str:
         if self.level is Level.ARCHIVED:

@@ -16,7 +16,6 @@ from aiohttp import web
 
 from eventstore.errors import Halted, LogError, LogMissing, LogUnreachable, RolledBack
 from eventstore.log.reader import Entry
-from gateway.backend.answer_headers import start_stream
 from gateway.backend.backend import Backend
 from gateway.backend.call import Call
 from gateway.following.cursor import Cursor
@@ -42,7 +41,7 @@ async def follow(call: Call, query: EventQuery) -> web.StreamResponse:
     cursor = await _start_cursor(backend, query.pool, after, field)
     with backend.subscriptions.subscribe() as subscription:
         response = web.StreamResponse(headers=HEADERS)
-        await start_stream(call, response)
+        await call.start_stream(response)
         try:
             await Stream(backend, response, query, cursor).run(subscription)
         except (TimeoutError, ConnectionError):

@@ -17,7 +17,6 @@ from gateway.backend.backend import Backend
 from gateway.backend.call import Call
 from gateway.wire.answer import Answer
 from gateway.wire.requests import LookupQuery, NameKind
-from gateway.wire.responses import json_response
 from projector.queries.views import Views
 
 MATCHES_MAX: Final = 10
@@ -55,7 +54,7 @@ async def look_up(call: Call, query: LookupQuery) -> Answer:
             await backend.catch_up(views, call.read_state)
             found = await _matches(backend, views, query.name, kinds)
         message = "" if found else await _message(backend, views, query.name, kinds)
-    return json_response(Lookup(found[:MATCHES_MAX], len(found) > MATCHES_MAX, message))
+    return Answer(Lookup(found[:MATCHES_MAX], len(found) > MATCHES_MAX, message))
 
 
 async def _matches(

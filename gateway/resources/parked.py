@@ -18,7 +18,7 @@ from gateway.backend.call import Call
 from gateway.wire.answer import Answer
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import ParkedId, ParkedQuery, PlaceOfParked, RetryRequest
-from gateway.wire.responses import decode_cursor, json_response, page_response
+from gateway.wire.responses import decode_cursor, page_response
 from projector.queries.views import Timed
 
 
@@ -86,7 +86,7 @@ async def _resolve(call: Call, parked_id: str, *, drop: bool) -> Answer:
     if not await parked.repair(backend.log, entry, from_views, origin, drop=drop):
         raise Problem(Kind.BUSY, "it changed meanwhile; list what is parked, and ask again")
     backend.report_position(call.read_state, pool)
-    return json_response(_row(entry))
+    return Answer(_row(entry))
 
 
 async def park_unreadable(backend: Backend, pool: str, unreadable: Unreadable) -> Problem:

@@ -34,13 +34,7 @@ from gateway.wire.requests import (
     PoolQuery,
     PoolRequest,
 )
-from gateway.wire.responses import (
-    AGENTS,
-    PoolDeletion,
-    decode_cursor,
-    json_response,
-    page_response,
-)
+from gateway.wire.responses import AGENTS, PoolDeletion, decode_cursor, page_response
 from projector.queries.views import PoolRow, row_of_pool
 
 BATCH_SIZE = 50
@@ -95,7 +89,7 @@ async def get_pool(call: Call, pool_name: PoolName, query: AsOfQuery) -> Answer:
         row = await _unprojected(call, pool_name)
     if row is None:
         raise call.backend.pool_not_found(pool_name)
-    return json_response(row)
+    return Answer(row)
 
 
 async def _unprojected(call: Call, name: str) -> PoolRow | None:

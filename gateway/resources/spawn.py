@@ -28,15 +28,9 @@ from gateway.following.waiters import Watch, wait_until_started
 from gateway.resources.durability import DurabilityRequest, durability_request
 from gateway.wire.answer import Answer
 from gateway.wire.decoding import Sent, check_spawn, pool_defaults
-from gateway.wire.idempotency import (
-    digest_of,
-    digest_of_meaning,
-    idempotency_key,
-    operation_id,
-)
+from gateway.wire.idempotency import digest_of, digest_of_meaning, idempotency_key, operation_id
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import SpawnRequest
-from gateway.wire.responses import json_response
 from projector.queries.views import AgentRow
 
 START_FAILED: Final = "start_failed"
@@ -46,13 +40,13 @@ async def spawn(call: Call, body: SpawnRequest) -> Answer:
     """Ask for an agent, and wait for it as long as `Prefer` says (5 s unless said)."""
     backend, key = call.backend, idempotency_key(call.request)
     check_spawn(body, backend.limits)
-    pool = await backend.pool(body.pool_name)
+    pool = backend.live_pool(body.pool_name) or await backend.pool(body.pool_name)
     require_declared(body.role_type, backend.options.roles)
     _require_role(pool, body.role_type)
     durability = await durability_request(call)
     agent_id, waits = backend.log.new_id(), durability.preference.seconds > 0
     with backend.waiters.watch(agent_id) if waits else nullcontext() as watch:
-        async with backend.turns.of(pool.pool_name):
+        async with backend.turns[pool.pool_name]:
             submitted = await _submit(call, pool, body, agent_id, key)
         assert submitted.proof is not None
         durability.start(submitted.proof)
@@ -69,7 +63,7 @@ async def spawn(call: Call, body: SpawnRequest) -> Answer:
     if submitted.agent_id != agent_id:
         headers["Idempotency-Replayed"] = "true"
     status = _status(row, headers)
-    return json_response(row, status=202 if durability.pending_reason else status, headers=headers)
+    return Answer(row, status=202 if durability.pending_reason else status, headers=headers)
 
 
 def _require_role(pool: Pool, role: str) -> None:

@@ -19,7 +19,6 @@ from aiohttp import hdrs, web
 
 from eventstore.ids import new_id
 from eventstore.steps.step import Origin
-from gateway.backend.answer_headers import set_headers
 from gateway.backend.backend import Backend
 from gateway.backend.call import Asked, Call
 from gateway.backend.read_state import POSITION_HEADER
@@ -63,12 +62,13 @@ def answering(
     `direct`: what answers a POST to a path without routing it. Of these, a head that was admitted
     is not examined again when it comes again.
     """
-    heads, logger = AdmittedHeads(), log.bind()
+    heads, logger = dict[object, Asked](), log.bind()
 
     async def handle(request: web.Request) -> Response:
         started_at = time.perf_counter()
         call = Call(request, backend, Origin(actor="http", correlation_id=new_id()))
-        asked = call.asked = heads.get(request)
+        head = request.method, request.raw_path, request.raw_headers
+        asked = call.asked = heads.get(head)
         handler = None
         if asked or (request.method == hdrs.METH_POST and hdrs.EXPECT not in request.headers):
             handler = direct.get(request.raw_path)
@@ -77,8 +77,10 @@ def answering(
                 call.origin = origin(request, call.origin)
                 admit(request, backend.options)
             response = await (handler(call) if handler else _routed(app, call))
-            if asked is None and handler:
-                heads.add(call)
+            if call.asked and not asked and handler and _may_come_again(request):
+                if len(heads) >= HEADS_MAX:
+                    heads.clear()
+                heads[head] = call.asked
         except Exception as error:  # the last place where a bug can become an answer
             problem = translate(error)
             if problem is None:
@@ -86,7 +88,7 @@ def answering(
                 problem = Problem(Kind.INTERNAL, "an unexpected error; the gateway's log has it")
             response = _cut_off(call, problem) if call.started else problem.answer()
         if isinstance(response, Answer):
-            set_headers(call, response)
+            call.set_headers(response)
         if not call.route:  # it was refused before
             resource = (await app.router.resolve(request)).route.resource
             call.route = resource.canonical if resource is not None else "unmatched"
@@ -102,25 +104,10 @@ def answering(
     return handle
 
 
-class AdmittedHeads:
-    """Heads of commands that were admitted and understood, with what they ask for."""
-
-    def __init__(self) -> None:
-        self._heads: dict[object, Asked] = {}
-
-    def get(self, request: web.Request) -> Asked | None:
-        return self._heads.get((request.method, request.raw_path, request.raw_headers))
-
-    def add(self, call: Call) -> None:
-        """Remember it, unless it is long, or has what is of one request only."""
-        request = call.request
-        length = sum(len(name) + len(value) for name, value in request.raw_headers)
-        own = any(name in request.headers for name in OWN_HEADERS)
-        if call.asked and length <= HEAD_MAX and not own:
-            if len(self._heads) >= HEADS_MAX:
-                self._heads.clear()
-            head = request.method, request.raw_path, request.raw_headers
-            self._heads[head] = call.asked
+def _may_come_again(request: web.Request) -> bool:
+    """Whether a head is short, and has nothing that is of this request only."""
+    length = sum(len(name) + len(value) for name, value in request.raw_headers)
+    return length <= HEAD_MAX and not any(name in request.headers for name in OWN_HEADERS)
 
 
 async def _routed(app: web.Application, call: Call) -> Response:

@@ -17,8 +17,8 @@ from aiohttp import web
 from eventstore.connection.backoff import Backoff
 from eventstore.errors import ConfigurationError
 from eventstore.ticks import until_tick
-from gateway.backend.answer_headers import default_headers
 from gateway.backend.backend import VIEWS_ERRORS, Backend
+from gateway.backend.call import default_headers
 from gateway.options import GatewayOptions
 from gateway.server.routes import application, serve
 from gateway.wire.connections import connection_factory

@@ -22,7 +22,7 @@ from gateway.wire.answer import Answer
 from gateway.wire.decoding import convert, read_body, read_query, require_bounded
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import NoParameters
-from gateway.wire.responses import API, AgentPage, PoolDeletion, PoolList, WorkerPage, json_response
+from gateway.wire.responses import API, AgentPage, PoolDeletion, PoolList, WorkerPage
 from projector.queries.views import AgentRow, PoolRow, WorkerRow
 
 AGENT_ID: Final = "{agent_id:(?!(?:spawn|terminate|pools|workers|health)$)[^/]+}"
@@ -84,7 +84,7 @@ def _reading(op: Operation) -> Handler:
 async def document(call: Call) -> Answer:
     """This document."""
     options = call.backend.options
-    return json_response(build_document(options.version, bool(options.api_token)))
+    return Answer(build_document(options.version, bool(options.api_token)))
 
 
 @cache

@@ -8,6 +8,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
+import msgspec
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
@@ -16,17 +17,20 @@ _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
 class Answer:
-    """Status, headers and body. A server of aiohttp sends it as it does its own responses."""
+    """Status, headers and body: bytes, or what is sent as JSON.
+
+    A server of aiohttp sends it as it does its own responses.
+    """
 
     def __init__(
         self,
-        body: bytes,
+        body: object,
         *,
         status: int = 200,
         content_type: str = JSON,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self.body = body
+        self.body = body if isinstance(body, bytes) else msgspec.json.encode(body)
         self.status = status
         self.headers = {"Content-Type": content_type, **(headers or {})}
         self.keep_alive = True

@@ -55,12 +55,13 @@ def require_bounded(request: web.Request, limits: Limits) -> None:
         raise Problem(
             Kind.UNSUPPORTED_MEDIA_TYPE, detail, field="Content-Encoding", headers=headers
         )
-    if request.content_length is not None and request.content_length > limits.body_max:
-        raise _too_large(limits)
+    _require_size(request.content_length or 0, limits)
 
 
-def _too_large(limits: Limits) -> Problem:
-    return Problem(Kind.BODY_TOO_LARGE, f"the body is over {limits.body_max} bytes", field="body")
+def _require_size(size: int, limits: Limits) -> None:
+    if size > limits.body_max:
+        detail = f"the body is over {limits.body_max} bytes"
+        raise Problem(Kind.BODY_TOO_LARGE, detail, field="body")
 
 
 async def read_body(request: web.Request, shape: type[T], limits: Limits) -> tuple[T, Sent]:
@@ -77,8 +78,7 @@ async def read_body(request: web.Request, shape: type[T], limits: Limits) -> tup
     except (web.RequestPayloadError, ConnectionError) as error:
         detail = "the body broke off, or is not framed as HTTP says"
         raise Problem(Kind.MALFORMED_HTTP, detail, field="body") from error
-    if len(content) > limits.body_max:
-        raise _too_large(limits)
+    _require_size(len(content), limits)
     content = content or (b"{}" if may_be_empty(shape) else b"")
     return decode_body(content, shape)
 

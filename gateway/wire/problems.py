@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final, Self
 
-import msgspec
 from aiohttp import web
 from msgspec import Struct
 
@@ -145,8 +144,8 @@ class Problem(Exception):
         )
 
     def answer(self) -> Answer:
-        content, status = msgspec.json.encode(self.body), self.body.status
-        return Answer(content, status=status, content_type=CONTENT_TYPE, headers=self.headers)
+        status, headers = self.body.status, self.headers
+        return Answer(self.body, status=status, content_type=CONTENT_TYPE, headers=headers)
 
 
 _TRANSLATIONS: Final[Sequence[tuple[tuple[type[Exception], ...], Kind, str]]] = (

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -45,12 +45,6 @@ class PoolDeletion(Struct, frozen=True):
     pool_name: str
     status: str
     agent_count: int
-
-
-def json_response(
-    body: object, *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Answer:
-    return Answer(msgspec.json.encode(body), status=status, headers=headers)
 
 
 def page_response(

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from gateway.backend.answer_headers import SECURITY_HEADERS
+from gateway.backend.call import SECURITY_HEADERS
 from gateway.fallback import FALLBACK_HEADER, Fallback
 from tests.integration.gateway.raw_connections import GET, connection, connections, impatient
 from tests.integration.gateway.stage import QUICK, another_gateway, gateway_stage
@@ -118,3 +118,13 @@ async def test_a_client_that_connects_while_the_gateway_stops_is_disconnected(st
                 with contextlib.suppress(ConnectionResetError):
                     assert await asyncio.to_thread(client.recv, 1) == b""
         gc.collect()
+
+
+async def test_an_old_client_keeps_its_connection_if_it_asks_for_that(stage):
+    async with connection(stage) as client:
+        for asked in ("keep-alive", "keep-alive", "close"):
+            head = f"GET /healthz HTTP/1.0\r\nHost: localhost\r\nConnection: {asked}\r\n\r\n"
+            await client.send(head.encode())
+            answer = await client.answer()
+            assert (answer.status, answer.headers["connection"]) == (200, asked)
+        assert await client.closed()

@@ -219,3 +219,15 @@ async def test_nothing_is_missed_between_the_request_and_a_worker_that_is_faster
     async with playing(eager):
         answers = await asyncio.gather(*(stage.spawn() for _ in range(20)))
     assert [answer.status for answer in answers] == [200] * 20
+
+
+async def test_a_flood_for_one_pool_is_submitted_in_turns(stage):
+    """What waits for its turn holds up no spawn of another pool."""
+    await stage.ask("POST", f"{AGENTS}/pools", json={"role_type": "developer", "pool_name": "p"})
+    turn = stage.backend.turns[POOL] = asyncio.Semaphore(0)
+    flood = [asyncio.create_task(stage.spawn(prefer="respond-async")) for _ in range(3)]
+    for _ in flood:
+        assert (await stage.spawn(pool_name="p", prefer="respond-async")).status == 202
+    assert not any(task.done() for task in flood)
+    turn.release()
+    assert [answer.status for answer in await asyncio.gather(*flood)] == [202, 202, 202]
