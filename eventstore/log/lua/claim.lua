@@ -201,7 +201,7 @@ local done, why = pcall(claim)
 delete_entries()
 if #booked > 0 then
   redis.call('SADD', held_key, unpack(booked))
-  worker.left, changed_workers[worker_id] = -#booked, true
+  worker.left, worker.rescored = -#booked, false
   rescore_changed()
 end
 if #booked > 0 or waiting ~= stored_waiting then write_head() end

@@ -106,7 +106,7 @@ local function enter_queue(id, incarnation, reason)
     return ''
   end
   waiting = waiting + 1
-  return redis.call('XADD', commands_key, entry_ids(),
+  return redis.call('XADD', commands_key, stamp,
     'type', 'agent.spawn', 'agent_id', id, 'incarnation', incarnation, 'reason', reason)
 end
 

@@ -16,7 +16,7 @@ if is_leader then
   renewal = unique_number()
   redis.call('HSET', leader_key, 'renewal', renewal)
 elseif vacant or stale then
-  host, term, renewal = ARGV[3], number(redis.call('HINCRBY', meta_key, 'term', 1)), unique_number()
+  host, term, renewal = ARGV[3], redis.call('HINCRBY', meta_key, 'term', 1), unique_number()
   redis.call('HSET', leader_key, 'host', host, 'term', term, 'renewal', renewal)
 end
 return reply('OK', host, term, renewal)

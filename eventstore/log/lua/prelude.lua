@@ -45,6 +45,7 @@ local LAYOUT = 1
 local RESTORING = SCRIPT == 'restore' -- by a recovery, which writes a halted log
 
 local generation, seq, ts, clock
+local stamp -- the ids that entries of this time get
 local waiting, free -- counters of the meta hash; what changes is written by `write_head`
 local stored_waiting, stored_free
 local stored = {} -- fields of the meta hash that are read or written more than once
@@ -81,6 +82,7 @@ local function read_head(mark_generation, mark_seq)
     return reply('LAYOUT', meta[5], number(LAYOUT))
   end
   ts = read_clock(tonumber(meta[3]), tonumber(meta[6]))
+  stamp = number(ts) .. '-*'
   waiting, free = tonumber(meta[7]) or 0, tonumber(meta[8]) or 0
   stored_waiting, stored_free = waiting, free
   stored.closed, stored.created = tonumber(meta[9]), tonumber(meta[10])
@@ -112,18 +114,11 @@ local function create_log(new_generation, last_seq, last_ts, epoch)
     'layout', '1', 'free', '0', 'waiting', '0', 'epoch', epoch, 'term', '0', 'scaling', '0')
 end
 
--- The ids that entries of this time get.
-local stamp
-local function entry_ids()
-  stamp = stamp or number(ts) .. '-*'
-  return stamp
-end
-
 -- event: type, version, event_id, subject, incarnation, worker_id, epoch, correlation_id,
 -- causation_id, traceparent, actor, data
 local function append(event)
   seq = seq + 1
-  last_entry = redis.call('XADD', events_key, entry_ids(),
+  last_entry = redis.call('XADD', events_key, stamp,
     'type', event[1], 'version', event[2], 'seq', seq, 'event_id', event[3],
     'subject', event[4], 'incarnation', event[5], 'worker_id', event[6], 'epoch', event[7],
     'correlation_id', event[8], 'causation_id', event[9], 'traceparent', event[10],
@@ -141,8 +136,9 @@ local function write_head()
 end
 
 -- Workers, each read once. `left`: how many agents have left its slots since then (negative: have
--- entered them); `settle` subtracts it from `agent_count`. Whoever writes other fields of a worker
--- settles and forgets it.
+-- entered them); `settle` subtracts it from `agent_count`. `rescored`: false if its free slots have
+-- changed: a script that does so ends with `rescore_changed`. Whoever writes other fields of a
+-- worker settles and forgets it.
 local workers = {}
 local function worker_of(id)
   local worker = workers[id]
@@ -150,7 +146,7 @@ local function worker_of(id)
     local found = redis.call('HMGET', process_key(id), 'epoch', 'status', 'max_agents',
       'agent_count', 'alone')
     worker = { epoch = tonumber(found[1]), status = found[2], slots = tonumber(found[3]) or 0,
-      count = tonumber(found[4]) or 0, alone = found[5] or '', left = 0 }
+      count = tonumber(found[4]) or 0, alone = found[5] or '', left = 0, rescored = true }
     workers[id] = worker
   end
   return worker
@@ -186,10 +182,10 @@ local function rescore(id, enlist)
   free = free + score - tonumber(old_score or '0')
 end
 
--- Workers whose free slots have changed: a script that changes them ends with `rescore_changed`.
-local changed_workers = {}
 local function rescore_changed()
-  for id in pairs(changed_workers) do pcall(rescore, id) end
+  for id, worker in pairs(workers) do
+    if not worker.rescored then pcall(rescore, id) end
+  end
 end
 
 -- The number of a renewal, from the clock, so that it was never used before. A counter could return
@@ -257,7 +253,7 @@ local function end_isolation(id)
   if worker_of(id).alone ~= '' then
     redis.call('HSET', process_key(id), 'alone', '')
     redis.call('HINCRBY', meta_key, 'alone', -1)
-    workers[id].alone, changed_workers[id] = '', true
+    workers[id].alone, workers[id].rescored = '', false
   end
 end
 
@@ -265,7 +261,7 @@ end
 local function vacate(id, worker_id)
   if redis.call('SREM', base .. 'held:' .. worker_id, id) == 1 then
     local worker = worker_of(worker_id)
-    worker.left, changed_workers[worker_id] = worker.left + 1, true
+    worker.left, worker.rescored = worker.left + 1, false
     if worker.alone == id then end_isolation(worker_id) end
   end
 end

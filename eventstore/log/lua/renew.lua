@@ -10,14 +10,13 @@
 local worker, epoch = ARGV[3], ARGV[4]
 if is_fenced(worker_of(worker), tonumber(epoch)) then return reply('FENCED') end
 write_head()  -- so that later events and heartbeats have no earlier time than this one
-redis.call('HSET', process_key(worker), 'renewal', unique_number(), 'last_heartbeat', number(ts),
+redis.call('HSET', process_key(worker), 'renewal', unique_number(), 'last_heartbeat', ts,
   'lease', ARGV[9])
-redis.call('XADD', base .. 'heartbeats', 'MINID', '~', number(ts - tonumber(ARGV[7])),
-  number(ts) .. '-*',
+redis.call('XADD', base .. 'heartbeats', 'MINID', '~', number(ts - tonumber(ARGV[7])), stamp,
   'type', 'worker.heartbeat', 'version', '1', 'seq', '', 'event_id', ARGV[5],
   'subject', worker, 'incarnation', '', 'worker_id', worker, 'epoch', epoch,
   'correlation_id', '', 'causation_id', '', 'traceparent', '', 'actor', 'worker:' .. worker,
-  'ts', number(ts), 'data', ARGV[6])
+  'ts', ts, 'data', ARGV[6])
 local stalled_key, stalled = base .. 'stalled', ARGV[8]
 local before = redis.call('HGET', stalled_key, worker) or ''
 if stalled ~= before then

@@ -7,12 +7,10 @@
 --   stalled = {worker id, where, …} of workers whose event loop does not turn
 --   workers = { {worker id, hash …}, … }: live, ordered, and lost ones that are not yet removed
 
-local meta = redis.call('HMGET', meta_key, 'waiting', 'free', 'scaling', 'closed',
-  'config_version', 'blocked')
+local meta = redis.call('HMGET', meta_key, 'scaling', 'closed', 'config_version', 'blocked')
 
 local function upcoming(key)
-  local due = redis.call('ZRANGEBYSCORE', key, '-inf', number(ts), 'WITHSCORES', 'LIMIT', 0,
-    tonumber(ARGV[3]))
+  local due = redis.call('ZRANGEBYSCORE', key, '-inf', ts, 'WITHSCORES', 'LIMIT', 0, ARGV[3])
   if #due == 0 then due = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES') end
   return due
 end
@@ -29,8 +27,8 @@ list(redis.call('ZRANGE', base .. 'processes', 0, -1))
 list(redis.call('ZRANGE', base .. 'orders', 0, -1))
 list(redis.call('SMEMBERS', base .. 'lost'))
 return reply('OK',
-  { meta[1] or '0', meta[2] or '0', number(redis.call('ZCARD', base .. 'due')),
-    number(redis.call('SCARD', base .. 'agents')), meta[3] or '0', meta[4] or '',
-    number(redis.call('ZCARD', base .. 'alone')), meta[5] or '0:0', meta[6] or '' },
+  { waiting, free, redis.call('ZCARD', base .. 'due'), redis.call('SCARD', base .. 'agents'),
+    meta[1] or 0, meta[2] or '', redis.call('ZCARD', base .. 'alone'), meta[3] or '0:0',
+    meta[4] or '' },
   upcoming(base .. 'due'), upcoming(base .. 'timeouts'), workers,
   redis.call('HGETALL', base .. 'stalled'))

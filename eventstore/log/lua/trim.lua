@@ -68,4 +68,4 @@ for _, name in ipairs({ base .. 'heartbeats', base .. 'signals' }) do
   local removed, more_left = trim(name, id_before(ARGV[7]))
   others, more = others + removed, more or more_left
 end
-return reply('OK', number(events), number(others), more and '1' or '')
+return reply('OK', events, others, more and '1' or '')
