@@ -42,6 +42,7 @@ from workers.host.process_tree import (
 from workers.host.processes import start_time
 from workers.launch.randomness import reseed
 from workers.launch.zygote_messages import Plan, ZygoteMessage, arguments, read_options
+from workers.output.capture import Capture
 from workers.output.descriptors import StandardPipes
 from workers.process.options import WorkerOptions
 from workers.process.registration import NotOrdered
@@ -89,6 +90,7 @@ def _run(channel: socket.socket, plan: Plan) -> int:
             replace(plan, deferred=(*plan.deferred, *unforkable)), channel.fileno()
         )
         os.execv(command_line[0], command_line)
+    Capture.prepare()
     gc.collect()
     gc.freeze()
     _send(channel, ZygoteMessage(ready=True, deferred=plan.deferred))

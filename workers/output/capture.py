@@ -47,13 +47,22 @@ class Capture:
     users = 0
     current: "Capture | None" = None
 
-    def __init__(self, default: Output | None) -> None:
-        self.default = default
+    def __init__(self) -> None:
+        self.default: Output | None = None
+        """Gets what no agent wrote."""
         self.patches, self.levels = Patches(), Patches()
         self.pipes: StandardPipes | None = None
         self.call_handlers: Any = None
         self.handle: Any = None
         self.process_event: Any = None
+
+    @classmethod
+    def prepare(cls) -> "Capture":
+        """Replace what is replaced, without capturing anything: workers forked then share it."""
+        if cls.current is None:
+            cls.current = cls()
+            cls.current._install()
+        return cls.current
 
     @classmethod
     def start(
@@ -64,11 +73,11 @@ class Capture:
         `shared`: the process is not only this worker's. Then only what agents write is captured.
         """
         cls.users += 1
-        if cls.current is None:
-            cls.current = cls(None if shared else output)
-            cls.current._install()
+        current = cls.prepare()
+        if not shared:
+            current._capture_all(output)
         if pipes is not None:
-            cls.current.pipes = pipes
+            current.pipes = pipes
             for number, end in pipes.read_ends.items():
                 output.pump.read(end, partial(output.print_bytes, output.printer, STREAMS[number]))
         if shared:
@@ -87,17 +96,19 @@ class Capture:
 
     def _install(self) -> None:
         streams.install()
-        for target in streams.TARGETS.values():
-            target.base.output = self.default
         separate(self.patches)
         self.call_handlers = self.patches.set(logging.Logger, "callHandlers", _call_handlers)
         self.handle = self.patches.set(logging.Handler, "handle", _handle)
-        if self.default is not None:
-            for logger, level in self.default.levels.of_loggers(shared=False).items():
-                self.levels.set(logger, "level", level)
-            logging.root.manager._clear_cache()  # type: ignore[attr-defined]
         bound_logger = structlog.BoundLoggerBase
         self.process_event = self.patches.set(bound_logger, "_process_event", _process_event)
+
+    def _capture_all(self, output: Output) -> None:
+        self.default = output
+        for target in streams.TARGETS.values():
+            target.base.output = output
+        for logger, level in output.levels.of_loggers(shared=False).items():
+            self.levels.set(logger, "level", level)
+        logging.root.manager._clear_cache()  # type: ignore[attr-defined]
 
     @classmethod
     def check(cls) -> None:
