@@ -63,9 +63,10 @@ class Reader:
         return found
 
     def _drop_except(self, groups: Sequence[Group]) -> None:
-        """Give up calls that wait for other streams, or from other positions."""
+        """Give up calls that wait for other streams, or from other positions, or have failed."""
         for number, (group, call) in tuple(self._waiting.items()):
-            if number >= len(groups) or groups[number] != group:
+            failed = call.done() and call.exception() is not None
+            if failed or number >= len(groups) or groups[number] != group:
                 call.cancel()
                 del self._waiting[number]
 

@@ -17,7 +17,7 @@ from eventstore.connection.backoff import Backoff
 from eventstore.embedded.directory import disk_full, log_tail
 from eventstore.embedded.server import PONG, EmbeddedServer
 from muster.process.child import Child, describe_exit
-from muster.process.redis_wait import wait_for_stop
+from muster.process.redis_wait import run_unless_stopped, wait_for_stop
 from workers.host.processes import Process, start_time
 
 log = structlog.get_logger("muster.up")
@@ -71,13 +71,10 @@ class RestartableServer:
         if pid := self.pid:
             ended = asyncio.Event()
             stop_watching = Process(pid, start_time(pid)).watch(ended.set)
-            waiting = [asyncio.ensure_future(one.wait()) for one in (ended, self._stopping)]
             try:
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                await run_unless_stopped(self._stopping, ended.wait())
             finally:
                 stop_watching()
-                for one in waiting:
-                    one.cancel()
         code = self._server.exit_code
         log_line = self._last_log_line() if (code or 0) >= 0 else ""  # killed: it has none of it
         return f"ended ({describe_exit(code)}{log_line}){self._advice()}"
