@@ -162,6 +162,11 @@ local function delete_entries()
   done_with = {}
 end
 
+local function hold_booked()
+  if #booked > 0 then redis.call('SADD', held_key, unpack(booked)) end
+  delete_entries()
+end
+
 local function claim_queued()
   local rounds, more = 0, true
   while more and #booked < room and rounds < 500 do
@@ -197,14 +202,14 @@ local function claim()
   if #booked == 0 then claim_queued() end
 end
 
+-- (Events that were appended before an error are recorded: the head must not be left behind.)
 local done, why = pcall(claim)
-delete_entries()
+local held, refusal = pcall(hold_booked)
 if #booked > 0 then
-  redis.call('SADD', held_key, unpack(booked))
   worker.left, worker.rescored = -#booked, false
   rescore_changed()
 end
 if #booked > 0 or waiting ~= stored_waiting then write_head() end
-if not done then return redis.error_reply(error_text(why)) end
+if not (done and held) then return redis.error_reply(error_text(why or refusal)) end
 if #booked > 0 then wake() end
 return reply('OK', answer, foreign)

@@ -89,9 +89,11 @@ function writes.AppendEvent(values) append(values) end
 -- Removes an agent from the queue: its command is acknowledged and deleted. Returns its command_id
 -- from then on: '', or nil if it had none.
 local function leave_queue(id)
-  redis.call('ZREM', base .. 'alone', id)
   local entry = redis.call('HMGET', agent_key(id), 'command_id', 'claimed')
-  if not entry[1] or entry[1] == '' then return nil end
+  if not entry[1] or entry[1] == '' then
+    redis.call('ZREM', base .. 'alone', id)
+    return nil
+  end
   redis.call('XACK', commands_key, GROUP, entry[1])
   if redis.call('XDEL', commands_key, entry[1]) == 1 and entry[2] ~= '1' then
     waiting = waiting - 1

@@ -117,12 +117,12 @@ end
 -- event: type, version, event_id, subject, incarnation, worker_id, epoch, correlation_id,
 -- causation_id, traceparent, actor, data
 local function append(event)
-  seq = seq + 1
   last_entry = redis.call('XADD', events_key, stamp,
-    'type', event[1], 'version', event[2], 'seq', seq, 'event_id', event[3],
+    'type', event[1], 'version', event[2], 'seq', seq + 1, 'event_id', event[3],
     'subject', event[4], 'incarnation', event[5], 'worker_id', event[6], 'epoch', event[7],
     'correlation_id', event[8], 'causation_id', event[9], 'traceparent', event[10],
     'actor', event[11], 'ts', ts, 'data', event[12])
+  seq = seq + 1
 end
 
 -- (A counter that is no number stays as it is: `muster verify` reports it.)

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 import redis
 
+from eventstore.errors import LogError
 from eventstore.keys import GROUP
 from eventstore.language import agent_commands, agents, workers
 from eventstore.language.agent_commands import End, MarkLost, Started, Terminate
@@ -201,3 +202,19 @@ async def test_a_worker_stops_only_when_it_has_no_agents(any_redis_url: str) -> 
     with redis.Redis.from_url(any_redis_url, decode_responses=True) as client:
         assert client.xinfo_consumers(f"pool:{{{POOL}}}:commands", "workers") == []
         assert client.xpending(f"pool:{{{POOL}}}:commands", "workers")["pending"] == 0
+
+
+async def test_a_claim_that_fails_midway_leaves_no_gap_in_the_log(any_redis_url: str) -> None:
+    """Its events are recorded, so the next ones must follow them."""
+    async with open_pool(any_redis_url) as pool:
+        await asyncio.gather(*(pool.spawn() for _ in range(2)))
+        fence = await pool.worker("w")
+        with redis.Redis.from_url(any_redis_url) as client:
+            client.set(f"pool:{{{POOL}}}:held:w", "not a set")
+        with pytest.raises(LogError, match="SADD on pool"):
+            await pool.claim(fence)
+        await pool.spawn()
+        seqs = [int(event["seq"]) for event in raw_events(any_redis_url)]
+        head = await pool.log.head(POOL)
+    assert seqs == list(range(1, 8))
+    assert head.seq == 7

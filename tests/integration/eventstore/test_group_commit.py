@@ -8,6 +8,9 @@ import pytest
 from eventstore.connection.clients import Client
 from eventstore.errors import LogError, OutcomeUnknown, Recovered
 from eventstore.keys import Keys
+from eventstore.language import workers
+from eventstore.language.agent_commands import End, decide
+from eventstore.language.agents import Agent
 from eventstore.log import group_commit
 from eventstore.log.log import Log
 from eventstore.log.replies import Outcome
@@ -148,3 +151,45 @@ async def test_a_step_that_waits_for_one_that_learns_of_a_recovery_is_not_sent(l
     log.raise_high_water_mark(POOL, 2, 1)
     with pytest.raises(Recovered):
         await waits
+
+
+async def test_a_worker_that_is_lost_in_a_call_ends_no_agent_later_in_it(pool: TestPool) -> None:
+    """What a call knows of a worker is forgotten when a step writes it; its counters stay right."""
+    await asyncio.gather(*(pool.spawn() for _ in range(3)))
+    fence = await pool.worker("w")
+    first, second, _ = (one.agent for one in await pool.claim(fence, starts="developer"))
+
+    def end(agent: Agent) -> Step:
+        step = pool.log.step(pool.name, Origin())
+        step.check(clauses.WorkerActs(fence.worker_id, fence.epoch))
+        step.agent(agent.agent_id, agent, decide(End(reason="completed"), agent), fence=fence)
+        return step
+
+    known = await pool.log.worker(pool.name, "w")
+    assert known is not None
+    lost, epoch = pool.log.step(pool.name, Origin()), await pool.log.allocate_epoch(pool.name)
+    bodies = workers.decide(workers.DeclareLost(reason="test"), known.worker)
+    lost.worker("w", known.worker, bodies, epoch=epoch)
+    steps = (end(first), lost, end(second))
+    replies = await asyncio.gather(*(pool.log.commit(step) for step in steps))
+    assert [reply.outcome for reply in replies] == [Outcome.DONE, Outcome.DONE, Outcome.FENCED]
+    survey = await pool.log.survey(pool.name)
+    assert [(one.worker.status, one.agent_count) for one in survey.workers] == [("lost", 2)]
+    assert (survey.free, survey.live) == (0, 2)
+
+
+async def test_what_steps_counted_is_written_though_one_of_them_failed(pool: TestPool) -> None:
+    await pool.worker("w", slots=4)
+    broken = pool.log.step(pool.name, Origin())
+    agent = Agent(agent_id="a", pool_name=pool.name, role_type="developer", project_id="p")
+    broken.restore_agent(agent)
+    broken.write(clauses.DropEntry("no-id"))
+    replies = await asyncio.gather(
+        *(pool.spawn() for _ in range(2)),
+        pool.log.commit(broken, adds_load=True),
+        pool.spawn(),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(reply, LogError) for reply in replies) == 1
+    survey = await pool.log.survey(pool.name)
+    assert (survey.waiting, survey.free, survey.live) == (4, 4, 4)
