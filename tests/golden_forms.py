@@ -31,7 +31,7 @@ from projector.intake.entries import entry_of, event_of, read_entry
 from projector.store import mapping, rows
 from projector.store.capacity import PoolCapacity
 from projector.store.rows import AgentRow, EventRow
-from projector.store.tables import METADATA, POOL_CAPACITY
+from projector.store.tables import AGENT_LIVE, METADATA, POOL_CAPACITY, WORKER_LIVE
 
 POOL, GENERATION = "golden_pool", 3
 FIELDS = ENTRY_FIELDS
@@ -210,7 +210,13 @@ def _archived(entry: Entry) -> EventRow:
 def heartbeat_forms(entries: Sequence[Entry]) -> Form:
     gathered = gather({POOL: entries})
     assert gathered.unreadable == []
-    return {"agents": gathered.agents, "workers": gathered.workers}
+    rows = ((AGENT_LIVE, gathered.agents), (WORKER_LIVE, gathered.workers))
+    return {
+        table.name.replace("_live", "s"): [
+            dict(zip(table.columns.keys(), row, strict=True)) for row in some
+        ]
+        for table, some in rows
+    }
 
 
 def digest_of(spawn: str) -> str:

@@ -19,7 +19,7 @@ from eventstore.errors import UnknownEvent
 from eventstore.language.events import require_version
 from eventstore.language.upcasts import upcast
 from eventstore.log.reader import Entry
-from projector.intake.entries import read_entry, require_short_names
+from projector.intake.entries import require_short_names, rows_of
 from projector.store.tables import AGENT_LIVE, SERVING, WORKER_LIVE, run, write_rows
 
 RETENTION_MS: Final = 900_000
@@ -53,10 +53,11 @@ class UnreadableHeartbeat(Struct, frozen=True):
 
 
 class HeartbeatBatch(Struct, frozen=True):
-    """The newest heartbeats of some workers, as rows, and the last id read by pool."""
+    """The newest heartbeats of some workers, as rows of the live tables, and the last id read by
+    pool."""
 
-    agents: list[dict[str, Any]]
-    workers: list[dict[str, Any]]
+    agents: list[tuple[Any, ...]]
+    workers: list[tuple[Any, ...]]
     positions: dict[str, str]
     unreadable: list[UnreadableHeartbeat] = []
 
@@ -76,11 +77,10 @@ def decode_heartbeat(kind: str, version: int, data: bytes | str) -> Heartbeat:
 def gather(entries: Mapping[str, Sequence[Entry]]) -> HeartbeatBatch:
     """Entries by pool. An unreadable one does not affect the others."""
     unreadable: list[UnreadableHeartbeat] = []
-    agents: dict[tuple[str, str], dict[str, Any]] = {}
-    workers: dict[tuple[str, str], dict[str, Any]] = {}
+    agents: dict[tuple[str, str], tuple[Any, ...]] = {}
+    workers: dict[tuple[str, str], tuple[Any, ...]] = {}
     for pool, pool_entries in entries.items():
-        for entry in pool_entries:
-            row = read_entry(pool, 0, entry)
+        for row in rows_of(pool, 0, pool_entries):
             worker_id, ts = row.subject, row.ts
             try:
                 heartbeat = decode_heartbeat(row.type, row.version, row.data)
@@ -89,23 +89,11 @@ def gather(entries: Mapping[str, Sequence[Entry]]) -> HeartbeatBatch:
                 name, reason = worker_id[:NAME_MAX], str(error)
                 unreadable.append(UnreadableHeartbeat(pool, name, row.stream_id, reason))
                 continue
-            workers[pool, worker_id] = {
-                "worker_id": worker_id,
-                "pool_name": pool,
-                "agent_count": heartbeat.agent_count,
-                "loop_lag_ms": heartbeat.loop_lag_ms,
-                "memory_bytes": heartbeat.memory_bytes,
-                "last_heartbeat": ts,
-            }
+            measured = (heartbeat.agent_count, heartbeat.loop_lag_ms, heartbeat.memory_bytes)
+            workers[pool, worker_id] = (worker_id, pool, *measured, ts)
             for agent_id, activity in heartbeat.agents.items():
                 agent_id = agent_id.replace("\0", "")
-                agents[pool, agent_id] = {
-                    "agent_id": agent_id,
-                    "pool_name": pool,
-                    "process_id": worker_id,
-                    "activity": activity,
-                    "last_heartbeat": ts,
-                }
+                agents[pool, agent_id] = (agent_id, pool, worker_id, activity, ts)
     last = {pool: some[-1][0].decode() for pool, some in entries.items() if some}
     return HeartbeatBatch([*agents.values()], [*workers.values()], last, unreadable)
 
@@ -129,9 +117,8 @@ class UnreadableLog:
 
 def write(connection: Connection, batch: HeartbeatBatch) -> None:
     """Replace older heartbeats."""
-    for table, records in ((AGENT_LIVE, batch.agents), (WORKER_LIVE, batch.workers)):
-        names = tuple(column.name for column in table.columns)
-        write_rows(connection, table, names, [tuple(r.values()) for r in records], "replace")
+    for table, rows in ((AGENT_LIVE, batch.agents), (WORKER_LIVE, batch.workers)):
+        write_rows(connection, table, tuple(table.columns.keys()), rows, "replace")
     for pool, stream_id in batch.positions.items():
         run(connection, _READ_UP_TO, stream_id, pool)
 

@@ -79,7 +79,7 @@ def read_entries(position: Position, entries: Iterable[Entry]) -> list[EventRow]
     """
     pool, generation = position.pool, position.generation
     rows = []
-    for row in _decoded(pool, generation, entries):
+    for row in rows_of(pool, generation, entries):
         if row.type == log_events.LogRecovered.type and row.seq > position.seq:
             generation = _recovered_generation(row) or generation
         rows.append(row if row.generation == generation else replace(row, generation=generation))
@@ -95,12 +95,12 @@ def _recovered_generation(row: EventRow) -> int:
 
 
 def read_entry(pool: str, generation: int, entry: Entry) -> EventRow:
-    """An entry as it is archived; one with other fields becomes one of no known type."""
-    return next(_decoded(pool, generation, [entry]))
+    return next(rows_of(pool, generation, [entry]))
 
 
-def _decoded(pool: str, generation: int, entries: Iterable[Entry]) -> Iterator[EventRow]:
-    """Column by column: that takes half as long as entry by entry."""
+def rows_of(pool: str, generation: int, entries: Iterable[Entry]) -> Iterator[EventRow]:
+    """Entries as they are archived; one with other fields becomes one of no known type."""
+    # Column by column: that takes half as long as entry by entry.
     width = len(FIELD_NAMES)
     for some in chunks(entries, DECODED_AT_ONCE):
         fields = [*chain.from_iterable(fields for _, fields in some)]

@@ -98,8 +98,8 @@ class TestHeartbeats:
         second = self.beat("w", 2, '{"agents":{"a":"busy"},"agent_count":1,"later":"field"}')
         found = gather({"p": [first, second]})
         [worker], [agent] = found.workers, found.agents
-        assert (worker["last_heartbeat"], worker["loop_lag_ms"]) == (2, 0.0)
-        assert (agent["activity"], agent["process_id"]) == ("busy", "w")
+        assert worker == ("w", "p", 1, 0.0, 0, 2)
+        assert agent == ("a", "p", "w", "busy", 2)
         assert found.positions == {"p": "-0"}
 
     def test_unreadable_heartbeats_are_skipped(self) -> None:
@@ -128,7 +128,7 @@ class TestHeartbeats:
         """What it says may mean something else by then, though it decodes."""
         newer = self.beat("w", 1, '{"agents":{"a":"idle"},"agent_count":1}', **more)
         found = gather({"p": [newer, self.beat("v", 2, "{}")]})
-        assert [row["worker_id"] for row in found.workers] == ["v"]
+        assert [row[0] for row in found.workers] == ["v"]
         assert found.agents == []
         [one] = found.unreadable
         kind = more.get("kind", "worker.heartbeat")
