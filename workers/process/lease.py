@@ -40,18 +40,22 @@ from workers.process.options import WorkerOptions
 EXIT_LEASE_LOST: Final = 75
 EXIT_ORPHANED: Final = 76
 TICK_SECONDS: Final = 1.0
-"""The guard checks at least this often."""
+"""The guard checks at least this often while an agent is busy, or the worker prepares."""
+IDLE_TICK_SECONDS: Final = 3.0
+"""And this often where none is: it costs as much as all else that an idle worker does."""
 ORPHAN_SECONDS: Final = 5.0
 """How long a worker whose owner is gone may take to drain."""
 log = structlog.get_logger("muster.lease")
 
 
 class Hooks(Struct, frozen=True):
-    """What the worker does. The first three are called from threads, the rest on the loop."""
+    """What the worker does. The first four are called from threads, the rest on the loop."""
 
     high_water_mark: Callable[[], tuple[int, int]]
     agent_of: Callable[["asyncio.Task[object]"], str]
     """The agent whose task this is, empty if none."""
+    busy: Callable[[], bool]
+    """Whether any agent is."""
     snapshot: Callable[[float], bytes]
     """Given the loop's lag in seconds, the data of the next heartbeat."""
     renewed: Callable[[list[Any]], None]
@@ -226,7 +230,8 @@ class Lease:
             if remaining <= 0:
                 self._declare_lost("lease-expired")
                 return
-            pause = min(remaining, TICK_SECONDS)
+            idle = not (self._watch.preparing or self._watch.stalled_in or self._hooks.busy())
+            pause = min(remaining, IDLE_TICK_SECONDS if idle else TICK_SECONDS)
             self._stopped.wait(pause)
             with contextlib.suppress(Exception):  # as above
                 self._watch.observe(pause)

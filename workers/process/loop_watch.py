@@ -1,10 +1,10 @@
 """Whether a worker's event loop turns, and where it hangs if it does not.
 
-The guard of the lease looks about once a second whether the loop waits for something to do: its
-thread is then in no Python code but what runs the loop. If it is not, the loop is asked to turn;
-how long that takes is its lag. It also turns to hear of each renewal. A loop that has not turned
-for `STALL_SECONDS` is stalled: where, and in which agent's task, is read from its thread's stack.
-It turns again once it has done so for `GOOD_SECONDS`.
+The guard of the lease looks every second while an agent is busy, else less often, whether the loop
+waits for something to do: its thread is then in no Python code but what runs the loop. If it is
+not, the loop is asked to turn; how long that takes is its lag. It also turns to hear of each
+renewal. A loop that has not turned for `STALL_SECONDS` is stalled: where, and in which agent's
+task, is read from its thread's stack. It turns again once it has done so for `GOOD_SECONDS`.
 
 Code that does not release the interpreter's lock stalls this watch too. It is noticed afterwards,
 because the guard comes late; the first thing that it then sees is most often still that code.

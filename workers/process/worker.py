@@ -43,8 +43,6 @@ from workers.runtime.worker_context import WorkerContext
 ORPHAN_DRAIN_SECONDS: Final = 3.0
 """How long a drain may take whose owner is gone."""
 CLOSE_SECONDS: Final = 5.0
-CONNECTIONS: Final = 4
-"""Of a worker, besides those of its inbox and its lease. Calls beyond wait for a free one."""
 
 log = structlog.get_logger("muster.worker")
 
@@ -283,6 +281,7 @@ class Worker:
         self._slots = slots = Slots(context, size, on_lost=self._on_lost, on_stuck=on_stuck)
         hooks = Hooks(
             high_water_mark=self._pool_log.high_water_mark,
+            busy=slots.busy,
             snapshot=slots.snapshot,
             agent_of=slots.agent_of,
             renewed=self._on_renewed,

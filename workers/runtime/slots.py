@@ -93,6 +93,10 @@ class Slots:
             elif run is not None and flag in _FLAGS:
                 run.stop.apply_flag(_FLAGS[flag])
 
+    def busy(self) -> bool:
+        """Whether any agent is. May be called from another thread."""
+        return any(run.busy for run in tuple(self.runs.values()))
+
     def snapshot(self, lag_seconds: float) -> bytes:
         """The data of a heartbeat: what each agent does, and the lag of the event loop.
 

@@ -224,6 +224,7 @@ async def test_a_lease_is_renewed_at_the_new_primary(replication: Replication):
         )
         hooks = Hooks(
             high_water_mark=lambda: log.high_water_mark(POOL),
+            busy=lambda: False,
             snapshot=lambda _: b"{}",
             agent_of=lambda _: "",
             renewed=renewed.append,

@@ -16,6 +16,7 @@ from tests.worker_pool import ORIGIN, POOL, QUICK, WorkerPool, eventually, worke
 from workers.api.agent import Agent, Context
 from workers.host.processes import boot_seconds
 from workers.process import lease
+from workers.process.loop_watch import LoopWatch
 from workers.process.worker import Worker
 
 
@@ -198,11 +199,26 @@ async def test_a_live_suspect_recovers(pool: WorkerPool):
     await eventually(active)
 
 
-async def test_heartbeats_report_which_agents_are_idle(pool: WorkerPool):
-    class Working(Agent):
-        async def run(self, context: Context) -> None:
-            await asyncio.Event().wait()
+class Working(Agent):
+    async def run(self, context: Context) -> None:
+        await asyncio.Event().wait()
 
+
+async def test_the_guard_looks_seldom_while_no_agent_is_busy(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lease, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(lease, "IDLE_TICK_SECONDS", 0.1)
+    pauses: list[float] = []
+    monkeypatch.setattr(LoopWatch, "observe", lambda _, seconds: pauses.append(seconds))
+    await pool.worker({"role": Quiet, "working": Working})
+    await pool.running()
+    await until(lambda: pauses[-2:] == [0.1, 0.1])
+    await pool.running(role_type="working")
+    await until(lambda: pauses[-2:] == [0.02, 0.02])
+
+
+async def test_heartbeats_report_which_agents_are_idle(pool: WorkerPool):
     await pool.worker({"role": Quiet, "working": Working})
     (idle,) = await pool.running()
     (busy,) = await pool.running(role_type="working")
