@@ -35,45 +35,33 @@ class LocalProcess(Struct):
     """Why this supervisor killed it."""
 
 
-class HostProcesses:
+class HostProcesses(Struct, eq=False):
     """Launches, adopts, watches and ends the workers of this host."""
 
-    def __init__(
-        self,
-        launcher: Launcher,
-        options_for: Callable[[Pool, str], WorkerOptions],
-        wake: Callable[[str], None],
-        *,
-        limits: HostLimits | None = None,
-    ) -> None:
-        self._launcher = launcher
-        self._outdated: dict[str, Launcher] = {}
-        """Workers of code that has changed, with what they were launched by."""
-        self._stopping: set[asyncio.Task[None]] = set()
-        self._options_for = options_for
-        self._wake = wake
-        """Called with the pool of a worker whose process has ended; empty if that is not known."""
-        self._limits = limits or HostLimits()
-        self._full = ""
-        self._starting: set[str] = set()
-        self._running: dict[str, LocalProcess] = {}
-        self._ended: dict[str, str] = {}
+    _launcher: Launcher
+    _options_for: Callable[[Pool, str], WorkerOptions]
+    _wake: Callable[[str], None]
+    """Called with the pool of a worker whose process has ended; empty if that is not known."""
+    limits: HostLimits = HostLimits()
+    _outdated: dict[str, Launcher] = {}
+    """Workers of code that has changed, with what they were launched by."""
+    _stopping: set[asyncio.Task[None]] = set()
+    _full: str = ""
+    _starting: set[str] = set()
+    _running: dict[str, LocalProcess] = {}
+    _ended: dict[str, str] = {}
 
     @property
     def count(self) -> int:
         return len(self._running)
 
-    @property
-    def launches_max(self) -> int:
-        return self._limits.launches
-
     def room(self) -> tuple[int, str]:
         """How many more workers this host takes, and if none, why not."""
-        full = self._limits.full(self.count)
+        full = self.limits.full(self.count)
         if full and full != self._full:
             log.warning("host.full", workers=self.count, reason=full)
         self._full = full
-        return 0 if full else self._limits.workers - self.count, full
+        return 0 if full else self.limits.workers - self.count, full
 
     async def start(self) -> None:
         await self._launcher.start(self._record_end)
@@ -133,7 +121,7 @@ class HostProcesses:
         """Start the process of an order, once. A later call does so if there is no room yet."""
         if worker_id in self._running or worker_id in self._ended:
             return
-        if len(self._starting) >= self._limits.launches or self.room()[1]:
+        if len(self._starting) >= self.limits.launches or self.room()[1]:
             return
         self._starting.add(worker_id)
         local = LocalProcess(pool.pool_name, Process(0, 0), lambda: None)
@@ -150,20 +138,13 @@ class HostProcesses:
         pid = local.process.pid
         log.info("worker.launched", pool=pool.pool_name, worker_id=worker_id, pid=pid)
 
-    def has(self, worker_id: str) -> bool:
-        """Whether its process was launched here, and runs."""
-        return worker_id in self._running
-
-    def started(self, worker_id: str) -> None:
-        """The worker is in the log: another one may be launched."""
-        self._starting.discard(worker_id)
-
     def adopt(self, pool: str, worker_id: str, process: Process) -> None:
-        """Watch the worker's process. Known ones are skipped.
+        """Watch the process of a worker that is in the log. Known ones are skipped.
 
         Two processes may have been launched for an order, by one supervisor and the next: one of
         them is the worker, and the end of the other means nothing.
         """
+        self._starting.discard(worker_id)  # another one may be launched
         if worker_id in self._running:
             return
         if process == this_process() or not process.alive():  # it ran in a single process

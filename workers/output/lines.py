@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
+from msgspec import Struct
 
 from workers.output.encoding import LOGGED_MAX, encode, shortened
 from workers.output.levels import NUMBERS, Levels
@@ -29,42 +30,33 @@ from workers.output.printed import Printed
 from workers.output.pump import Pump, is_pipe
 
 
-class Owner:
+class Owner(Struct, weakref=True, eq=False):
     """One incarnation: its ids and output, what it configured, and what it has under way."""
 
-    __slots__ = (
-        "__weakref__", "calls", "descriptors", "exception_handler", "executor", "ids", "limit",
-        "limited", "output", "own", "printed", "tasks", "threads", "threads_max",
-    )  # fmt: skip
+    ids: Mapping[str, object]
+    output: "Output | None" = None
+    limited: bool = True
+    own: dict[Any, Any] = {}
+    """Its own values of process-wide configuration; see `own_configuration`."""
+    printed: dict[str, Printed] = {}
+    descriptors: dict[str, tuple[int, int]] = {}
+    """Its pipes: what the processes that it starts write to. Descriptor and inode."""
+    limit: Limit | None = None
+    """Made when it first writes."""
+    tasks: set[asyncio.Task[Any]] = set()
+    calls: dict[Future[Any], Any] = {}
+    """Calls in pools of threads; `workers.runtime` ends them, and the tasks."""
+    threads: set[threading.Thread] = set()
+    """Others that it started."""
+    executor: Executor | None = None
+    """Its default one, made on first use, with `threads_max` threads."""
+    threads_max: int = 8
+    exception_handler: Callable[..., object] | None = None
+    """Its own, for what fails in its tasks and callbacks."""
 
-    def __init__(
-        self,
-        ids: Mapping[str, object],
-        output: "Output | None" = None,
-        *,
-        threads_max: int = 8,
-        limited: bool = True,
-    ) -> None:
-        self.ids = dict(ids)
-        self.output = output
-        self.own: dict[Any, Any] = dict(output.own) if output else {}
-        """Its own values of process-wide configuration; see `own_configuration`."""
-        self.printed: dict[str, Printed] = {}
-        self.descriptors: dict[str, tuple[int, int]] = {}
-        """Its pipes: what the processes that it starts write to. Descriptor and inode."""
-        self.limited = limited
-        self.limit: Limit | None = None
-        """Made when it first writes."""
-        self.tasks: set[asyncio.Task[Any]] = set()
-        self.calls: dict[Future[Any], Any] = {}
-        """Calls in pools of threads; `workers.runtime` ends them, and the tasks."""
-        self.threads: set[threading.Thread] = set()
-        """Others that it started."""
-        self.executor: Executor | None = None
-        """Its default one, made on first use, with `threads_max` threads."""
-        self.threads_max = threads_max
-        self.exception_handler: Callable[..., object] | None = None
-        """Its own, for what fails in its tasks and callbacks."""
+    def __post_init__(self) -> None:
+        if self.output is not None:
+            self.own = dict(self.output.own)
 
     def running_tasks(self) -> list[asyncio.Task[Any]]:
         """Its tasks that have not ended."""

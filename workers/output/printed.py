@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from msgspec import Struct, field
+
 from workers.output.limits import Limit
 from workers.output.pump import Pump
 
@@ -22,31 +24,27 @@ SKIP_MIN: Final = 1_000
 _DECODER: Final = codecs.getincrementaldecoder("utf-8")
 
 
-class Printed:
+class Printed(Struct, weakref=True, eq=False):
     """One stream of one agent. Any thread may print."""
 
-    __slots__ = (
-        "__weakref__", "_decoder", "_limit", "_lock", "_old", "_partly_written", "_parts", "_pump",
-        "_size", "_skipped", "_undecoded", "_watched", "_write",
-    )  # fmt: skip
-
-    def __init__(
-        self, write: Callable[[str, bool], None], pump: Pump, limit: Limit | None = None
-    ) -> None:
-        """`write` gets each line, and whether that is only a part of one."""
-        self._write = write
-        self._limit = limit
-        self._skipped = False  # the end of a line whose beginning was dropped is not written
-        self._pump = pump
-        # Reentrant: a finaliser that prints may run while this very thread prints.
-        self._lock = threading.RLock()
-        self._parts: list[str] = []
-        self._size = 0
-        self._partly_written = False  # a part of the present line is written
-        self._old = False
-        self._watched = False
-        self._decoder = _DECODER("backslashreplace")
-        self._undecoded = False
+    _write: Callable[[str, bool], None]
+    """It gets each line, and whether that is only a part of one."""
+    _pump: Pump
+    _limit: Limit | None = None
+    _skipped: bool = False
+    """The end of a line whose beginning was dropped is not written."""
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    """Reentrant: a finaliser that prints may run while this very thread prints."""
+    _parts: list[str] = []
+    _size: int = 0
+    _partly_written: bool = False
+    """A part of the present line is written."""
+    _old: bool = False
+    _watched: bool = False
+    _decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: _DECODER("backslashreplace")
+    )
+    _undecoded: bool = False
 
     def add(self, text: str) -> None:
         with self._lock:

@@ -221,27 +221,18 @@ class PrintTarget:
         return getattr(self.current(), name)
 
 
+def _own_stream(name: str) -> property:
+    return property(lambda _: TARGETS[name].current(), lambda _, value: TARGETS[name].assign(value))
+
+
 class StandardStreams(ModuleType):
     """The class of `sys` while output is captured: each agent has its own `stdout` and `stderr`.
 
     `print` and the interpreter look into the module's dictionary, where the `PrintTarget` is.
     """
 
-    @property
-    def stdout(self) -> TextIO | None:
-        return TARGETS["stdout"].current()
-
-    @stdout.setter
-    def stdout(self, value: TextIO | None) -> None:
-        TARGETS["stdout"].assign(value)
-
-    @property
-    def stderr(self) -> TextIO | None:
-        return TARGETS["stderr"].current()
-
-    @stderr.setter
-    def stderr(self, value: TextIO | None) -> None:
-        TARGETS["stderr"].assign(value)
+    stdout = _own_stream("stdout")
+    stderr = _own_stream("stderr")
 
 
 TARGETS: dict[str, PrintTarget] = {}

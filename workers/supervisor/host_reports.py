@@ -13,13 +13,13 @@ import contextlib
 import random
 import socket
 from collections.abc import Callable, Collection
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
-from msgspec import Struct
+from msgspec import Struct, field
 
-from eventstore.connection.calls import ask, translated_errors
+from eventstore.connection.calls import ask
 from eventstore.keys import CATALOGUE
 from eventstore.language.catalogue import Host
 from eventstore.log.catalogue import CatalogueLog
@@ -53,30 +53,23 @@ class HostReport(Struct, frozen=True):
         return now_ms - self.at_ms > GONE_MS
 
 
-class HostReports:
+class HostReports(Struct, eq=False):
     """Writes the report of one host, and reads those of all."""
 
-    def __init__(
-        self,
-        catalogue: CatalogueLog,
-        events: Log,
-        local: HostProcesses,
-        host: str,
-        origin: Origin,
-        hosts_in_use: Callable[[], Collection[str]],
-    ) -> None:
-        self._catalogue, self._log, self._origin = catalogue, events, origin
-        self._local, self._host, self._hosts_in_use = local, host, hosts_in_use
-        self._key = events.keys.pool(CATALOGUE, "hosts")
-        self._unchanged = Stopwatch()
-        self._silent: dict[str, float] = {}
+    _host: str
+    _origin: Origin
+    _catalogue: CatalogueLog
+    _log: Log
+    _local: HostProcesses
+    _hosts_in_use: Callable[[], Collection[str]]
+    _unchanged: Stopwatch = field(default_factory=Stopwatch)
+    _silent: dict[str, float] = {}
 
     async def run(self) -> None:
         """Report, and sweep, until cancelled. Returns only by an error."""
         while True:
             room, full = self._local.room()
-            report = HostReport(self._log.now_ms(CATALOGUE), room, full)
-            text = msgspec.json.encode(report)
+            text = msgspec.json.encode(HostReport(self._log.now_ms(CATALOGUE), room, full))
             await asyncio.gather(  # sent together, in this order
                 self._ask("HSET", self._host, text), self._observe(), self._sweep()
             )
@@ -106,10 +99,9 @@ class HostReports:
 
     async def _sweep(self) -> None:
         """Record that hosts are gone, unless another supervisor has just done so."""
-        command = ("SET", f"{self._key}:swept", self._host, "NX", "EX", str(SWEEP_SECONDS))
-        with translated_errors("the reports of hosts"):
-            if await self._log.client.execute_command(*command) is None:
-                return
+        once = (self._host, "NX", "EX", str(SWEEP_SECONDS))
+        if await self._ask("SET", *once, part="hosts:swept") is None:
+            return
         reports, now_ms = await self.read(), self._log.now_ms(CATALOGUE)
         in_use, hostname = self._hosts_in_use(), socket.gethostname()
         hosts = self._catalogue.state.hosts
@@ -133,9 +125,6 @@ class HostReports:
         await self.forget(host.host)
         log.info("host.gone", host=host.host, hostname=host.hostname, reason=reason)
 
-    async def _ask(self, command: str, *arguments: str | bytes) -> list[bytes]:
-        doing = "the reports of hosts"
-        found: list[bytes] = await ask(
-            self._log.client, command, self._key, *arguments, doing=doing
-        )
-        return found
+    async def _ask(self, command: str, *arguments: str | bytes, part: str = "hosts") -> Any:
+        key = self._log.keys.pool(CATALOGUE, part)
+        return await ask(self._log.client, command, key, *arguments, doing="the reports of hosts")

@@ -2,15 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from workers.launch import leftovers
+from workers.launch.pool_processes import HostProcesses
 from workers.output.log_files import remove_old_files
 from workers.supervisor.options import SupervisorOptions
+from workers.supervisor.pool_supervisor import PoolSupervisor
 
 LEFTOVERS_SECONDS: Final = 0.2
 """Between searches for what dead workers have left; a zygote comes first."""
@@ -34,21 +36,20 @@ async def clean_up_logs(options: SupervisorOptions) -> None:
 
 async def end_leftovers(
     scope: str,
-    pids: Callable[[], set[int]],
-    reconciled: Callable[[], Iterable[asyncio.Event]],
+    processes: HostProcesses,
+    pools: Mapping[str, PoolSupervisor],
     worker_ended: asyncio.Event,
 ) -> None:
     """End what dead workers have left: those of a supervisor before, then of each that ends.
 
-    `pids`: those of workers that run, known once the pools are `reconciled`. Returns only by an
-    error.
+    Which workers run is known once the pools are reconciled. Returns only by an error.
     """
     while True:
-        for event in tuple(reconciled()):
-            await event.wait()
+        for pool in tuple(pools.values()):
+            await pool.reconciled.wait()
         worker_ended.clear()
         for _ in range(LEFTOVERS_SEARCHES):
-            killed = leftovers.kill_leftovers(scope, pids())
+            killed = leftovers.kill_leftovers(scope, processes.pids)
             if not killed:
                 break
             log.warning("worker.leftovers_killed", count=len(killed), commands=sorted(killed))

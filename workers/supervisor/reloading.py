@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 import structlog
+from msgspec import Struct
 
 from eventstore.errors import MusterError
 from workers.launch.launchers import Launcher
@@ -14,19 +15,14 @@ from workers.supervisor.options import SupervisorOptions
 log = structlog.get_logger("muster.supervisor")
 
 
-class Reloading:
+class Reloading(Struct, eq=False):
     """Watches the code of one host. `new_launcher`: its argument are the roles not to import."""
 
-    def __init__(
-        self,
-        options: SupervisorOptions,
-        new_launcher: Callable[[tuple[str, ...]], Launcher],
-        processes: HostProcesses,
-        wake: Callable[[], None],
-    ) -> None:
-        self._options, self._processes = options, processes
-        self._new_launcher, self._wake = new_launcher, wake
-        self._known: code_watch.Snapshot = {}
+    _options: SupervisorOptions
+    _new_launcher: Callable[[tuple[str, ...]], Launcher]
+    _processes: HostProcesses
+    _wake: Callable[[], None]
+    _known: code_watch.Snapshot = {}
 
     async def start(self) -> None:
         """Note the code as it is imported next."""

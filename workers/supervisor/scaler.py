@@ -79,7 +79,8 @@ class Scaler:
     ) -> tuple[dict[str, int], list[str]]:
         """How many workers each host takes now, and why those take none that are full."""
         reports, now_ms = await self._context.reports.read(), survey.ts
-        local, launches = self._context.local, self._context.local.launches_max
+        local, launches = self._context.local, self._context.local.limits.launches
+        running = local.running(self._pool_log.pool)
         ordered = [o.worker for o in survey.workers if o.worker.status is WorkerStatus.REQUESTED]
         starting = Counter(worker.host for worker in ordered)
         room: dict[str, int] = {}
@@ -89,7 +90,7 @@ class Scaler:
             free, why = local.room() if here else (launches, "")
             if report is not None and not here:
                 free, why = (0, "") if report.is_old(now_ms) else (report.room, report.full)
-            launched = sum(local.has(worker.worker_id) for worker in ordered) if here else 0
+            launched = sum(worker.worker_id in running for worker in ordered) if here else 0
             unlaunched = starting[host] - launched
             room[host] = max(min(free - unlaunched, launches - starting[host]), 0)
             full += [f"{host}: {why}"] if why else []

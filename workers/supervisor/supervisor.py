@@ -69,12 +69,12 @@ class Supervisor:
             limits=options.limits,
         )
         self._reports = HostReports(
+            self.host,
+            self._origin,
             self._catalogue,
             self._events,
             self._processes,
-            self.host,
-            self._origin,
-            lambda: {host for pool in self._pools.values() for host in pool.hosts},
+            self._hosts_in_use,
         )
         self._idle_pools = IdlePools(self._events, self._pools, options.poll_seconds)
         self._reloading = Reloading(options, self._new_launcher, self._processes, self._wake_all)
@@ -98,7 +98,10 @@ class Supervisor:
         self._start_task("removing old logs", partial(clean_up_logs, self._options))
         self._start_task("reporting this host", self._reports.run)
         self._start_task("checking idle pools", self._idle_pools.run)
-        self._start_task("ending leftovers", self._end_leftovers)
+        leftovers = partial(
+            end_leftovers, self._lock.scope, self._processes, self._pools, self._worker_ended
+        )
+        self._start_task("ending leftovers", leftovers)
         if self._options.reload:
             self._start_task("watching code", self._reloading.run)
         log.info("supervisor.started", host=self.host, pools=len(self._pools))
@@ -199,14 +202,6 @@ class Supervisor:
             if signalled.keys() & pools.keys():
                 await asyncio.sleep(GATHER_SECONDS)
 
-    async def _end_leftovers(self) -> None:
-        await end_leftovers(
-            self._lock.scope,
-            lambda: self._processes.pids,
-            lambda: (pool.reconciled for pool in self._pools.values()),
-            self._worker_ended,
-        )
-
     def _supervise_new_pools(self) -> None:
         for name, pool in self._catalogue.state.pools.items():
             if name not in self._pools and not self._stopped:
@@ -241,6 +236,9 @@ class Supervisor:
         if (found := self._catalogue.state.pools.get(name)) is None:
             raise errors.LogError(f"the catalogue does not know pool {name!r} any more")
         return limit_to_one_worker(found) if self._options.single_process else found
+
+    def _hosts_in_use(self) -> set[str]:
+        return {host for pool in self._pools.values() for host in pool.hosts}
 
     async def _rejoin(self) -> None:
         """Join again where another supervisor has recorded that this host left."""

@@ -128,7 +128,6 @@ class WorkerMonitor:
             if worker.alive:
                 process = Process(worker.pid, worker.start_time)
                 self._local.adopt(self._pool_log.pool, worker.worker_id, process)
-                self._local.started(worker.worker_id)
 
     async def _launch_ordered(self, survey: Survey) -> None:
         ordered = [w for w in self._own_workers(survey) if w.status is WorkerStatus.REQUESTED]

@@ -265,7 +265,7 @@ async def test_a_host_starts_no_more_workers_at_once_than_it_may() -> None:
     pool = Pool(pool_name="p", role_type="r")
     await asyncio.gather(*(local.launch(pool, name) for name in "abcd"))
     assert launched == ["a", "b"]
-    local.started("a")
+    local.adopt("p", "a", this_process())
     await asyncio.gather(*(local.launch(pool, name) for name in "abcd"))
     assert launched == ["a", "b", "c"]
 
