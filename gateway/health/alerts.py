@@ -45,7 +45,7 @@ async def current_alerts(backend: Backend, redis: facts.RedisFacts) -> list[Aler
     ]
     if redis.reachable:
         alerts += [alert async for alert in _untrimmed(backend)]
-        alerts += await _about_workers(backend)
+        alerts += [alert async for alert in _about_workers(backend)]
     parked = await facts.parked_counts(backend, redis)
     alerts += [
         alert_of("parked", pool=pool, count=count) for pool, count in parked.items() if count
@@ -65,7 +65,7 @@ async def _from_views(backend: Backend) -> list[Alert]:
     newest = {(e.type, e.subject): e for e in reversed(events)}.values()
     events = [e for e in newest if e.type != "agent.failed" or e.subject in failed]
     alerts = [alert for pool in pools for alert in _full_pool(pool)]
-    return [*alerts, *map(_ended, events), *await _late_views(backend)]
+    return [*alerts, *map(_ended, events), *[one async for one in _late_views(backend)]]
 
 
 def _full_pool(pool: PoolRow) -> Iterator[Alert]:
@@ -81,21 +81,17 @@ def _ended(event: EventRow) -> Alert:
     return alert_of(name, event.subject, pool=event.pool, since=event.ts, reason=reason)
 
 
-async def _about_workers(backend: Backend) -> list[Alert]:
+async def _about_workers(backend: Backend) -> AsyncIterator[Alert]:
     """Pools whose agents no worker can run, or have changed what cannot be put back."""
     with suppress(LogError):
-        blocked = await backend.log.blocked(backend.pools())
-        damaged = await backend.log.damaged(backend.pools())
-        found = [(pool, why) for pool, why in blocked.items() if is_role_problem(why)]
-        return [
-            *(alert_of("role-unavailable", pool=pool, reason=why) for pool, why in found),
-            *(alert_of("process-damaged", pool=pool, what=what) for pool, what in damaged.items()),
-        ]
-    return []
+        for pool, why in (await backend.log.blocked(backend.pools())).items():
+            if is_role_problem(why):
+                yield alert_of("role-unavailable", pool=pool, reason=why)
+        for pool, what in (await backend.log.damaged(backend.pools())).items():
+            yield alert_of("process-damaged", pool=pool, what=what)
 
 
-async def _late_views(backend: Backend) -> list[Alert]:
-    alerts = []
+async def _late_views(backend: Backend) -> AsyncIterator[Alert]:
     for fact in await facts.view_facts(backend):
         if fact.status != "ok":
             action = (
@@ -104,13 +100,12 @@ async def _late_views(backend: Backend) -> list[Alert]:
                 else "nothing was skipped: do what the message says, then restart the projector"
             )
             stopped: dict[str, Any] = {"seq": fact.seq, "status": fact.status, "action": action}
-            alerts.append(
-                alert_of("projection-stopped", pool=fact.pool, since=fact.since, **stopped)
-            )
+            yield alert_of("projection-stopped", pool=fact.pool, since=fact.since, **stopped)
         elif fact.lag_seconds > LAG_SECONDS:
-            late: dict[str, Any] = {"seconds": fact.lag_seconds, "events": fact.head - fact.seq}
-            alerts.append(alert_of("projection-lag", pool=fact.pool, **late))
-    return alerts
+            events = fact.head - fact.seq
+            yield alert_of(
+                "projection-lag", pool=fact.pool, seconds=fact.lag_seconds, events=events
+            )
 
 
 def _redis(redis: facts.RedisFacts) -> Iterator[Alert]:

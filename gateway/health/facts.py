@@ -1,9 +1,8 @@
 """What a gateway knows about Redis, the database, and how far the views are."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from itertools import chain, islice
 from typing import Any, Final
 
 import msgspec
@@ -100,21 +99,23 @@ async def redis_facts(backend: Backend) -> RedisFacts:
 
 async def ask_about_pools(
     backend: Backend,
-    commands: Callable[[str], Sequence[Sequence[str | int]]],
+    commands: Sequence[tuple[str | int, ...]],
     pools: Iterable[str] | None = None,
 ) -> dict[str, list[Any]]:
     """The replies to some commands about these pools (None: all that live), in few calls.
 
-    A pool of which one is refused is left out. Raises `LogUnreachable`.
+    A command is its name, the key's part behind the pool, and arguments. A pool of which one is
+    refused is left out. Raises `LogUnreachable`.
     """
-    names, found = list(backend.pools() if pools is None else pools), dict[str, list[Any]]()
+    names, key = list(backend.pools() if pools is None else pools), backend.log.keys.pool
+    found: dict[str, list[Any]] = {}
     for first in range(0, len(names), POOLS_BATCH):
-        batch = {pool: commands(pool) for pool in names[first : first + POOLS_BATCH]}
-        together = chain.from_iterable(batch.values())
+        batch = names[first : first + POOLS_BATCH]
+        asked = [(verb, key(p, str(part)), *more) for p in batch for verb, part, *more in commands]
         with translated_errors("pools cannot be read"):
-            replies = iter(await execute_many(backend.log.client, together, refusals=True))
-        for pool, asked in batch.items():
-            answers = list(islice(replies, len(asked)))
+            replies = await execute_many(backend.log.client, asked, refusals=True)
+        for number, pool in enumerate(batch):
+            answers = replies[number * len(commands) : (number + 1) * len(commands)]
             if not any(isinstance(answer, RedisError) for answer in answers):
                 found[pool] = answers
     return found
@@ -122,11 +123,7 @@ async def ask_about_pools(
 
 async def stored_events(backend: Backend) -> dict[str, StoredEvents]:
     """How much of every pool's log is in Redis. Raises `LogUnreachable`."""
-
-    def commands(pool: str) -> Sequence[Sequence[str | int]]:
-        stream = backend.log.keys.pool(pool, "events")
-        return ("XLEN", stream), ("XRANGE", stream, "-", "+", "COUNT", 1)
-
+    commands = (("XLEN", "events"), ("XRANGE", "events", "-", "+", "COUNT", 1))
     found = await ask_about_pools(backend, commands)
     return {pool: _stored(int(entries), oldest) for pool, (entries, oldest) in found.items()}
 
@@ -168,13 +165,10 @@ async def parked_counts(backend: Backend, redis: RedisFacts) -> dict[str, int]:
     """How many things are parked, by pool; empty if Redis does not answer."""
     if not redis.reachable:
         return {}
-
-    def commands(pool: str) -> Sequence[Sequence[str]]:
-        return (("HLEN", backend.log.keys.pool(pool, "parked")),)
-
     try:
         async with asyncio.timeout(REDIS_TIMEOUT_SECONDS):
-            counts = await ask_about_pools(backend, commands, backend.known_pools())
+            known = backend.known_pools()
+            counts = await ask_about_pools(backend, [("HLEN", "parked")], known)
     except (LogError, TimeoutError):
         return {}
     return {pool: int(count) for pool, [count] in counts.items()}

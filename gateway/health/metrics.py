@@ -4,7 +4,7 @@ Names and labels are a public contract, listed in docs/events.md. No label is th
 and that of a worker only while it lives: there is no end of those.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from eventstore.errors import LogUnreachable
@@ -143,15 +143,7 @@ async def _views(out: Exposition, backend: Backend) -> None:
 
 async def _streams(out: Exposition, backend: Backend) -> None:
     """Commands that wait (lag) or are not settled (pending); events here, and those that left."""
-    keys = backend.log.keys
-
-    def commands(pool: str) -> Sequence[Sequence[str]]:
-        return (
-            ("HGET", keys.pool(pool, "meta"), "waiting"),
-            ("XLEN", keys.pool(pool, "commands")),
-            ("ZCARD", keys.pool(pool, "alone")),
-        )
-
+    commands = (("HGET", "meta", "waiting"), ("XLEN", "commands"), ("ZCARD", "alone"))
     try:
         queues, stored = await ask_about_pools(backend, commands), await stored_events(backend)
     except LogUnreachable:
