@@ -51,8 +51,7 @@ class Capabilities:
         self.default = Level(options.durability)
         self.capability: Capability | None = None
         self.confirmations = Confirmations(event_log, options.redis_url)
-        self._timeout_seconds = options.limits.durability_seconds
-        self._replicas_wanted = options.durability_replicas
+        self._options = options
         self._log = event_log
         self._replicas_max = 0
         self._refreshed_at = -CACHE_SECONDS
@@ -78,7 +77,7 @@ class Capabilities:
 
     def confirmation_method(self, level: Level) -> WaitTarget:
         """What to wait for, for a level that can be given."""
-        return WaitTarget(level, self._replicas_wanted)
+        return WaitTarget(level, self._options.durability_replicas)
 
     async def refresh(self) -> Capability:
         """Ask the server. Raises `LogUnreachable`."""
@@ -102,7 +101,7 @@ class Capabilities:
         return capability.assess(
             info,
             config,
-            wanted_replicas=self._replicas_wanted,
+            wanted_replicas=self._options.durability_replicas,
             peak_replicas=self._replicas_max,
             wait_refused=wait_refused,
         )
@@ -113,10 +112,10 @@ class Capabilities:
         )
         return DurabilityFacts(
             default=self.default.value,
-            timeout_seconds=self._timeout_seconds,
+            timeout_seconds=self._options.limits.durability_seconds,
             levels={level.value: capability.unavailable_reason(level) for level in Level},
             appendfsync=capability.appendfsync,
             replicas=capability.replicas,
-            replicas_wanted=self._replicas_wanted,
+            replicas_wanted=self._options.durability_replicas,
             min_replicas_to_write=capability.min_replicas,
         )

@@ -6,6 +6,7 @@ import zlib
 from typing import Final
 
 from gateway.wire.problems import Kind, Problem
+from projector.queries.views import id_order
 
 COMPRESS_CURSOR_BYTES = 4096
 """A cursor of so many bytes is compressed, to about a quarter: a header may have 8,190."""
@@ -81,9 +82,4 @@ class Cursor:
 
     def covers(self, pool: str, stream_id: str) -> bool:
         """Whether this event was sent already."""
-        return _parse_stream_id(stream_id) <= _parse_stream_id(self.positions.get(pool, "0-0"))
-
-
-def _parse_stream_id(stream_id: str) -> tuple[int, int]:
-    milliseconds, _, count = stream_id.partition("-")
-    return int(milliseconds), int(count or 0)
+        return id_order(stream_id) <= id_order(self.positions.get(pool, "0"))

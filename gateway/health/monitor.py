@@ -147,12 +147,10 @@ async def system(call: Call) -> Answer:
 
 def _host_figures() -> HostFigures:
     memory: dict[str, int] = {}
-    try:
+    with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             name, _, amount = line.partition(":")
             memory[name] = int(amount.split()[0]) * 1024
-    except (OSError, ValueError, IndexError):
-        memory = {}
     return HostFigures(
         cpus=os.cpu_count() or 1,
         load_1m=round(os.getloadavg()[0], 2),

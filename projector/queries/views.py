@@ -14,7 +14,7 @@ from projector.history.history import ArchiveUnreadable, History
 from projector.history.positions import ArchiveIncomplete, AsOf, NotYetArchived, PointInTime
 from projector.history.replay import TooExpensive, row_of_pool
 from projector.intake import archive
-from projector.intake.archive import EventRange
+from projector.intake.archive import EventRange, id_order
 from projector.intake.source import is_lost
 from projector.queries import selects
 from projector.queries.sharing import SharedQueries
@@ -39,7 +39,7 @@ __all__ = [
     "HISTORY_SECONDS", "AgentFilter", "AgentRow", "ArchiveIncomplete", "AsOf", "DatabaseError",
     "DatabaseUnreachable", "EventRow", "History", "HostRow", "PointInTime", "NotYetArchived",
     "PoolRow", "Position", "Timed", "TooExpensive", "EventRange", "ArchiveUnreadable", "Views",
-    "WAITS_FOR_CLAIM", "WAITS_FOR_ISOLATION", "WorkerRow", "is_lost", "page", "reason",
+    "WAITS_FOR_CLAIM", "WAITS_FOR_ISOLATION", "WorkerRow", "id_order", "is_lost", "page", "reason",
     "row_of_pool",
 ]  # fmt: skip
 

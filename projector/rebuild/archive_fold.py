@@ -52,11 +52,8 @@ class _ArchiveFold(Struct):
     def position(self) -> Position:
         return self.unwritten.position if self.unwritten else self.projection.positions[self.pool]
 
+    @_uncollected()
     def fold_some(self, connection: Connection) -> None:
-        with _uncollected():
-            self._fold_some(connection)
-
-    def _fold_some(self, connection: Connection) -> None:
         for _ in range(READS):
             at = self.position
             rows = []

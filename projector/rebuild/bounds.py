@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
+from msgspec import Struct
 from sqlalchemy import Connection
 
 from eventstore.errors import LogError
@@ -22,17 +23,16 @@ class LogDamaged(LogError):
     """The log cannot be folded to its end; the serving views were not changed."""
 
 
-class LogBounds:
+class LogBounds(Struct, eq=False):
     """Of all logs that `shadow` folds."""
 
-    def __init__(self, database: Database, source: Source, shadow: Projection) -> None:
-        self.heads: dict[str, LogHead] = {}
-        self.archived: Mapping[str, Archived] = {}
-        self.copied: set[str] = set()
-        """Pools whose log has no beginning, and whose serving views are copied instead."""
-        self._database = database
-        self._source = source
-        self._shadow = shadow
+    _database: Database
+    _source: Source
+    _shadow: Projection
+    heads: dict[str, LogHead] = {}
+    archived: Mapping[str, Archived] = {}
+    copied: set[str] = set()
+    """Pools whose log has no beginning, and whose serving views are copied instead."""
 
     async def refresh(self) -> None:
         """Read again where logs and archive end."""

@@ -21,6 +21,8 @@ from projector.store.mapping import agent_of, worker_of
 from projector.store.rows import EventRow, Position
 from projector.store.tables import EVENTS, SERVING
 
+A: Final = SERVING.agents.c
+W: Final = SERVING.workers.c
 OPERATIONS_MAX: Final = 100_000
 """Operation ids that are restored, the newest first."""
 
@@ -40,40 +42,32 @@ _operation = msgspec.json.Decoder(_Operation)
 
 def live_agents(connection: Connection, pool: str) -> list[Agent]:
     """Agents that have not ended, in the order in which to restart them."""
-    table = SERVING.agents
-    query = (
-        select(table)
-        .where(table.c.pool_name == pool)
-        .where(table.c.status.not_in([status.value for status in TERMINAL]))
-        .order_by(table.c.process_id == "", table.c.changed_at, table.c.agent_id)
-    )
-    return [agent_of(row) for row in connection.execute(query).mappings()]
+    live = A.status.not_in([status.value for status in TERMINAL])
+    query = select(SERVING.agents).where(A.pool_name == pool, live)
+    rows = connection.execute(query.order_by(A.process_id == "", A.changed_at, A.agent_id))
+    return [agent_of(row) for row in rows.mappings()]
 
 
 def known_agents(connection: Connection, pool: str, ids: Sequence[str]) -> set[str]:
     """Those of the given ids that are recorded, ended or not."""
-    table = SERVING.agents
-    query = select(table.c.agent_id).where(table.c.pool_name == pool)
-    return set(connection.execute(query.where(table.c.agent_id.in_(ids))).scalars())
+    return set(
+        connection.scalars(select(A.agent_id).where(A.pool_name == pool, A.agent_id.in_(ids)))
+    )
 
 
 def live_workers(connection: Connection, pool: str) -> list[Worker]:
     """Workers that have not ended, launch orders included."""
-    table = SERVING.workers
-    ended = (WorkerStatus.STOPPED.value, WorkerStatus.LOST.value)
-    query = select(table).where(table.c.pool_name == pool).where(table.c.status.not_in(ended))
-    rows = connection.execute(query.order_by(table.c.worker_id)).mappings()
-    return [worker_of(row) for row in rows]
+    live = W.status.not_in((WorkerStatus.STOPPED.value, WorkerStatus.LOST.value))
+    query = select(SERVING.workers).where(W.pool_name == pool, live).order_by(W.worker_id)
+    return [worker_of(row) for row in connection.execute(query).mappings()]
 
 
 def fenced_epochs(connection: Connection, pool: str, agents: Iterable[Agent]) -> dict[str, int]:
     """By worker: the epochs that fenced lost workers whose agents were not reaped yet."""
     worker_ids = {agent.worker_id for agent in agents if agent.held}
-    table = SERVING.workers
-    query = select(table.c.worker_id, table.c.epoch).where(table.c.pool_name == pool)
-    query = query.where(table.c.status == WorkerStatus.LOST.value)
-    rows = connection.execute(query.where(table.c.worker_id.in_(worker_ids)))
-    return {row.worker_id: row.epoch for row in rows}
+    lost = (W.pool_name == pool, W.status == WorkerStatus.LOST.value)
+    query = select(W.worker_id, W.epoch).where(*lost, W.worker_id.in_(worker_ids))
+    return {row.worker_id: row.epoch for row in connection.execute(query)}
 
 
 def retirement(at: Position, epoch: int) -> str:
@@ -83,9 +77,7 @@ def retirement(at: Position, epoch: int) -> str:
 
 
 def highest_epoch(connection: Connection, pool: str) -> int:
-    table = SERVING.workers
-    query = select(func.max(table.c.epoch)).where(table.c.pool_name == pool)
-    return int(connection.execute(query).scalar() or 0)
+    return int(connection.scalar(select(func.max(W.epoch)).where(W.pool_name == pool)) or 0)
 
 
 def first_seqs(connection: Connection, pool: str) -> dict[int, int]:
@@ -97,8 +89,7 @@ def entries(connection: Connection, position: Position, limit: int | None) -> li
     """The last archived events up to a position, as stream entries."""
     query = (
         select(EVENTS)
-        .where(EVENTS.c.pool == position.pool)
-        .where(EVENTS.c.seq <= position.seq)
+        .where(EVENTS.c.pool == position.pool, EVENTS.c.seq <= position.seq)
         .order_by(EVENTS.c.generation.desc(), EVENTS.c.seq.desc())
         .limit(limit)
     )
@@ -112,8 +103,7 @@ def operations(connection: Connection, pool: str, now_ms: int) -> list[tuple[str
     query = (
         select(EVENTS.c.subject, EVENTS.c.ts, EVENTS.c.data)
         .where(EVENTS.c.type.in_((AgentRequested.type, AgentRestartRequested.type)))
-        .where(EVENTS.c.ts > now_ms - KEYS_MS_MAX)
-        .where(EVENTS.c.pool == pool)
+        .where(EVENTS.c.ts > now_ms - KEYS_MS_MAX, EVENTS.c.pool == pool)
         .order_by(EVENTS.c.ts.desc())
         .limit(OPERATIONS_MAX)
     )

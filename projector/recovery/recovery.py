@@ -18,7 +18,7 @@ from functools import partial
 from typing import Final
 
 import structlog
-from msgspec import Struct
+from msgspec import Struct, field
 
 from eventstore.errors import LogUnreachable, MusterError, OutcomeUnknown
 from eventstore.keys import CATALOGUE
@@ -105,21 +105,18 @@ async def examine(options: RecoveryOptions) -> dict[str, str]:
         return await find_damage(source, database, projection)
 
 
-class Recovery:
+class Recovery(Struct, eq=False):
     """One recovery, under the projector's lease, which the caller keeps renewed."""
 
-    def __init__(
-        self, source: Source, lease: Lease, retention: Retention, actor: str, on_stage: OnStage
-    ) -> None:
-        self._source = source
-        self._lease = lease
-        self._retention = retention
-        self._actor = actor
-        self._on_stage = on_stage
-        self._damage_found = False
-        """Logs may be closed then."""
-        self._written: dict[str, RecoveredLog] = {}
-        self._projection = Projection(SERVING, archives=True)
+    _source: Source
+    _lease: Lease
+    _retention: Retention
+    _actor: str
+    _on_stage: OnStage
+    _damage_found: bool = False
+    """Logs may be closed then."""
+    _written: dict[str, RecoveredLog] = {}
+    _projection: Projection = field(default_factory=lambda: Projection(SERVING, archives=True))
 
     async def run_with_retry(self) -> list[RecoveredLog]:
         """Start again where Redis became unreachable after damage was found, not before that.

@@ -49,21 +49,19 @@ class RecoveredLog(Struct, frozen=True, kw_only=True):
     unsaved: tuple[LostCommand, ...] = ()
 
 
-class LogRewrite:
+class LogRewrite(Struct, eq=False):
     """Of halted logs, under the projector's lease; `projection` is at the archive's end."""
 
-    def __init__(self, lease: Lease, projection: Projection, event_log: Log) -> None:
-        self._read = lease.database.read
-        self._lease = lease
-        self._projection = projection
-        self._log = event_log
+    _lease: Lease
+    _projection: Projection
+    _log: Log
 
     async def run(
         self, pool: str, reason: str, restore: LogRestore, generation: int
     ) -> RecoveredLog:
         """All but opening the log. `generation`: of what was found in Redis."""
         position, reports = self._projection.positions[pool], await read_reports(self._log, pool)
-        agents = await self._read(lambda c: archived_state.live_agents(c, pool))
+        agents = await self._lease.database.read(lambda c: archived_state.live_agents(c, pool))
         lost = await self._find_lost(position, reports)
         _log_losses(pool, lost)
         # A pool without an archive starts in the catalogue's generation.
@@ -97,7 +95,7 @@ class LogRewrite:
     async def _find_lost(
         self, position: Position, reports: Sequence[LossReport]
     ) -> list[LostCommand]:
-        read, pool = self._read, position.pool
+        read, pool = self._lease.database.read, position.pool
         first_seqs = await read(lambda c: archived_state.first_seqs(c, pool))
         ids = [report.agent_id for report in reports if report.kind == AGENT_HELD]
         known = await read(lambda c: archived_state.known_agents(c, pool, ids))
@@ -127,7 +125,7 @@ class LogRewrite:
         agents: Sequence[Agent],
     ) -> tuple[int, int]:
         """Returns the numbers of lost workers and of restarted agents."""
-        read, pool, catalogue = self._read, position.pool, self._projection.catalogue
+        read, pool = self._lease.database.read, position.pool
         epoch = await read(lambda c: archived_state.highest_epoch(c, pool)) + EPOCH_GAP
         await restore.wipe()
         point = RestorePoint(generation=body.generation, seq=position.seq, ts=ts, epoch=epoch)
@@ -140,7 +138,7 @@ class LogRewrite:
         workers = await read(lambda c: archived_state.live_workers(c, pool))
         epochs = await read(lambda c: archived_state.fenced_epochs(c, pool, agents))
         epochs |= await restore.mark_workers_lost(workers)
-        pool_state = catalogue.pools.get(pool)
+        pool_state = self._projection.catalogue.pools.get(pool)
         deleted = pool_state is not None and pool_state.deleted
         restarted = await restore.restore_agents(agents, epochs, deleted=deleted)
         operations = await read(lambda c: archived_state.operations(c, pool, ts))
