@@ -5,9 +5,10 @@ Labels are pools, reasons, routes: never the id of an agent or worker, of which 
 
 import time
 from bisect import bisect_left
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -44,9 +45,10 @@ class Observations:
     def __init__(self) -> None:
         self.restarts: Counter[tuple[str, str]] = Counter()
         self.decisions: dict[str, PoolScalingDecided] = {}
-        self.schedule_to_start: dict[str, Histogram] = {}
+        self.schedule_to_start = defaultdict[str, Histogram](partial(Histogram, START_BUCKETS))
         self.requests: Counter[tuple[str, str, int]] = Counter()
-        self.durations: dict[tuple[str, str], Histogram] = {}
+        of_http = partial(Histogram, HTTP_BUCKETS)
+        self.durations = defaultdict[tuple[str, str], Histogram](of_http)
         self.durability_levels: Counter[tuple[str, str]] = Counter()
         """Commands by the level of durability requested, and the one reached."""
         self.loop_lag_seconds = 0.0
@@ -61,7 +63,10 @@ class Observations:
                     if len(self._requested_ms) > TRACKED_MAX:
                         self._requested_ms.popitem(last=False)
                 case b"agent.started":
-                    self._record_start(pool, fields[9].decode(), int(fields[25]))
+                    requested_ms = self._requested_ms.pop(fields[9].decode(), None)
+                    if requested_ms is not None:
+                        seconds = (int(fields[25]) - requested_ms) / 1000
+                        self.schedule_to_start[pool].observe(seconds)
                 case b"agent.terminated" | b"agent.failed":
                     self._requested_ms.pop(fields[9].decode(), None)
                 case b"agent.restarting" | b"agent.released":
@@ -76,12 +81,6 @@ class Observations:
                         self.decisions[pool] = decision
                 case _:
                     pass
-
-    def _record_start(self, pool: str, agent_id: str, ts: int) -> None:
-        requested_ms = self._requested_ms.pop(agent_id, None)
-        if requested_ms is not None:
-            histogram = self.schedule_to_start.setdefault(pool, Histogram(START_BUCKETS))
-            histogram.observe((ts - requested_ms) / 1000)
 
     def forget(self, pool: str) -> None:
         """A pool that was removed has no series any more."""
@@ -105,7 +104,4 @@ class Observations:
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """One request was answered."""
         self.requests[method, route, status] += 1
-        durations = self.durations.get((method, route))
-        if durations is None:
-            durations = self.durations[method, route] = Histogram(HTTP_BUCKETS)
-        durations.observe(seconds)
+        self.durations[method, route].observe(seconds)

@@ -2,7 +2,7 @@
 out of service, since it would take all of them. It is in the body, and in alerts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
@@ -47,16 +47,15 @@ async def ready(call: Call) -> Answer:
     backend = call.backend
     probe_seconds = backend.limits.probe_seconds
     warnings = list(backend.tail.stopped.values())
-    lost: list[str] = []
+    reasons = list(_no_commands(backend))
     try:
         facts = await view_facts(backend, probe_seconds)
-        lost = _lost_logs(facts)
+        reasons += _lost_logs(facts)
         warnings += [text for fact in facts if (text := _view_warning(backend, fact))]
     except Problem as problem:
         warnings.append(f"reads are refused: {problem}")
     notices = await projector_notices(backend, probe_seconds)
     warnings += [notice.text for notice in notices]
-    reasons = [*_no_commands(backend), *lost]
     fallback = backend.options.fallback
     readiness = Readiness(
         "not ready" if reasons else "ready",
@@ -69,27 +68,23 @@ async def ready(call: Call) -> Answer:
     return Answer(readiness, status=503 if reasons else 200)
 
 
-def _no_commands(backend: Backend) -> list[str]:
+def _no_commands(backend: Backend) -> Iterator[str]:
     """Why Redis accepts no commands from this gateway; empty if it does."""
-    reasons = []
     if backend.disconnected:
         why = backend.tail.error or "Redis does not answer"
-        reasons.append(f"the log is not being followed: {why}")
+        yield f"the log is not being followed: {why}"
     capability, default = backend.capabilities.capability, backend.capabilities.default
     if capability and (why := capability.no_writes_reason):
-        reasons.append(f"Redis accepts no writes: {why}")
+        yield f"Redis accepts no writes: {why}"
     if capability and (why := capability.unavailable_reason(default)):
-        reasons.append(f"the default durability, {default}, cannot be given: {why}")
-    return reasons
+        yield f"the default durability, {default}, cannot be given: {why}"
 
 
-def _lost_logs(facts: Sequence[ViewFacts]) -> list[str]:
+def _lost_logs(facts: Sequence[ViewFacts]) -> Iterator[str]:
     """The reason if no log is left that accepts commands; one that is lost is none."""
     lost = [fact for fact in facts if fact.lost]
-    pools = [fact for fact in facts if fact.pool]
-    if lost and all(fact.lost for fact in pools):
-        return [f"no pool accepts commands: {lost[0].status}; {RECOVER_ADVICE}"]
-    return []
+    if lost and all(fact.lost for fact in facts if fact.pool):
+        yield f"no pool accepts commands: {lost[0].status}; {RECOVER_ADVICE}"
 
 
 def _view_warning(backend: Backend, fact: ViewFacts) -> str:

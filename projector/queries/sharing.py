@@ -32,7 +32,8 @@ class SharedQueries:
         if query is None:
             query = self._waiting[key] = _Query()
             query.task = asyncio.create_task(self._run(key, query, work), name="views.query")
-            query.task.add_done_callback(_consume_exception)
+            # Its callers may be gone.
+            query.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         assert query.task is not None
         query.callers += 1
         try:
@@ -61,9 +62,3 @@ class SharedQueries:
         """Let nobody else join it."""
         if self._waiting.get(key) is query:
             del self._waiting[key]
-
-
-def _consume_exception(task: "asyncio.Task[Any]") -> None:
-    """Its callers may be gone."""
-    if not task.cancelled():
-        task.exception()

@@ -185,29 +185,22 @@ def _migrate_postgres(connection: sa.Connection, prefix: str, *, empty: bool) ->
         for table in tables.SERVING.all():
             if table.name in present:
                 connection.execute(table.delete())
-    try:
-        with connection.begin_nested():
-            _alter_all(connection, prefix, empty=empty)
-    except DBAPIError as error:
-        if _state(error) not in _IN_THE_WAY:
-            raise
-        if "pool_capacity" not in str(error.orig):
-            raise ViewsInUse(_dependents(error)) from error
+    for drop_view in (False, True):
         try:
-            connection.execute(sa.text(f"DROP VIEW IF EXISTS {prefix}pool_capacity"))
-            _alter_all(connection, prefix, empty=empty)
-        except DBAPIError as other:
-            if _state(other) not in _IN_THE_WAY:
+            with connection.begin_nested():
+                if drop_view:
+                    connection.execute(sa.text(f"DROP VIEW IF EXISTS {prefix}pool_capacity"))
+                _alter_all(connection, prefix, empty=empty)
+                return
+        except DBAPIError as error:
+            if str(getattr(error.orig, "sqlstate", "")) not in _IN_THE_WAY:
                 raise
-            raise ViewsInUse(_dependents(other)) from other
+            if drop_view or "pool_capacity" not in str(error.orig):
+                raise ViewsInUse(_dependents(error)) from error
 
 
 _IN_THE_WAY: Final = ("2BP01", "42P16")
 """Other objects depend on it; the columns of a view would change."""
-
-
-def _state(error: DBAPIError) -> str:
-    return str(getattr(error.orig, "sqlstate", ""))
 
 
 def _dependents(error: DBAPIError) -> str:

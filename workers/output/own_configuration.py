@@ -9,7 +9,7 @@ set-up, holds for all.
 import builtins
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import ModuleType
 from typing import Any
@@ -86,22 +86,18 @@ class WarningsModule(ModuleType):
 # Not as methods of the classes that they replace: of these `self` is the first argument.
 
 
-def _add_handler(self: logging.Logger, handler: logging.Handler) -> None:
-    if handler not in self.handlers:
-        self.handlers = [*self.handlers, handler]
+def _adding(name: str) -> Callable[[Any, Any], None]:
+    def add(self: Any, new: Any) -> None:
+        if new not in (present := getattr(self, name)):
+            setattr(self, name, [*present, new])
+
+    return add
 
 
-def _remove_handler(self: logging.Logger, handler: logging.Handler) -> None:
-    self.handlers = [other for other in self.handlers if other is not handler]
-
-
-def _add_filter(self: logging.Filterer, new: Any) -> None:
-    if new not in self.filters:
-        self.filters = [*self.filters, new]
-
-
-def _remove_filter(self: logging.Filterer, old: Any) -> None:
-    self.filters = [other for other in self.filters if other is not old]
+def _removing(name: str) -> Callable[[Any, Any], None]:
+    return lambda self, old: setattr(
+        self, name, [other for other in getattr(self, name) if other is not old]
+    )
 
 
 def _add_warning_filter(*item: Any, append: bool) -> None:
@@ -204,10 +200,10 @@ def separate(patches: Patches) -> None:
     patches.set(logging.Manager, "_disable", OwnLevel(logging.Manager, "_disable"))
     patches.set(logger, "isEnabledFor", _is_enabled_for)
     patches.set(logging.Manager, "_clear_cache", _clear_cache)
-    patches.set(logger, "addHandler", _add_handler)
-    patches.set(logger, "removeHandler", _remove_handler)
-    patches.set(filterer, "addFilter", _add_filter)
-    patches.set(filterer, "removeFilter", _remove_filter)
+    patches.set(logger, "addHandler", _adding("handlers"))
+    patches.set(logger, "removeHandler", _removing("handlers"))
+    patches.set(filterer, "addFilter", _adding("filters"))
+    patches.set(filterer, "removeFilter", _removing("filters"))
     patches.set(builtins, "print", print)  # as it is, to be put back; so are these:
     for name in (name for name in logging.__all__ if callable(vars(logging)[name])):
         patches.set(logging, name, vars(logging)[name])

@@ -29,12 +29,12 @@ from workers.host.processes import host_name
 from workers.launch.launchers import ForkLauncher, InProcessLauncher, Launcher
 from workers.launch.pool_processes import HostProcesses
 from workers.launch.zygote_messages import Plan
+from workers.supervisor.code_watch import Reloading
 from workers.supervisor.host_reports import HostReports
 from workers.supervisor.housekeeping import clean_up_logs, end_leftovers
 from workers.supervisor.idle_pools import IdlePools
 from workers.supervisor.options import SupervisorOptions, limit_to_one_worker, worker_options
 from workers.supervisor.pool_supervisor import PoolSupervisor, retry_forever
-from workers.supervisor.reloading import Reloading
 from workers.supervisor.worker_monitor import PoolContext
 
 log = structlog.get_logger("muster.supervisor")
