@@ -13,14 +13,14 @@ import msgspec
 import structlog
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete
 
 from eventstore.errors import UnknownEvent
 from eventstore.language.events import require_version
 from eventstore.language.upcasts import upcast
 from eventstore.log.reader import Entry
 from projector.intake.entries import require_short_names, rows_of
-from projector.store.tables import AGENT_LIVE, SERVING, WORKER_LIVE, run, write_rows
+from projector.store.tables import AGENT_LIVE, WORKER_LIVE, run, write_rows
 
 RETENTION_MS: Final = 900_000
 """Rows of the live tables are deleted after so long without a heartbeat."""
@@ -125,9 +125,8 @@ def write(connection: Connection, batch: HeartbeatBatch) -> None:
 
 def read_positions(connection: Connection) -> dict[str, str]:
     """The id of the last heartbeat that was read, by pool."""
-    checkpoints = SERVING.checkpoints
-    rows = connection.execute(select(checkpoints.c.pool, checkpoints.c.heartbeat_id))
-    return {row.pool: row.heartbeat_id for row in rows if row.heartbeat_id}
+    rows = run(connection, "SELECT pool, heartbeat_id FROM {}checkpoints WHERE heartbeat_id <> ''")
+    return {row.pool: row.heartbeat_id for row in rows}
 
 
 def delete_old(connection: Connection, now_ms: int) -> None:

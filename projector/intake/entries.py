@@ -151,7 +151,7 @@ def number_of(text: str) -> int:
 def event_of(row: EventRow) -> log_events.Event:
     """Raises `UnknownEvent`, and `msgspec.DecodeError` for what is not what it must be."""
     if len(row.subject) > log_events.NAME_MAX or len(row.worker_id) > log_events.NAME_MAX:
-        raise msgspec.ValidationError(f"a name of more than {log_events.NAME_MAX} characters")
+        require_short_names(row.subject, row.worker_id)
     body = log_events.decode_body(row.type, row.version, row.data)
     # Written out, which takes half as long as by the names of the fields.
     cause = (row.correlation_id, row.causation_id, row.traceparent, row.actor)

@@ -23,8 +23,6 @@ from projector.store.database import Database
 from projector.store.rows import EventRow, Position
 from projector.store.tables import run
 
-SEQ_MAX: Final = 2**63 - 1
-
 
 class Addresses(Struct, frozen=True, kw_only=True):
     """Of the logs, and of the database of their views."""
@@ -137,18 +135,12 @@ class Source:
         return read_entries(position, entries)
 
 
-_NOT_FOLDED: Final = ("causation_id", "traceparent", "actor")
-_COLUMNS: Final = {
-    folded: ", ".join(
-        f"'' AS {name}" if folded and name in _NOT_FOLDED else name
-        for name in EventRow.__struct_fields__
-    )
-    for folded in (True, False)
-}
 _AFTER: Final = (
-    "SELECT {columns} FROM {{}}events WHERE pool = ? AND generation = ? AND seq > ? AND seq <= ?"
-    " ORDER BY seq LIMIT ?"
+    f"SELECT {', '.join(EventRow.__struct_fields__)} FROM {{}}events"
+    " WHERE pool = ? AND generation = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
 )
+_FOLDED: Final = _AFTER.replace("causation_id, traceparent, actor", "'', '', ''")
+"""Without what no fold needs."""
 _LATER: Final = "SELECT min(generation) FROM {}events WHERE pool = ? AND generation > ?"
 
 
@@ -157,17 +149,17 @@ def read_archive(
     position: Position,
     *,
     count: int,
-    last: int = SEQ_MAX,
+    last: int = 2**63 - 1,
     folded: bool = False,
 ) -> list[EventRow]:
     """Archived events after a position, up to seq `last`; in later generations too.
 
     A generation starts where the archive of the one before it ended, so `seq` orders all of them.
-    `folded`: without what no fold needs.
+    `folded`: they are only folded.
     """
     rows: list[EventRow] = []
     generation: int | None = position.generation
-    statement = _AFTER.format(columns=_COLUMNS[folded])
+    statement = _FOLDED if folded else _AFTER
     while generation is not None and len(rows) < count:
         # One generation at a time: else all of it up to the position would be read.
         of_generation = (position.pool, generation, position.seq, last, count - len(rows))

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 from msgspec.structs import replace
-from sqlalchemy import Connection, select
 
 from eventstore.errors import ConfigurationError
 from eventstore.keys import CATALOGUE
@@ -21,7 +20,7 @@ from projector.service.active import ProjectorOptions
 from projector.service.projector import Projector
 from projector.store.database import Database
 from projector.store.rows import Position
-from projector.store.tables import SERVING
+from projector.store.tables import SERVING, run
 from projector.store.views_file import put_aside
 
 POLL_SECONDS = 0.1
@@ -71,7 +70,10 @@ async def _catch_up(database: Database, source: Source, on_progress: OnProgress)
     heads = await source.heads([CATALOGUE])
     while True:
         positions = await database.read(lambda c: read_positions(c, SERVING))
-        pools = await database.read(_known_pools)  # after the catalogue's position
+        # After the catalogue's position.
+        pools = await database.read(
+            lambda c: set(run(c, "SELECT pool_name FROM {}pools").scalars())
+        )
         heads |= await source.heads((pools | positions.keys()) - heads.keys())
         failed = {pool: at.status for pool, at in positions.items() if stopped(at)}
         behind = {
@@ -92,7 +94,3 @@ async def _catch_up(database: Database, source: Source, on_progress: OnProgress)
         if progress.finished:
             return progress
         await asyncio.sleep(POLL_SECONDS)
-
-
-def _known_pools(connection: Connection) -> set[str]:
-    return set(connection.execute(select(SERVING.pools.c.pool_name)).scalars())
