@@ -107,9 +107,10 @@ local function enter_queue(id, incarnation, reason)
     redis.call('ZADD', base .. 'alone', ts, id)
     return ''
   end
-  waiting = waiting + 1
-  return redis.call('XADD', commands_key, stamp,
+  local entry = redis.call('XADD', commands_key, stamp,
     'type', 'agent.spawn', 'agent_id', id, 'incarnation', incarnation, 'reason', reason)
+  waiting = waiting + 1
+  return entry
 end
 
 local wrote, wakes = false, false -- whether any step did; workers are woken once, for all steps
