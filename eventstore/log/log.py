@@ -116,7 +116,7 @@ class Log(LogQueries):
         for raw_id, spec, stored, changes in entries:
             agent_id = raw_id.decode()
             try:
-                agent = hashes.AGENT.from_flat(agent_id, [*stored, *changes])
+                agent = hashes.AGENT.from_flat(agent_id, [*stored, *changes], checked=True)
             except Unreadable as error:
                 await self.park(pool, error, holder=fence.worker_id)
                 continue

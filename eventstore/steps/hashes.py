@@ -97,17 +97,18 @@ class HashCodec(Generic[State]):
         texts = (text for pair in fields.items() for text in pair)
         return self.from_flat(subject, [text.encode(errors="surrogatepass") for text in texts])
 
-    def from_flat(self, subject: str, flat: Sequence[bytes]) -> State:
+    def from_flat(self, subject: str, flat: Sequence[bytes], *, checked: bool = False) -> State:
         """Like `from_hash`, of a reply in which names and values alternate; the last one counts.
 
         Invalid UTF-8 becomes replacement characters, which are refused where it matters.
+        `checked`: by the function in Lua, so what is not there has its default.
         """
         values: dict[str, Any] = {self._key: subject}
         stored = dict(zip(flat[::2], flat[1::2], strict=True))
         for field in self._fields:
             value = stored.get(field.raw_name)
             if value is None:
-                if field.required:
+                if field.required and not checked:
                     raise Unreadable(self._kind, subject, f"its hash has no field {field.name}")
             elif value != field.raw_text:
                 try:
@@ -127,13 +128,20 @@ class HashCodec(Generic[State]):
         return fields | {name: "" for name in CAUSES if name in fields and not stored.get(name)}
 
     def lua_check(self) -> str:
-        """A function in Lua that returns which field of a hash `from_hash` cannot read, if any."""
-        lines = ["local function unreadable_field(hash)", "  local text"]
+        """A function in Lua that returns which field of a hash `from_hash` cannot read, if any.
+
+        It adds the fields that differ from their default to `flat`.
+        """
+        lines = ["local function unreadable_field(hash, flat)", "  local text, n = nil, 0"]
         for field in self._fields:
-            name, absent = field.name, "not text or " if field.required else "text and "
-            wrong = (f"not string.find(text, {pattern!r})" for pattern in field.form.lua)
-            refused = " and ".join((f"{absent}text ~= {field.text!r}", *wrong))
-            lines.append(f"  text = hash.{name} if {refused} then return {name!r} end")
+            differs = f"text ~= {field.text!r}" if field.raw_text is not None else "true"
+            differs += "" if field.required else " and text"
+            wrong = " and ".join(f"not string.find(text, {it!r})" for it in field.form.lua)
+            lines += (
+                f"  text = hash.{field.name} if {differs} then",
+                f"    if not text or {wrong} then return {field.name!r} end",
+                f"    flat[n + 1], flat[n + 2], n = {field.name!r}, text, n + 2 end",
+            )
         return "\n".join((*lines, "end"))
 
 

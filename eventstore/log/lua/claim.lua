@@ -4,7 +4,8 @@
 --       before they run ('': none): they are started in the same step, 8 how many agents at most,
 --       9 the id of the first event; the ids of the next ones follow it
 -- Returns {OK, generation, seq, ts, agents, foreign} with
---       agents = { {agent id, spec or '', {field, value …}, {field, value …} changed since}, … }
+--       agents = { {agent id, spec or '', {field, value …}, {field, value …} changed since}, … },
+--       without fields that had their default
 --       foreign = { {entry id, reason, field, value …}, … }
 --       An agent whose termination was requested is returned but not claimed: the worker ends it.
 --       A foreign entry, which is not Muster's, is deleted and counted in meta.overlooked; the
@@ -23,17 +24,18 @@ local held_key = base .. 'held:' .. worker_id
 local worker = worker_of(worker_id)
 if is_fenced(worker, tonumber(epoch)) then return reply('FENCED') end
 
--- Reads an agent's hash. Returns it as a table, or nil if it is damaged; as a list of names and
--- values; and what is wrong with it. `unreadable_field`, set in front of this text, knows what
--- Python can read: an agent that Python cannot read is never booked.
+-- Reads an agent's hash. Returns it as a table, or nil if it is damaged; as a list of the names and
+-- values that differ from the default; and what is wrong with it. `unreadable_field`, set in front of
+-- this text, knows what Python can read: an agent that Python cannot read is never booked.
 local function read(id)
   local flat = redis.pcall('HGETALL', agent_key(id))
   if flat.err then return nil, {}, 'its key is not a hash' end
   if #flat == 0 then return nil, flat, 'there is no such agent' end
   local hash = {}
   for i = 1, #flat, 2 do hash[flat[i]] = flat[i + 1] end
-  local name = unreadable_field(hash)
-  if not name then return hash, flat end
+  local differing = {}
+  local name = unreadable_field(hash, differing)
+  if not name then return hash, differing end
   local problem = hash[name] and 'it has an unreadable field ' or 'its hash has no field '
   return nil, flat, problem .. name
 end

@@ -108,12 +108,14 @@ def test_a_type_that_a_hash_cannot_hold_is_refused_when_the_codec_is_made() -> N
 def lua_table(codec: HashCodec[Any]) -> dict[str, tuple[list[str], bool]]:
     """Of each field the patterns, as Python has them, and whether the hash may lack it."""
     found = {}
-    for line in codec.lua_check().splitlines()[2:-1]:
-        usual, *patterns, name = re.findall(r"'([^']*)'", line)
-        assert any(re.search(_translated(pattern), usual) for pattern in patterns)
-        assert f"text = hash.{name} if " in line
-        may_lack = "if text and text ~=" in line
-        assert may_lack or "if not text or text ~=" in line
+    lines = codec.lua_check().splitlines()[2:-1]
+    for compare, refuse, keep in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
+        usual = re.findall(r"'([^']*)'", compare)
+        *patterns, name = re.findall(r"'([^']*)'", refuse)
+        assert all(any(re.search(_translated(it), one) for it in patterns) for one in usual)
+        assert f"text = hash.{name} if " in compare
+        assert f"= '{name}', text," in keep
+        may_lack = compare.endswith(" and text then")
         found[name] = ([_translated(pattern) for pattern in patterns], may_lack)
     return found
 
