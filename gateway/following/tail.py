@@ -14,6 +14,7 @@ from contextlib import suppress
 
 import msgspec
 import structlog
+from msgspec import Struct, field
 
 from eventstore.connection.backoff import Backoff
 from eventstore.connection.calls import ask
@@ -46,45 +47,34 @@ Listener = Callable[[str, Sequence[Entry]], None]
 """Called with a pool and what was read of its log; must neither wait nor raise."""
 
 
-class Tail:
+class Tail(Struct, eq=False):
     """Follows all streams of one Redis. `positions` has the last id read, by pool."""
 
-    def __init__(
-        self,
-        event_log: Log,
-        reader: Reader,
-        catalogue: CatalogueLog,
-        listeners: Sequence[Listener],
-        event_range: EventRange,
-        *,
-        open_catalogue: Callable[[], Awaitable[Catalogue]],
-        on_stopped: Callable[[], None],
-        on_removed: Callable[[str], None],
-        awaited: Callable[[], bool],
-        requested: asyncio.Event,
-    ) -> None:
-        self.positions: dict[str, str] = {}
-        self.stopped: dict[str, str] = {}
-        """Logs that are no longer followed, and why: an event could not be read."""
-        self.heads = defaultdict[str, subscriptions.ObservedHead](subscriptions.ObservedHead)
-        self._log = event_log
-        self._reader = reader
-        self._catalogue = catalogue
-        self._listeners = listeners
-        self._event_range = event_range
-        self._open_catalogue = open_catalogue
-        self._on_stopped = on_stopped
-        self._on_removed = on_removed
-        self._awaited = awaited
-        self.error = ""
-        """Why no log is followed now; empty if Redis is unreachable."""
-        self._task: asyncio.Task[None] | None = None
-        self._following = asyncio.Event()
-        self._retry_requested = asyncio.Event()
-        self._requested = requested
-        self._applied: Catalogue | None = None
-        self._read_at = self._clocks_at = 0.0
-        self._read_count = 0
+    _log: Log
+    _reader: Reader
+    _catalogue: CatalogueLog
+    _listeners: Sequence[Listener]
+    _event_range: EventRange
+    open_catalogue: Callable[[], Awaitable[Catalogue]]
+    on_stopped: Callable[[], None]
+    on_removed: Callable[[str], None]
+    awaited: Callable[[], bool]
+    requested: asyncio.Event
+    positions: dict[str, str] = {}
+    stopped: dict[str, str] = {}
+    """Logs that are no longer followed, and why: an event could not be read."""
+    heads: defaultdict[str, subscriptions.ObservedHead] = field(
+        default_factory=lambda: defaultdict(subscriptions.ObservedHead)
+    )
+    error: str = ""
+    """Why no log is followed now; empty if Redis is unreachable."""
+    _task: asyncio.Task[None] | None = None
+    _following: asyncio.Event = field(default_factory=asyncio.Event)
+    _retry_requested: asyncio.Event = field(default_factory=asyncio.Event)
+    _applied: Catalogue | None = None
+    _read_at: float = 0.0
+    _clocks_at: float = 0.0
+    _read_count: int = 0
 
     async def start(self, *, timeout_seconds: float) -> None:
         """Start, and wait until the tail follows; it goes on trying if that takes longer."""
@@ -102,7 +92,7 @@ class Tail:
     async def retry_now(self) -> None:
         """Abandon a read that may never be answered, and do not wait before the next."""
         self._retry_requested.set()
-        self._requested.set()
+        self.requested.set()
         await self._reader.abort()
 
     def age_ms(self, position: Position) -> int:
@@ -145,14 +135,14 @@ class Tail:
 
     async def _gather(self) -> None:
         """Let events come together, up to `GATHER_SECONDS` after the last read."""
-        self._requested.clear()
+        self.requested.clear()
         remaining = self._read_at + GATHER_SECONDS - time.monotonic()
-        if self._awaited():
+        if self.awaited():
             await asyncio.sleep(BUSY_SECONDS if self._read_count >= BUSY_ENTRIES else 0)
         elif remaining > 0 and self._following.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(remaining):
-                    await self._requested.wait()
+                    await self.requested.wait()
 
     async def _back_off(self, error: Exception, backoff: Backoff) -> None:
         if not backoff.active:
@@ -166,7 +156,7 @@ class Tail:
 
     async def _start_at_end(self) -> None:
         """Start after the last entry of every stream."""
-        state = await self._open_catalogue()
+        state = await self.open_catalogue()
         positions = {CATALOGUE: state.stream_id if state.seq else "0-0"}
         self.heads[CATALOGUE] = subscriptions.ObservedHead(state.seq)
         for pool in state.pools:
@@ -204,7 +194,7 @@ class Tail:
                 await self._fill_gap(pool, entries[0], generations[pool])
                 self._consume(pool, entries, generations[pool])
         if self._catalogue.invalidated:
-            await self._open_catalogue()
+            await self.open_catalogue()
         if self._catalogue.state is not self._applied:
             await self._follow_pools(self._catalogue.state)
 
@@ -216,7 +206,7 @@ class Tail:
         for pool in self.positions.keys() - catalogue.pools.keys() - {CATALOGUE}:
             del self.positions[pool], self.heads[pool]
             self.stopped.pop(pool, None)
-            self._on_removed(pool)
+            self.on_removed(pool)
         self._applied = catalogue
 
     async def _fill_gap(self, pool: str, next_entry: Entry, generation: int) -> None:
@@ -267,7 +257,7 @@ class Tail:
             " restart it"
         )
         log.error("gateway.tail_stopped", pool=pool, reason=self.stopped[pool])
-        self._on_stopped()
+        self.on_stopped()
 
     def _raise_high_water_mark(self, pool: str, entries: Sequence[Entry], generation: int) -> None:
         """What was read here, and was of this generation then, must not be missing later."""

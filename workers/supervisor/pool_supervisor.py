@@ -40,15 +40,10 @@ class PoolSupervisor:
         """Something waits for a worker, or for the start of one."""
         self._context = context
         self._pool_log = context.pool_log
-        self._monitor = WorkerMonitor(context)
-        self._leader = Leader(context, self._monitor)
+        self.monitor = WorkerMonitor(context)
+        self._leader = Leader(context, self.monitor)
         self.resign, self.leader_is_gone = self._leader.resign, self._leader.is_gone
         self._unreadable: set[str] = set()
-
-    @property
-    def hosts(self) -> frozenset[str]:
-        """Those that had workers of the pool in the last survey, or orders."""
-        return self._monitor.hosts
 
     async def run(self) -> None:
         """Reconcile whenever woken, and by the clock. Returns only by an error."""
@@ -74,9 +69,9 @@ class PoolSupervisor:
         )
         now = boot_seconds()  # not before: what was just observed would count as old
         await self._fence_unreadable(survey)
-        await self._monitor.reconcile(survey, now)
+        await self.monitor.reconcile(survey, now)
         self.reconciled.set()
-        if self._monitor.drain_reason:
+        if self.monitor.drain_reason:
             await self.resign()
         else:
             await self._leader.reconcile(survey, now)
@@ -91,7 +86,7 @@ class PoolSupervisor:
 
     def drain(self, reason: str) -> None:
         """From now on drain this host's workers, and leave the lead to another host."""
-        self._monitor.drain_reason = reason
+        self.monitor.drain_reason = reason
 
     def _next_poll_seconds(self, survey: Survey, elapsed: float) -> float:
         """`elapsed`: seconds since the survey. They count, or a slow one would poll too rarely."""
@@ -99,7 +94,7 @@ class PoolSupervisor:
             survey,
             self._context.pool(),
             poll_seconds=self._context.poll_seconds,
-            lease_late=self._monitor.lease_late,
+            lease_late=self.monitor.lease_late,
             strays=self._context.local.running(self._pool_log.pool),
         )
         if self._leader.leads:

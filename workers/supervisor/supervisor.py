@@ -226,7 +226,7 @@ class Supervisor:
     def _abandon_removed_pools(self, positions: dict[str, str]) -> None:
         """Not where a recovered catalogue lost a pool that has workers."""
         for name in self._pools.keys() - self._catalogue.state.pools:
-            if not self._pools[name].hosts:
+            if not self._pools[name].monitor.hosts:
                 self._pools.pop(name).reconciled.set()
                 positions.pop(self._keys.pool(name, "signals"), None)
                 self._tasks.pop(f"pool {name}").cancel()
@@ -238,7 +238,7 @@ class Supervisor:
         return limit_to_one_worker(found) if self._options.single_process else found
 
     def _hosts_in_use(self) -> set[str]:
-        return {host for pool in self._pools.values() for host in pool.hosts}
+        return {host for pool in self._pools.values() for host in pool.monitor.hosts}
 
     async def _rejoin(self) -> None:
         """Join again where another supervisor has recorded that this host left."""

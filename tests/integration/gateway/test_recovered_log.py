@@ -95,7 +95,7 @@ async def test_what_was_read_before_a_recovery_is_not_required_of_the_log_after_
     fill = tail._fill_gap
     read: list[tuple[tuple[int, int], int]] = []
 
-    async def late(pool: str, following: Entry, *arguments: Any) -> None:
+    async def late(_: object, pool: str, following: Entry, *arguments: Any) -> None:
         if pool == POOL and not read:
             wipe(redis_url)
             await recovered(hasty.stage)
@@ -103,7 +103,7 @@ async def test_what_was_read_before_a_recovery_is_not_required_of_the_log_after_
             read.append((log.high_water_mark(POOL), int(following[1][5])))
         await fill(pool, following, *arguments)
 
-    monkeypatch.setattr(tail, "_fill_gap", late)
+    monkeypatch.setattr(type(tail), "_fill_gap", late)
     await hasty.pool.spawn()
     await until(lambda: tail.heads[POOL].seq == 3, timeout=10)
     assert read == [((2, 3), 6)]
