@@ -10,6 +10,7 @@ from eventstore.language.agents import Status
 from tests.integration.workers.hosts import POOL, Site
 from tests.pools import ORIGIN, TestPool, raw_events, types
 from tests.waiting import until
+from workers.host.capacity import HostLimits
 
 WINDOW_SECONDS = 10.0
 POISON = """
@@ -194,13 +195,10 @@ class Ended:
     def exit_reason(self, worker_id: str) -> str | None:
         return "killed by signal 9" if worker_id in self._names else None
 
-    launches_max = 10
+    limits = HostLimits(launches_max=10)
 
     def room(self) -> tuple[int, str]:
         return 10, ""
-
-    def has(self, _: str) -> bool:
-        return False
 
     def running(self, pool: str) -> set[str]:
         return set()
