@@ -1,8 +1,7 @@
 """The names of all Redis keys.
 
 All keys of a pool have its name as hash tag, so that they share one Redis Cluster slot and a script
-may use any of them. `PERMANENT` lists the keys that need no expiry; a test checks that every other
-key has one.
+may use any of them.
 """
 
 import re
@@ -16,15 +15,6 @@ GROUP: Final = "workers"
 
 CATALOGUE_PARTS: Final = ("meta", "snapshot", "hosts", "retiring", "salvage")
 """Of the catalogue, besides its stream and what expires within minutes."""
-
-PERMANENT: Final = (
-    r"pool:\{[^}]+\}:(events|commands|heartbeats|processes|agents|due|timeouts|orders|lost)",
-    r"pool:\{[^}]+\}:(signals|meta|leader|alone|parked|stalled|held:[^:]+|spec:[^:]+)",
-    r"(agent|process):\{[^}]+\}:.+",
-    r"\{muster:catalogue\}:.+",
-    r"muster:catalogue",
-)
-"""Keys that may exist as long as their pool, agent or worker; then they are deleted or expire."""
 
 
 class Keys:

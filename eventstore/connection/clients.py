@@ -7,7 +7,6 @@ reader's, gets one for itself, which the next such call uses again.
 import asyncio
 import socket
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Final, Self
 from weakref import WeakSet
 
@@ -39,9 +38,7 @@ class Client:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     # ---- calls ---------------------------------------------------------------------------------

@@ -56,12 +56,9 @@ async def _tls(host: str, port: int) -> str:
                 await reader.read(1)  # the server's alert comes after our side of the handshake
             finally:
                 writer.close()
-    except ssl.SSLError as error:
-        return MUTUAL_TLS if "CERTIFICATE_REQUIRED" in str(error) else found or _alert(error)
-    except (OSError, TimeoutError):
-        pass
+    except (OSError, TimeoutError) as error:
+        if "CERTIFICATE_REQUIRED" in str(error):
+            return MUTUAL_TLS
+        if "ALERT" in str(error):
+            return TLS
     return found
-
-
-def _alert(error: ssl.SSLError) -> str:
-    return TLS if "ALERT" in str(error) else ""

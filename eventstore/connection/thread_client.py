@@ -75,14 +75,12 @@ class ThreadClient:
                     self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if (tls := address.tls_context()) is not None:
                 self._socket = tls.wrap_socket(self._socket, server_hostname=address.host)
-        except OSError as error:
-            self.close()
-            raise RedisConnectionError(f"Error connecting to {address}. {error}.") from error
-        self._parser = new_parser()
-        try:
+            self._parser = new_parser()
             check_greeting(self._exchange(address.greeting()))
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError):
+                raise RedisConnectionError(f"Error connecting to {address}. {error}.") from error
             raise
 
     def _exchange(self, commands: Sequence[Command]) -> list[Any]:

@@ -96,7 +96,7 @@ def assess(
     return in time. `wait_refused`: why WAIT cannot be used.
     """
     replicas = int(info.get("connected_slaves", 0))
-    peak = max(replicas, peak_replicas)
+    peak, good = max(replicas, peak_replicas), info.get("min_slaves_good_slaves")
     missing = f"{peak} of {wanted_replicas} replicas follow it; attach more"
     no_replicas_reason = missing if peak < wanted_replicas else ""
     if wait_refused:
@@ -106,9 +106,7 @@ def assess(
         no_fsync_reason=_no_fsync_reason(info, config),
         replicas=replicas,
         min_replicas=int(config.get("min-replicas-to-write") or 0),
-        good_replicas=int(info["min_slaves_good_slaves"])
-        if "min_slaves_good_slaves" in info
-        else None,
+        good_replicas=None if good is None else int(good),
         no_replicas_reason=no_replicas_reason,
     )
 

@@ -31,12 +31,12 @@ SHORT_PREFIX = "muster-"
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[int | None]:
-    """Hold the folder's lock; None if another process holds it.
+def locked(file: Path) -> Iterator[int | None]:
+    """Hold a file's lock; None if another process holds it.
 
     A process that inherits the descriptor still holds the lock when this ends.
     """
-    lock = os.open(directory / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         yield lock if _try_lock(lock) else None
     finally:
@@ -52,14 +52,14 @@ def _try_lock(lock: int) -> bool:
 
 
 def write_holder(lock: int, pid: int) -> None:
-    """Write down which process runs here, for messages. A full disk is no error."""
+    """Write down which process holds a lock, for messages. A full disk is no error."""
     with contextlib.suppress(OSError):
         os.pwrite(lock, f"{pid:<20}\n".encode(), 0)
 
 
-def holder(directory: Path) -> str:
+def holder(file: Path) -> str:
     """The process id that `write_holder` wrote, or `unknown`."""
-    return (directory / "server.lock").read_text(encoding="utf-8").strip() or "unknown"
+    return file.read_text(encoding="utf-8").strip() or "unknown"
 
 
 def reserve_socket_path(directory: Path) -> Path:

@@ -44,6 +44,7 @@ class EmbeddedServer:
     def __init__(self, directory: Path, **options: str) -> None:
         self.directory = directory.resolve()
         self.log_path = self.directory / "server.log"
+        self._lock_path = self.directory / "server.lock"
         self._options = {"appendfsync": "everysec", **options}
         self._socket: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -82,9 +83,9 @@ class EmbeddedServer:
         binary = folders.find_binary()
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with folders.locked(self.directory) as lock:
+            with folders.locked(self._lock_path) as lock:
                 if lock is None:
-                    pid = folders.holder(self.directory)
+                    pid = folders.holder(self._lock_path)
                     raise errors.DirectoryInUse(
                         f"another server (pid {pid}) runs on {self.directory}"
                     )
@@ -135,7 +136,7 @@ class EmbeddedServer:
                 process.wait()
         path, self._socket = self._socket, None
         if path is not None and self.directory.is_dir():
-            with folders.locked(self.directory) as lock:
+            with folders.locked(self._lock_path) as lock:
                 if lock is not None:  # else the socket is that of a successor
                     folders.remove_socket(self.directory, path)
 

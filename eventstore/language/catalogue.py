@@ -128,23 +128,18 @@ def evolve(catalogue: Catalogue, event: events.Event, *, in_place: bool = False)
     name, generation = event.subject, catalogue.generation
     pools, hosts = catalogue.pools, catalogue.hosts
     earlier = catalogue.earlier_defaults
-    changed: dict[str, Any] = {
-        "version": catalogue.version_of(name) + 1,
-        "changed_ms": event.ts,
-    }
+    version = catalogue.version_of(name) + 1
+    changed: dict[str, Any] = {"version": version, "changed_ms": event.ts}
     match event.body:
-        case events.PoolCreated() as body:
-            config, unknown = read_config(body.config)
-            changed |= {"config": config, "unknown": unknown, "created_ms": event.ts}
-            earlier[name] = earlier_defaults(body.config)
-            pools[name] = Pool(
-                pool_name=name, role_type=body.role_type, created_seq=event.seq, **changed
-            )
-        case events.PoolChanged() as body:
+        case events.PoolCreated() | events.PoolChanged() as body:
             config, unknown = read_config(body.config)
             changed |= {"config": config, "unknown": unknown}
             earlier[name] = earlier_defaults(body.config)
-            pools[name] = replace(pools[name], **changed)
+            if isinstance(body, events.PoolCreated):
+                changed |= {"created_seq": event.seq, "created_ms": event.ts}
+                pools[name] = Pool(pool_name=name, role_type=body.role_type, **changed)
+            else:
+                pools[name] = replace(pools[name], **changed)
         case events.PoolDeleted():
             pools[name] = replace(pools[name], deleted=True, **changed)
         case events.PoolRemoved():

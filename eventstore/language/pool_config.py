@@ -47,6 +47,8 @@ LabelValue = Annotated[str, Meta(pattern=rf"^{LABEL_VALUE}$(?!\n)")]
 Count = Annotated[int, Meta(ge=0, le=10_000)]
 NEVER = "never"
 """May be written for a `max_idle_time` of 0."""
+ORDERED = (("min_workers", "max_workers"), ("backoff_min_seconds", "backoff_max_seconds"))
+"""Of these settings the first must not be above the second."""
 
 
 class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,20 +87,14 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     labels: Annotated[dict[LabelName, LabelValue], Meta(max_length=LABELS_MAX)] = {}
 
     def __post_init__(self) -> None:
-        if self.min_workers > self.max_workers:
-            raise ValueError(
-                f"min_workers ({self.min_workers}) must not be above max_workers"
-                f" ({self.max_workers})"
-            )
+        for low, high in ORDERED:
+            below, above = getattr(self, low), getattr(self, high)
+            if below > above:
+                raise ValueError(f"{low} ({below:g}) must not be above {high} ({above:g})")
         if self.renew_seconds * 2 > self.lease_seconds:
             raise ValueError(
                 f"renew_seconds ({self.renew_seconds:g}) must be at most half of lease_seconds"
                 f" ({self.lease_seconds:g})"
-            )
-        if self.backoff_min_seconds > self.backoff_max_seconds:
-            raise ValueError(
-                f"backoff_min_seconds ({self.backoff_min_seconds:g}) must not be above"
-                f" backoff_max_seconds ({self.backoff_max_seconds:g})"
             )
 
     @property

@@ -145,12 +145,8 @@ class Log(LogQueries):
 
     async def trim_catalogue(self, generation: int, snapshot: Catalogue) -> TrimResult:
         """Store a snapshot at the end of the archive, and remove the oldest entries below it."""
-        retention = self.retention
-        events_max, heartbeats_ms = retention.catalogue_events, retention.heartbeats_ms
-        bounds = (retention.age_ms, events_max, heartbeats_ms, TRIM_BATCH)
-        arguments = (generation, snapshot.seq, *bounds, encode_snapshot(snapshot))
-        reply = await self._run_guarded("trim", CATALOGUE, *arguments)
-        return TrimResult(int(reply.rest[0]), int(reply.rest[1]), bool(reply.rest[2]))
+        events_max, stored = self.retention.catalogue_events, encode_snapshot(snapshot)
+        return await self._trim(CATALOGUE, generation, snapshot.seq, events_max, stored)
 
     async def trim(self, pool: str, generation: int, archived_seq: int) -> TrimResult:
         """Remove a bounded number of old entries from Redis; of events only archived ones.
@@ -158,9 +154,13 @@ class Log(LogQueries):
         `generation`, `archived_seq`: the end of the archive; 0 removes no events. Raises as
         `commit` does. To be repeated while there is `more`.
         """
-        retention = self.retention
-        bounds = (retention.age_ms, retention.events, retention.heartbeats_ms, TRIM_BATCH)
-        reply = await self._run_guarded("trim", pool, generation, archived_seq, *bounds)
+        return await self._trim(pool, generation, archived_seq, self.retention.events)
+
+    async def _trim(
+        self, pool: str, generation: int, seq: int, events_max: int, *snapshot: bytes
+    ) -> TrimResult:
+        bounds = (self.retention.age_ms, events_max, self.retention.heartbeats_ms, TRIM_BATCH)
+        reply = await self._run_guarded("trim", pool, generation, seq, *bounds, *snapshot)
         events, others, more = reply.rest
         return TrimResult(int(events), int(others), bool(more))
 

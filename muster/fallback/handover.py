@@ -160,9 +160,9 @@ class Handover:
         if complete:
             folder.rename(target)
         log.info("fallback.ended", folder=str(target), complete=complete)
-        if not complete:
-            return [*report.lines(), f"  it continues at the next start; see {target}"]
-        return [*report.lines(), f"  the fallback's log and views are stored in {target}"]
+        stored = "the fallback's log and views are stored in"
+        end = stored if complete else "it continues at the next start; see"
+        return [*report.lines(), f"  {end} {target}"]
 
 
 async def hand_over(settings: Settings, folder: Folder, damaged: Mapping[str, str]) -> Report:

@@ -59,7 +59,7 @@ def require_possible(settings: Settings) -> None:
     """Raises `ConfigurationError` where a fallback is wanted that cannot be."""
     if settings.fallback == "none":
         return
-    source = settings.sources.get("fallback", "fallback")
+    source = settings.source("fallback")
     if settings.embedded:
         raise ConfigurationError(
             f"{source}: a fallback and --embedded do not go together: the embedded server has"

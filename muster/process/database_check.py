@@ -13,15 +13,14 @@ import sys
 from typing import Final
 from urllib.parse import urlsplit
 
-import msgspec
-from msgspec import Struct
-
 from eventstore.connection.protocols import spoken
 from eventstore.errors import ConfigurationError
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
 
 CHECK_SECONDS: Final = 8.0
+REFUSED: Final = 78
+"""Not a code with which Python ends."""
 
 
 async def database_problem(settings: Settings, *, only_read: bool = False) -> str:
@@ -68,26 +67,19 @@ async def database_problem_in_child(settings: Settings) -> str:
     finally:
         with contextlib.suppress(ProcessLookupError):
             child.kill()
-    found = (
-        msgspec.json.decode(written, type=_Answer) if written else _Answer(problem="not checked")
-    )
-    if found.refused:
-        raise ConfigurationError(found.refused)
-    return found.problem
-
-
-class _Answer(Struct, frozen=True):
-    problem: str = ""
-    refused: str = ""
+    if child.returncode == REFUSED:
+        raise ConfigurationError(written.decode())
+    return written.decode() if child.returncode == 0 else "not checked"
 
 
 def answer() -> None:
-    """The body of that process."""
+    """The body of that process: prints the problem; the exit code is `REFUSED` if it is raised."""
     try:
-        found = _Answer(asyncio.run(database_problem(pickle.load(sys.stdin.buffer))))
+        problem, code = asyncio.run(database_problem(pickle.load(sys.stdin.buffer))), 0
     except ConfigurationError as error:
-        found = _Answer(refused=str(error))
-    sys.stdout.buffer.write(msgspec.json.encode(found))
+        problem, code = str(error), REFUSED
+    sys.stdout.buffer.write(problem.encode())
+    sys.exit(code)
 
 
 async def _foreign(url: str) -> str:

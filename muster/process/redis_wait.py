@@ -67,9 +67,4 @@ async def run_unless_stopped(stopping: asyncio.Event, work: Awaitable[object]) -
 
 async def wait_for_stop(stopping: asyncio.Event, seconds: float) -> bool:
     """Wait for so long; True at once when the end is asked for."""
-    try:
-        async with asyncio.timeout(seconds):
-            await stopping.wait()
-    except TimeoutError:
-        return False
-    return True
+    return not await run_unless_stopped(stopping, asyncio.sleep(seconds))

@@ -186,7 +186,7 @@ def run(role: str, settings: Settings) -> int:
             )
         if settings.fallback != "none":
             raise ConfigurationError(
-                f"{settings.sources.get('fallback', 'fallback')}: only `muster up` has a fallback,"
+                f"{settings.source('fallback')}: only `muster up` has a fallback,"
                 f" `muster {role}` has none"
             )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct, structs
 
 from eventstore.errors import ConfigurationError
 from eventstore.keys import POOL_NAME
@@ -44,8 +43,7 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str], role: str 
         values["config"], sources["config"] = found, sources.get("config", str(found))
     if file := values.get("config"):
         values.setdefault("app_dir", file.absolute().parent)
-    declared = structs.asdict(declarations(document, found))
-    settings = Settings(**values, sources=sources, **declared)
+    settings = Settings(**values, sources=sources, **_declared(document, found))
     check(settings, listens=role in ("up", "gateway"))
     return settings
 
@@ -125,30 +123,22 @@ def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
 _OF_ROLE: Final = ("agent", "preload")
 
 
-class Declarations(Struct, frozen=True):
-    """What the file declares, else what is built in."""
-
-    roles: dict[str, str]
-    pools: dict[str, PoolDeclaration]
-    role_defaults: dict[str, dict[str, Any]] = {}
-    deferred_roles: tuple[str, ...] = ()
-
-
-def declarations(document: dict[str, Any], path: Path) -> Declarations:
-    """Raises `ConfigurationError`."""
+def _declared(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The settings that only a file has, else what is built in. Raises `ConfigurationError`."""
     _refuse_unknown(document, ("roles", "pools", *NAMES), f"{path}")
     if "roles" not in document and "pools" not in document:
         pools = {f"{role}_pool": PoolDeclaration(role, {}) for role in BUILT_IN_ROLES}
-        return Declarations(dict.fromkeys(BUILT_IN_ROLES, BUILT_IN_AGENT), pools)
+        return {"roles": dict.fromkeys(BUILT_IN_ROLES, BUILT_IN_AGENT), "pools": pools}
     tables = _tables(document, "roles", path)
-    roles = {name: _role(name, body, path) for name, body in tables}
     defaults = {name: {k: v for k, v in body.items() if k not in _OF_ROLE} for name, body in tables}
+    roles = {name: _role(name, body, defaults[name], path) for name, body in tables}
     pools = {
         name: _pool(name, body, roles, defaults, path)
         for name, body in _tables(document, "pools", path)
     }
     deferred = tuple(name for name, body in tables if not body.get("preload", True))
-    return Declarations(roles, pools, defaults, deferred)
+    declared = {"roles": roles, "role_defaults": defaults, "deferred_roles": deferred}
+    return {**declared, "pools": pools}
 
 
 def _tables(document: dict[str, Any], key: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -173,7 +163,7 @@ def _refuse_unknown(table: Mapping[str, Any], known: Sequence[str], place: str) 
             raise ConfigurationError(f"{place}: unknown key {shown}{suggestion(name, known)}")
 
 
-def _role(name: str, body: dict[str, Any], path: Path) -> str:
+def _role(name: str, body: dict[str, Any], settings: dict[str, Any], path: Path) -> str:
     agent = body.get("agent")
     _refuse_unknown(body, (*_OF_ROLE, *SPAWN_DEFAULTS), f"{path}: [roles.{name}]")
     if not isinstance(preload := body.get("preload", True), bool):
@@ -185,7 +175,6 @@ def _role(name: str, body: dict[str, Any], path: Path) -> str:
             f"{path}: [roles.{name}] agent: expected 'package.module:Class',"
             f" got {abbreviate(agent)}"
         )
-    settings = {key: value for key, value in body.items() if key not in _OF_ROLE}
     _check_settings(PoolDeclaration(name, settings), f"{path}: [roles.{name}]")
     return agent
 

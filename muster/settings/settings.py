@@ -125,9 +125,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def views_url(self) -> str:
         """The views' database: PostgreSQL where one is given, else a file in the data folder."""
-        if self.fallback_views_url:
-            return self.fallback_views_url
-        return self.database_url or sqlite_address(self.views_file)
+        named = self.fallback_views_url or self.database_url
+        return named or sqlite_address(self.views_file)
 
     @property
     def views_file(self) -> Path:

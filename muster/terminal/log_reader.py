@@ -36,22 +36,6 @@ class Line(Struct, frozen=True, kw_only=True):
     document: dict[str, object] = {}
 
 
-class LineFilter(Struct, frozen=True, kw_only=True):
-    """Which lines; empty means any."""
-
-    agent: str = ""
-    pool: str = ""
-    worker: str = ""
-    since_ms: float = 0.0
-
-    def files(self, directory: Path) -> Iterator[Path]:
-        """The newest file of each worker that may have such lines, in order of their names."""
-        return iter(sorted(directory.glob(f"{self.pool or '*'}/{self.worker or '*'}.jsonl")))
-
-    def matches(self, line: Line) -> bool:
-        return (not self.agent or line.agent_id == self.agent) and line.ts_ms >= self.since_ms
-
-
 class LogFile:
     """One worker's log: what is there and, at each further read, what was added."""
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
+from operator import attrgetter
 from typing import Any, TypedDict, Unpack
 
 import structlog
@@ -72,7 +73,7 @@ def run(
     here. Raises `DidNotEnd` after `timeout` seconds, with the line at which the agent waits.
     """
     if until is None and not overrides(role, "run"):
-        until = _has_started
+        until = attrgetter("started")
 
     async def to_its_end() -> TestedAgent:
         with _guarded(role, timeout):
@@ -97,10 +98,6 @@ def run(
     if agent.error is not None:  # pytest shows it of a test that fails
         logging.getLogger("muster.testing").warning("%r", agent)
     return agent
-
-
-def _has_started(agent: TestedAgent) -> bool:
-    return agent.started
 
 
 def _options(request: Request) -> StandaloneOptions:

@@ -51,16 +51,12 @@ class RoleProcesses:
 
     async def start(self) -> str:
         """The gateway's address; empty if the end was asked for. Raises `ConfigurationError`."""
-        logs = self._settings.log_dir
         for role in ROLES:
             self._children[role] = Child(
                 role,
                 [sys.executable, "-P", "-m", "muster", role],
-                {
-                    **self._environment(role),
-                    "MUSTER_ROLE_LOG": str((logs / f"{role}.jsonl").absolute()),
-                },
-                logs / f"{role}.err",
+                self._environment(role),
+                self._settings.log_dir / f"{role}.err",
             )
         starting = asyncio.gather(*map(self._start_role, ROLES))
         if not await run_unless_stopped(self._stopping, starting):
@@ -83,6 +79,7 @@ class RoleProcesses:
             **role_environment(role, settings, os.environ),
             "MUSTER_OWNER_PID": str(os.getpid()),
             "MUSTER_OWNER_START": str(start_time(os.getpid())),
+            "MUSTER_ROLE_LOG": str((settings.log_dir / f"{role}.jsonl").absolute()),
         }
 
     async def _start_role(self, role: str) -> str:

@@ -9,7 +9,6 @@ ends all at once.
 import asyncio
 import contextlib
 import errno
-import fcntl
 import os
 import signal
 import socket
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from eventstore.embedded.directory import holder, locked, write_holder
 from eventstore.errors import ConfigurationError, MusterError
 from eventstore.keys import CATALOGUE
 from muster import __version__
@@ -175,28 +175,24 @@ def _kill(send: Callable[[int, int], None], ids: Iterable[int]) -> None:
 @contextlib.contextmanager
 def data_folder_lock(path: Path) -> Iterator[None]:
     """Lock a data folder for this process. Raises `ConfigurationError`."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        lock = os.open(path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
-        raise ConfigurationError(
-            f"the data folder {path} cannot be used: {why} (--data-dir, MUSTER_DATA_DIR)"
-        ) from None
-    with os.fdopen(lock, "rb"):
+    file = path / "lock"
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 32, 0).decode().strip() or "unknown"
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            lock = held.enter_context(locked(file))
+        except OSError as error:
+            why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
             raise ConfigurationError(
-                f"the data folder {path} is in use by `muster up` with pid {holder}:"
-                " stop that one, or give this one another --data-dir"
+                f"the data folder {path} cannot be used: {why} (--data-dir, MUSTER_DATA_DIR)"
             ) from None
-        with contextlib.suppress(OSError):  # a full disk; only the message to the next one needs it
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        if lock is None:
+            raise ConfigurationError(
+                f"the data folder {path} is in use by `muster up` with pid {holder(file)}:"
+                " stop that one, or give this one another --data-dir"
+            )
+        write_holder(lock, os.getpid())
         yield
 
 

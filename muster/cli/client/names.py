@@ -151,20 +151,11 @@ def split_kind(text: str) -> tuple[str, str]:
     return kind, (text[prefix.end() :] if prefix else text).strip().lstrip("…").removeprefix("...")
 
 
-def agent_id(gateway: GatewayClient, text: str) -> str:
-    """The id of the agent that is named by its id or by a part of it; a full id is not looked up.
+def full_id(gateway: GatewayClient, kind: str, text: str) -> str:
+    """The id of an agent or worker, from it or a part of it; a full id is not looked up.
 
     Raises `BadInput` also if the text can be neither.
     """
-    return _id(gateway, text, "agent")
-
-
-def worker_id(gateway: GatewayClient, text: str) -> str:
-    """As `agent_id`, of a worker."""
-    return _id(gateway, text, "worker")
-
-
-def _id(gateway: GatewayClient, text: str, kind: str) -> str:
     named_kind, name = split_kind(text)
     name = name.lower()
     if named_kind in ("", kind) and AGENT_ID.fullmatch(name):

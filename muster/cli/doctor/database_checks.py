@@ -37,27 +37,23 @@ def check_sqlite(path: Path) -> list[Check]:
 
     version = check(AREA, "version", f"SQLite {sqlite3.sqlite_version}")
     try:
-        exists = path.exists()
-    except OSError as error:
-        change = "let this user read and write the file and its folder"
-        found = f"{path}: {error.strerror}"
-        return [version, Check(AREA, "readable", Level.FAIL, found, change)]
-    if not exists:
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        change = "" if os.access(folder, os.W_OK) else f"make this folder writable: {folder}"
-        return [version, check(AREA, "writable", f"{path} does not exist yet", change, Level.FAIL)]
-    try:
+        if not path.exists():
+            folder = next(parent for parent in path.absolute().parents if parent.exists())
+            change = "" if os.access(folder, os.W_OK) else f"make this folder writable: {folder}"
+            found = f"{path} does not exist yet"
+            return [version, check(AREA, "writable", found, change, Level.FAIL)]
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as database:
             database.execute(f"pragma busy_timeout = {int(BUSY_SECONDS * 1000)}")
             mode = str(database.execute("pragma journal_mode").fetchone()[0])
             change = "" if mode == "wal" else "let the projector open it once: it sets WAL"
             return [version, check(AREA, "journal", mode, change), _writable(database, path)]
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         change = "let this user read and write the file and its folder"
-        if path.is_dir() or kind(error) is Kind.DAMAGED:
+        if isinstance(error, sqlite3.Error) and (path.is_dir() or kind(error) is Kind.DAMAGED):
             change = "a running projector replaces it if that loses nothing; else put a copy in"
             change += " place, or run `muster replay --from-scratch`"
-        return [version, Check(AREA, "readable", Level.FAIL, f"{path}: {error}", change)]
+        found = f"{path}: {getattr(error, 'strerror', error)}"
+        return [version, Check(AREA, "readable", Level.FAIL, found, change)]
 
 
 def _writable(database: sqlite3.Connection, path: Path) -> Check:

@@ -26,13 +26,12 @@ from muster.cli.doctor.log_checks import check_logs
 from muster.cli.doctor.redis_checks import check_redis
 from muster.settings.environment import unknown_variables
 from muster.settings.loading import load
-from muster.settings.settings import Settings
+from muster.settings.settings import LOOPBACK, Settings
 from muster.terminal import render
 from workers.host.capacity import HostLimits
 
 NEEDED = ("address", "reachable", "readable")
 """Checks that must pass before the logs can be checked."""
-LOCAL_HOSTS = (None, "localhost", "127.0.0.1", "::1")
 STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
 
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         settings.host_workers_max, settings.host_launches_max, settings.host_memory_min_mb
     )
     parts = urlsplit(redis)
-    local = parts.scheme == "unix" or parts.hostname in LOCAL_HOSTS
+    local = parts.scheme == "unix" or parts.hostname in (None, *LOOPBACK)
     checks += [*check_host(limits, redis_is_local=local), *refused, *_warnings(args)]
     _print_checks(checks, args)
     return int(any(check.level is Level.FAIL for check in checks))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 from msgspec import Struct
 
+from eventstore.language.events import ENTRY_NUMBERS
 from muster.terminal import render
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DATA_MAX = 500
 """The number of characters shown of data that cannot be decoded."""
-NUMBERS = {"version", "seq", "incarnation", "epoch", "ts"}
 HIDDEN_FIELDS = {
     "at_ms", "config", "deadline_ms", "digest", "due_ms", "expires_ms", "heartbeat_interval",
     "input", "max_idle_time", "operation_id", "operation_ms", "pending_timeout",
@@ -57,7 +57,7 @@ class RecordedEvent(Struct, frozen=True):
         """The event for JSON: numbers as numbers, `data` as an object."""
         document: dict[str, object] = {"pool": self.pool, "stream_id": self.stream_id}
         for name, value in self.fields.items():
-            document[name] = number(value) if name in NUMBERS else value
+            document[name] = number(value) if name in ENTRY_NUMBERS else value
         with suppress(msgspec.DecodeError, RecursionError):  # else it remains text
             data = self.fields.get("data") or "{}"
             document["data"] = msgspec.json.decode(data, type=msgspec.Raw)

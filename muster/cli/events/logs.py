@@ -25,7 +25,7 @@ from muster.cli.client.api_client import GatewayClient
 from muster.cli.events.lines import printer
 from muster.settings.settings import abbreviate
 from muster.terminal import render
-from muster.terminal.log_reader import Line, LineFilter, LogFile, merged
+from muster.terminal.log_reader import Line, LogFile, merged
 
 LAST = 100
 KINDS = ("agent", "worker", "pool")
@@ -61,10 +61,10 @@ def run(args: argparse.Namespace) -> int:
     count = _count(args.count, LAST if args.since is None else None)
     if not directory.is_dir() and not args.follow:
         raise Refused(f"there are no logs in {directory} (--log-dir, --data-dir)")
-    line_filter = LineFilter(since_ms=since_ms, **_wanted(args, directory))
+    wanted = _wanted(args, directory)
     _raise_file_limit()
     print_line = printer(line_cells, lambda line: line.document, as_json=is_json(args))
-    with closing(JoinedLog(directory, line_filter)) as log:
+    with closing(JoinedLog(directory, since_ms, **wanted)) as log:
         lines = log.added()
         for line in lines if count is None else deque(lines, maxlen=count):
             print_line(line)
@@ -84,20 +84,27 @@ def _raise_file_limit() -> None:
 
 
 class JoinedLog:
-    """All log files of a folder that may contain matching lines, also those of new workers."""
+    """Lines of all log files of a folder, also those of new workers: from a time on, and, where
+    they are named, only of this agent, pool or worker."""
 
-    def __init__(self, directory: Path, line_filter: LineFilter) -> None:
-        self._directory, self._filter = directory, line_filter
+    def __init__(
+        self, directory: Path, since_ms: float, agent: str = "", pool: str = "", worker: str = ""
+    ) -> None:
+        self._directory, self._since_ms, self._agent = directory, since_ms, agent
+        self._names = f"{pool or '*'}/{worker or '*'}.jsonl"
         self._files: dict[Path, LogFile] = {}
 
     def added(self) -> Iterator[Line]:
         """The lines that were added since the last call. Raises `Refused`."""
-        for path in self._filter.files(self._directory):
+        for path in sorted(self._directory.glob(self._names)):
             self._files.setdefault(path, LogFile(path))
         try:
-            yield from merged(list(self._files.values()), self._filter.matches)
+            yield from merged(list(self._files.values()), self._matches)
         except OSError as error:
             raise Refused(f"{error.filename}: {error.strerror}") from error
+
+    def _matches(self, line: Line) -> bool:
+        return line.ts_ms >= self._since_ms and self._agent in ("", line.agent_id)
 
     def close(self) -> None:
         for file in self._files.values():

@@ -15,13 +15,13 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from eventstore.language.events import AnyBody
+from eventstore.language.events import EVENT_TYPES
 from eventstore.names import unknown_name
 from muster.cli.arguments import command, targets
 from muster.cli.arguments.output import is_json
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 LAST = 20
 CANDIDATES_MAX = 10
-EVENT_TYPES = [body.type for body in get_args(AnyBody)]
 STREAM_ID = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
 """Two numbers; those of 64 bits have no more digits."""
 POSITION = re.compile(r"([a-z0-9_-]{1,63}):(\d{1,20})")
@@ -90,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     if args.count is not None and args.count < 0:
         raise command.BadInput("-n: the number of events must not be negative")
     for pattern in args.types:
-        if not _known_type(pattern):
+        if not any(fnmatchcase(kind, pattern) for kind in EVENT_TYPES):
             raise command.Refused(unknown_name("type of event", pattern, EVENT_TYPES))
     addresses = {
         "redis_url": targets.redis_url(args),
@@ -160,10 +159,6 @@ async def _full_id(archive: "Views | None", kind: str, text: str) -> str:
     if not rows and AGENT_ID.fullmatch(name.lower()):  # it may be newer than the views
         return name.lower()
     return names.resolve_locally((names.Match(kind, *row) for row in rows), name, kind).name
-
-
-def _known_type(pattern: str) -> bool:
-    return any(fnmatchcase(kind, pattern) for kind in EVENT_TYPES)
 
 
 async def _stored_events(

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from eventstore.language.agents import TERMINAL
 from eventstore.language.events import Error
 from muster.cli.arguments.command import CommandError, print_note
 from muster.cli.arguments.output import is_json, print_document
@@ -19,7 +20,6 @@ from muster.cli.resources.as_of import get_as_of
 from muster.cli.resources.parked import PARKED_ITEMS
 from muster.terminal import render
 
-ENDED = ("terminated", "failed")
 HISTORY_SECONDS = 5.0
 NOT_SHOWN = frozenset({"version", "epoch", "changed_at", "last_error"})
 """What the events below say better, or the error."""
@@ -39,7 +39,7 @@ def show_agent(gateway: GatewayClient, agent_id: str, args: argparse.Namespace) 
     answer, _ = get_as_of(gateway, f"{BASE}/{quote(agent_id)}", args)
     agent = answer.read(AgentAnswer)
     events = list(history(gateway, agent))
-    parked = None if args.as_of or agent.status in ENDED else _parked(gateway, agent)
+    parked = None if args.as_of or agent.status in TERMINAL else _parked(gateway, agent)
     if is_json(args):
         documents = [event.document() for event in events]
         print_document(args, {**answer.document(), "events": documents, "parked": parked})
@@ -84,7 +84,7 @@ def facts(
     agent: AgentAnswer, events: Sequence[RecordedEvent], parked: ParkedAnswer | None = None
 ) -> list[tuple[str, render.Cell]]:
     """What is known of it, by name; empty values are left out."""
-    isolated = agent.alone and agent.status not in ENDED
+    isolated = agent.alone and agent.status not in TERMINAL
     texts = {
         "parked": f"{parked.reason} (muster parked retry|drop {parked.id})" if parked else "",
         "failures": _failures(agent),

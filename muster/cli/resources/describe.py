@@ -16,7 +16,7 @@ from muster.cli.arguments.output import is_json, print_document
 from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags
 from muster.cli.client.api_client import BASE, GatewayClient
 from muster.cli.client.names import resolve
-from muster.cli.client.shapes import PoolAnswer, WorkerAnswer
+from muster.cli.client.shapes import WorkerAnswer
 from muster.cli.resources.agent_detail import print_facts, show_agent, when
 from muster.cli.resources.as_of import add_as_of_flag, get_as_of
 from muster.cli.resources.pools import print_pool
@@ -69,7 +69,7 @@ def _show_worker(gateway: GatewayClient, worker_id: str, args: argparse.Namespac
     )
     if agents:
         print()
-        render.show(AGENTS.table(map(AGENTS.read, agents)))
+        render.show(AGENTS.table(agents))
     return 0
 
 
@@ -79,8 +79,8 @@ def _show_pool(gateway: GatewayClient, name: str, args: argparse.Namespace) -> i
     if is_json(args):
         print_document(args, {**answer.document(), "workers": workers})
         return 0
-    print_pool(answer.read(PoolAnswer))
+    print_pool(answer)
     if workers:
         print()
-        render.show(WORKERS.table(map(WORKERS.read, workers)))
+        render.show(WORKERS.table(workers))
     return 0

@@ -126,9 +126,7 @@ class Listing(Struct, Generic[T], frozen=True, kw_only=True):
                 lambda found, header: self._print(found, args, time.time() * 1000, header=header),
                 interval,
             )
-        return watching.show_live(
-            gateway, lambda: self._table(fetch(), time.time() * 1000, wide=wide), interval
-        )
+        return watching.show_live(gateway, lambda: self.table(fetch(), wide=wide), interval)
 
     def _print(
         self, found: Sequence[msgspec.Raw], args: argparse.Namespace, now_ms: float, *, header: bool
@@ -137,16 +135,12 @@ class Listing(Struct, Generic[T], frozen=True, kw_only=True):
         match args.output:
             case "json" if not args.watch:
                 render.print_json(found)
-            case "json" | "jsonl":
-                print("".join(f"{render.json_line(one)}\n" for one in found), end="", flush=True)
-            case "name":
-                print(
-                    "".join(f"{self.identity(self.read(one))}\n" for one in found),
-                    end="",
-                    flush=True,
-                )
+            case "json" | "jsonl" | "name" as form:
+                names = (self.identity(self.read(one)) for one in found)
+                lines = names if form == "name" else map(render.json_line, found)
+                print("".join(f"{line}\n" for line in lines), end="", flush=True)
             case form:
-                table = self._table(found, now_ms, wide=form == "wide")
+                table = self.table(found, now_ms, wide=form == "wide")
                 render.show(table, header=header, fit=form != "wide")
 
     def items(
@@ -167,13 +161,10 @@ class Listing(Struct, Generic[T], frozen=True, kw_only=True):
     def read(self, raw: msgspec.Raw) -> T:
         return msgspec.json.decode(raw, type=self.item)
 
-    def _table(self, found: Iterable[msgspec.Raw], now_ms: float, *, wide: bool) -> render.Table:
-        return self.table(map(self.read, found), now_ms, wide=wide)
-
     def table(
-        self, found: Iterable[T], now_ms: float | None = None, *, wide: bool = False
+        self, raw: Iterable[msgspec.Raw], now_ms: float | None = None, *, wide: bool = False
     ) -> render.Table:
-        now = time.time() * 1000 if now_ms is None else now_ms
+        found, now = map(self.read, raw), time.time() * 1000 if now_ms is None else now_ms
         shown = [column for column in self.columns if wide or not column.wide]
         columns = tuple(render.Column(one.name, one.right, one.drop) for one in shown)
         return render.Table(columns, [[one.cell(item, now) for one in shown] for item in found])

@@ -17,7 +17,7 @@ from muster.cli.arguments.command import CommandError, Refused, Subparsers, decl
 from muster.cli.arguments.output import is_json
 from muster.cli.arguments.targets import declare_action
 from muster.cli.client.api_client import PARKED, GatewayClient
-from muster.cli.client.names import ID_PART, agent_id
+from muster.cli.client.names import ID_PART, full_id
 from muster.cli.client.shapes import ParkedAnswer
 from muster.cli.resources.listing import Column, Listing, add_list_flags
 from muster.terminal import render
@@ -58,7 +58,7 @@ def _entry_id(gateway: GatewayClient, text: str) -> str:
     """An id as listed, or that of the parked agent that has this (part of an) id."""
     if not ID_PART.fullmatch(text.lower()):
         return text
-    agent = agent_id(gateway, text)
+    agent = full_id(gateway, "agent", text)
     parked = map(PARKED_ITEMS.read, PARKED_ITEMS.items(gateway, {}, None))
     found = next((one.id for one in parked if (one.source, one.subject) == ("agent", agent)), "")
     if not found:

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+
 from muster.cli.arguments.command import Subparsers, declare
 from muster.cli.arguments.output import is_json, print_document
 from muster.cli.arguments.targets import declare_action
@@ -106,13 +108,14 @@ def _print_answer(answer: Answer, args: argparse.Namespace) -> int:
     if is_json(args):
         print_document(args, answer.document())
     else:
-        print_pool(answer.read(PoolAnswer))
+        print_pool(answer)
     return 0
 
 
-def print_pool(pool: PoolAnswer) -> None:
+def print_pool(answer: Answer) -> None:
     """Its capacity and its settings."""
-    render.show(POOLS.table([pool]))
+    render.show(POOLS.table([msgspec.Raw(answer.body)]))
+    pool = answer.read(PoolAnswer)
     columns = (render.Column("SETTING"), render.Column("VALUE", right=True))
     rows = [(name, _value(value)) for name, value in pool.config.items()]
     if rows:

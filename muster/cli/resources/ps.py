@@ -15,14 +15,14 @@ Lists agents, or shows one with its last error and its history.
 import argparse
 from collections.abc import Mapping
 
-from eventstore.language.agents import Status
+from eventstore.language.agents import TERMINAL, Status
 from eventstore.names import unknown_name
 from muster.cli.arguments.command import BadInput, Refused, Subparsers, declare
 from muster.cli.arguments.values import pairs
 from muster.cli.client.api_client import BASE, GatewayClient
-from muster.cli.client.names import agent_id, worker_id
+from muster.cli.client.names import full_id
 from muster.cli.client.shapes import AgentAnswer
-from muster.cli.resources.agent_detail import ENDED, show_agent
+from muster.cli.resources.agent_detail import show_agent
 from muster.cli.resources.listing import Column, Listing, add_list_flags
 from muster.terminal import render
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(f"--limit: expected 1 to {LIMIT_MAX:,}")
     gateway = GatewayClient(args)
     if args.agent:
-        return show_agent(gateway, agent_id(gateway, args.agent), args)
+        return show_agent(gateway, full_id(gateway, "agent", args.agent), args)
     return AGENTS.show(args, _query(gateway, args), args.limit)
 
 
@@ -64,14 +64,14 @@ def _query(gateway: GatewayClient, args: argparse.Namespace) -> dict[str, str | 
     for status in statuses:
         if status not in STATUSES:
             raise Refused(unknown_name("status", status, STATUSES))
-    ended = args.all or not set(ENDED).isdisjoint(statuses)
+    ended = args.all or not TERMINAL.isdisjoint(statuses)
     label = "".join(f"{name}:{value}" for name, value in pairs(args.label, "--label").items())
     return {
         "pool_name": args.pool,
         "project_id": args.project,
         "role_type": args.role,
         "status": args.status,
-        "process_id": worker_id(gateway, args.worker) if args.worker else None,
+        "process_id": full_id(gateway, "worker", args.worker) if args.worker else None,
         "label": label or None,
         "include_ended": "true" if ended else None,
         "limit": min(args.limit, PAGE),

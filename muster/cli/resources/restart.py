@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from muster.cli.arguments.command import BadInput, Subparsers, declare, print_note
 from muster.cli.client.api_client import Answer, GatewayClient, Query
-from muster.cli.client.names import agent_id, require_known
+from muster.cli.client.names import full_id, require_known
 from muster.cli.resources.agent_commands import CommandSender, add_command_flags, run_all
 from muster.cli.resources.ps import AGENTS, PAGE
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 def _ids(gateway: GatewayClient, args: argparse.Namespace) -> Iterator[str]:
     """The agents that are named, or all of a pool or status."""
     if args.agents:
-        yield from (agent_id(gateway, text) for text in args.agents)
+        yield from (full_id(gateway, "agent", text) for text in args.agents)
         return
     status = "failed" if args.failed else RESTARTABLE
     query: Query = {"pool_name": args.pool or None, "status": status, "limit": PAGE}

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from muster.cli.arguments.command import Subparsers, declare
 from muster.cli.client.api_client import BASE, Answer
-from muster.cli.client.names import agent_id
+from muster.cli.client.names import full_id
 from muster.cli.client.shapes import AgentAnswer
 from muster.cli.resources.agent_commands import CommandSender, add_command_flags, run_all
 
@@ -28,7 +28,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     sender = CommandSender(args)
-    ids = list(dict.fromkeys(agent_id(sender.gateway, text) for text in args.agents))
+    ids = list(dict.fromkeys(full_id(sender.gateway, "agent", text) for text in args.agents))
 
     def terminate(agent: str) -> Answer:
         pool = args.pool

@@ -41,7 +41,7 @@ async def test_a_server_whose_folder_is_in_use_waits_for_the_end_of_the_other(
     embedded: Embedding, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Such as the child of a killed server that still rewrites its file."""
-    with locked(embedded.server.directory) as acquired:
+    with locked(embedded.server.directory / "server.lock") as acquired:
         assert acquired is None
     pid = embedded.server.pid
     embedded.kill()

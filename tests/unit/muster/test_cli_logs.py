@@ -15,7 +15,7 @@ import pytest
 import muster
 from muster.__main__ import main
 from muster.cli.events.logs import JoinedLog
-from muster.terminal.log_reader import LineFilter, read_line
+from muster.terminal.log_reader import read_line
 from tests.waiting import until_sync
 
 ONE = "01936b3e-7c1f-7e60-9f52-000000000001"
@@ -47,7 +47,7 @@ def join(folder) -> Iterator[Callable[..., JoinedLog]]:
     opened: list[JoinedLog] = []
 
     def open_log(**wanted: Any) -> JoinedLog:
-        opened.append(JoinedLog(folder, LineFilter(**wanted)))
+        opened.append(JoinedLog(folder, **{"since_ms": 0.0, **wanted}))
         return opened[-1]
 
     yield open_log
