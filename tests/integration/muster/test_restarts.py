@@ -41,12 +41,13 @@ async def test_a_server_whose_folder_is_in_use_waits_for_the_end_of_the_other(
     embedded: Embedding, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Such as the child of a killed server that still rewrites its file."""
-    with locked(embedded.server.directory / "server.lock") as acquired:
+    lock = embedded.server.directory / "server.lock"
+    with locked(lock) as acquired:
         assert acquired is None
     pid = embedded.server.pid
     embedded.kill()
     with contextlib.ExitStack() as acquired:
-        until_sync(lambda: acquired.enter_context(locked(embedded.server.directory)) is not None)
+        until_sync(lambda: acquired.enter_context(locked(lock)) is not None)
         await until(lambda: f"another server (pid {pid}) runs on" in capsys.readouterr().out)
     await until(lambda: embedded.server.pid not in (None, pid))
     await embedded.end()
