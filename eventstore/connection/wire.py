@@ -22,7 +22,7 @@ from eventstore.connection.reply_parser import (
 )
 from eventstore.ticks import until_tick
 
-TICKS: Final = 5
+TICKS: Final = 3
 """In so many parts the time of a call is counted, from the first that begins after it."""
 
 
@@ -43,7 +43,7 @@ class _Call:
 
 
 class Wire(asyncio.Protocol):
-    """A connection, lost if a call is not answered within `timeout_seconds`, or a quarter more."""
+    """A connection, lost if a call is not answered within `timeout_seconds`, or two fifths more."""
 
     def __init__(self, timeout_seconds: float) -> None:
         self._loop = asyncio.get_running_loop()

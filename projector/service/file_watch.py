@@ -12,11 +12,11 @@ from projector.store.views_file import WAL_LARGE_BYTES
 
 log = structlog.get_logger("muster.projector")
 
-SECONDS: Final = 2.0
+SECONDS: Final = 5.0
 
 
 async def watch_file(database: Database, notices: Notices) -> None:
-    """Open it again every other second, which shows damage, and keep its write-ahead log short.
+    """Open it again every few seconds, which shows damage, and keep its write-ahead log short.
 
     Of PostgreSQL there is none. Raises `ViewsFileChanged`, `DatabaseError`.
     """
