@@ -90,8 +90,7 @@ data folder.
   muster up --config muster.toml --port 9000
   MUSTER_REDIS_URL=redis://localhost muster up --data-dir /var/lib/muster
 """,
-        (*GATEWAY_FLAGS, *WORKER_FLAGS, "embedded", "single-process", "reload",
-         "appendfsync",
+        (*GATEWAY_FLAGS, *WORKER_FLAGS, "embedded", "single-process", "reload", "appendfsync",
          "auto-recover", "fallback", *RETENTION_FLAGS),
     ),
     "gateway": (

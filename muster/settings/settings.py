@@ -35,8 +35,8 @@ class PoolDeclaration(Struct, frozen=True):
         return msgspec.convert(fields, PoolConfig)
 
 
-class Settings(Struct, frozen=True, kw_only=True):
-    """What one process runs with. `sources` says where each value came from, for people."""
+class NamedSettings(Struct, frozen=True, kw_only=True):
+    """The settings that a flag, a variable and a key name."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
@@ -77,6 +77,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     retention_keys_seconds: Annotated[float, Meta(ge=60, le=31_536_000)] = 86_400.0
     retention_logs_days: Annotated[float, Meta(ge=0.01, le=3_650)] = 14.0
     retention_logs_megabytes: Annotated[float, Meta(ge=1, le=1_000_000)] = 1_000.0
+
+
+class Settings(NamedSettings, frozen=True, kw_only=True):
+    """What one process runs with. `sources` says where each value came from, for people."""
+
     roles: dict[str, str] = {}
     role_defaults: dict[str, dict[str, Any]] = {}
     """Of their pools: what `[roles.NAME]` says besides the class."""
@@ -139,22 +144,12 @@ class Settings(Struct, frozen=True, kw_only=True):
         return not (self.fallback_views_url or self.database_url or self.views_file.exists())
 
 
-NOT_NAMED: Final = (
-    "roles",
-    "role_defaults",
-    "deferred_roles",
-    "pools",
-    "sources",
-    "fallback_views_url",
-)
 NAMES: Final = (
     "embedded",  # the first: it says whether addresses are read
-    *sorted({*Settings.__struct_fields__} - {"embedded", *NOT_NAMED}),
+    *sorted({*NamedSettings.__struct_fields__} - {"embedded"}),
 )
-"""The settings that a flag, a variable and a key name."""
-
 _TYPES: Final[dict[str, Any]] = {
-    field.name: field.type for field in msgspec.structs.fields(Settings)
+    field.name: field.type for field in msgspec.structs.fields(NamedSettings)
 }
 _CHOICES: Final = {
     "appendfsync": ("everysec", "always"),
