@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 from sqlalchemy import Connection, insert
 
 from eventstore.keys import Keys
 from eventstore.log.reader import Entry
-from projector.intake import archive
+from eventstore.log.replies import LogHead
+from projector.intake import archive, source
 from projector.intake.archive import EventRange
 from projector.intake.entries import entry_of, read_entry
 from projector.queries.views import Views
@@ -95,6 +96,17 @@ async def test_a_page_is_what_a_plain_sort_returns_over_generations(
 async def test_pages_are_sorted_by_both_databases(database: Database) -> None:
     for at in (0.0, 0.4, 0.8, 1.0):
         await require_sorted(database, [1, 0, 0, 2, 3], [0, 1, 0], 2, 3, at)
+
+
+async def test_where_archived_logs_start_and_end(database: Database) -> None:
+    """The end is that of the newest generation, also where an older one has gone further."""
+    rows = [*rows_of([1, 1, 1, 1], first=3), *rows_of([1], first=5, generation=2)]
+    assert await database.read(source.archived) == {}
+    await database.write(put([*rows, *(replace(one, pool="q") for one in rows[:1])]))
+    ends = source.Archived(LogHead(1, 3), LogHead(2, 5))
+    only = source.Archived(LogHead(1, 3), LogHead(1, 3))
+    assert await database.read(source.archived) == {"p": ends, "q": only}
+    assert await database.read(lambda c: source.archived(c, ["q", "none"])) == {"q": only}
 
 
 async def require_sorted(

@@ -39,6 +39,17 @@ async def test_a_rebuild_reports_how_the_old_views_differed(
         assert await stage.contents() == right
 
 
+async def test_rows_of_a_pool_that_no_log_has_are_reported_and_removed(
+    redis_url: str, database_url: str
+) -> None:
+    async with archived_story(redis_url, database_url) as (stage, _):
+        right = await stage.contents()
+        await stage.sql("UPDATE {}workers SET pool_name = 'ghost'")
+        found = (await replayed(stage))[-1].comparison
+        assert found.differing == 2 * len(right["workers"])  # too many there, missing here
+        assert await stage.contents() == right
+
+
 async def test_a_rebuild_lists_the_first_differences_and_counts_all(
     redis_url: str, views_url: str
 ) -> None:
