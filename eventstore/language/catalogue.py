@@ -113,21 +113,19 @@ def decode_snapshot(data: bytes) -> Catalogue:
 
 
 def copy_of(catalogue: Catalogue) -> Catalogue:
-    """One to which events may be folded `in_place`: a copy for each would make many quadratic."""
+    """One to which events may be folded, while the other stays as it is."""
     copied = ("pools", "hosts", "earlier_defaults")
     return replace(catalogue, **{name: dict(getattr(catalogue, name)) for name in copied})
 
 
-def evolve(catalogue: Catalogue, event: events.Event, *, in_place: bool = False) -> Catalogue:
-    """Fold an event into the catalogue. `in_place`: its pools and hosts are changed.
+def evolve(catalogue: Catalogue, event: events.Event) -> Catalogue:
+    """Fold an event into the catalogue, whose pools and hosts are changed in place.
 
-    Nothing is changed if it raises `ValueError`, `TypeError` or `KeyError`.
+    A copy for each event would make many quadratic: see `copy_of`. Nothing is changed if it raises
+    `ValueError`, `TypeError` or `KeyError`.
     """
-    if not in_place:
-        catalogue = copy_of(catalogue)
     name, generation = event.subject, catalogue.generation
-    pools, hosts = catalogue.pools, catalogue.hosts
-    earlier = catalogue.earlier_defaults
+    pools, hosts, earlier = catalogue.pools, catalogue.hosts, catalogue.earlier_defaults
     version = catalogue.version_of(name) + 1
     changed: dict[str, Any] = {"version": version, "changed_ms": event.ts}
     match event.body:
@@ -158,11 +156,5 @@ def evolve(catalogue: Catalogue, event: events.Event, *, in_place: bool = False)
             generation = body.generation
         case _:
             raise TypeError(f"{event.type} is not an event of the catalogue")
-    return Catalogue(
-        pools=pools,
-        hosts=hosts,
-        earlier_defaults=earlier,
-        generation=generation,
-        seq=event.seq,
-        stream_id=event.stream_id or catalogue.stream_id,
-    )
+    stream_id = event.stream_id or catalogue.stream_id
+    return replace(catalogue, generation=generation, seq=event.seq, stream_id=stream_id)

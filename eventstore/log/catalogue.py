@@ -275,7 +275,7 @@ def _fold(state: Catalogue, entry: Entry) -> Catalogue:
     if event.seq <= state.seq:
         return state
     try:
-        return pools.evolve(state, event, in_place=True)
+        return pools.evolve(state, event)
     except (ValueError, TypeError, KeyError) as error:
         reason = f"of {event.subject} at seq {event.seq} does not fit the catalogue: {error}"
         raise UnknownEvent(event.type, event.body.version, None, reason) from error

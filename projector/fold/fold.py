@@ -5,7 +5,6 @@ from the agents' own events, so that the capacity of a pool is a sum over its wo
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Final, TypeVar
 
 from msgspec import Struct, field
@@ -157,7 +156,7 @@ def fold_catalogue(events: Iterable[log_events.Event], before: Catalogue) -> Cat
     for event in events:
         if not isinstance(event.body, log_events.LogRecovered):
             _require_known(event, after)
-        after = _evolved(partial(pools.evolve, in_place=True), after, event)
+        after = _evolved(pools.evolve, after, event)
     return after
 
 
