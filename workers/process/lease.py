@@ -79,11 +79,13 @@ class Lease:
         self._hooks = hooks
         self._owner_ended = options.owner.end_check() if options.owner else lambda: False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._granted_at = granted_at
         self._trusted_until = granted_at + _trust_seconds(self._config)
         self._lost_reason = ""
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._renew_now = threading.Event()
+        self._guard_now = threading.Event()
         self._confirmed = threading.Event()
         self._watch = LoopWatch(
             options.worker_id, hooks.snapshot, hooks.agent_of, self._renew_now.set
@@ -112,6 +114,7 @@ class Lease:
         """Stop renewing and guarding. A second call does nothing."""
         self._stopped.set()
         self._renew_now.set()
+        self._guard_now.set()
         self._confirmed.set()
         for _ in range(200):  # threads cannot be awaited; a second at most
             if all(ended.is_set() for ended in self._threads):
@@ -138,7 +141,8 @@ class Lease:
     # ---- the thread that renews ----------------------------------------------------------------
 
     def _renew_forever(self) -> None:
-        pause = self._config.renew_seconds * random.random()  # its registration was the first
+        due_at = self._granted_at + self._config.renew_seconds * random.random()
+        pause = max(due_at - boot_seconds(), 0.0)  # its registration was the first renewal
         client = ThreadClient(self._options.redis_url, timeout_seconds=self._config.renew_seconds)
         with contextlib.closing(client):
             while not self._stopped.is_set():
@@ -154,8 +158,11 @@ class Lease:
         if self._loop_hangs():
             return min(interval, 0.5)
         started_at = boot_seconds()
+        trusted_until = started_at + _trust_seconds(config)
         with self._lock:  # a shorter lease counts as soon as it may be known, a longer one later
-            self._trusted_until = min(self._trusted_until, started_at + _trust_seconds(config))
+            if trusted_until < self._trusted_until:
+                self._trusted_until = trusted_until
+                self._guard_now.set()
         try:
             reply = self._evaluate(client, config)
         except (*UNREACHABLE, RedisError) as error:
@@ -171,7 +178,7 @@ class Lease:
         else:
             self._backoff.reset()
             self._log_unavailable = False
-            self._extend(started_at + _trust_seconds(config))
+            self._extend(trusted_until)
             self._watch.call(self._hooks.renewed, reply)
         return interval
 
@@ -232,7 +239,8 @@ class Lease:
                 return
             idle = not (self._watch.preparing or self._watch.stalled_in or self._hooks.busy())
             pause = min(remaining, IDLE_TICK_SECONDS if idle else TICK_SECONDS)
-            self._stopped.wait(pause)
+            self._guard_now.wait(pause)
+            self._guard_now.clear()
             with contextlib.suppress(Exception):  # as above
                 self._watch.observe(pause)
             self._watch_owner()

@@ -123,6 +123,6 @@ def call_stacks(owner: Owner) -> list[str]:
 
 def report_threads(owner: Owner) -> None:
     """Log which threads an incarnation leaves, besides those of pools."""
-    left = [thread.name for thread in owner.threads if thread.is_alive()]
+    left = [thread.name for thread in tuple(owner.threads) if thread.is_alive()]
     if left:
         log.warning("agent.threads_left", **owner.ids, count=len(left), threads=left[:NAMES_MAX])

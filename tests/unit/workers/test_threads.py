@@ -184,3 +184,18 @@ async def test_what_is_submitted_keeps_its_meaning(agents):
 
     await one.run(use)
     assert results == [(3, 1), {"fn": 1, "self": 2}, [1, 2], ZeroDivisionError, "own"]
+
+
+def test_threads_that_start_others_while_they_are_listed_are_no_error() -> None:
+    """Else the worker would count as stuck for what an agent left."""
+    owner = Owner({"agent_id": "a1"})
+
+    class Starts(threading.Thread):
+        def is_alive(self) -> bool:
+            owner.threads.add(threading.Thread())
+            return True
+
+    owner.threads.update(Starts(name=str(number)) for number in range(3))
+    with structlog.testing.capture_logs() as lines:
+        report_threads(owner)
+    assert [line["count"] for line in lines] == [3]
