@@ -152,7 +152,6 @@ class Context:
         self.shared = shared
         """What the role's `worker_lifespan` yielded: the same for all its agents in this worker."""
         self._stopping: asyncio.Event | None = None
-        self._stop_requested = False
         self._new_logger = new_logger
         self._database = database
         self._has_run = has_run
@@ -167,18 +166,14 @@ class Context:
     @property
     def stopping(self) -> asyncio.Event:
         """Set once the agent is to end: whoever looks at it gets time to return from `run`."""
-        if self._stopping is None:
-            self._stopping = asyncio.Event()
-            if self._stop_requested:
-                self._stopping.set()
+        self._stopping = self._stopping or asyncio.Event()
         return self._stopping
 
     def request_stop(self) -> bool:
         """(For the worker.) Set `stopping`; returns whether the agent ever looked at it."""
-        self._stop_requested = True
-        if self._stopping is not None:
-            self._stopping.set()
-        return self._stopping is not None
+        seen = self._stopping is not None
+        self.stopping.set()
+        return seen
 
     def touch(self) -> None:
         """Restart the idle clock: something happened."""

@@ -8,8 +8,8 @@ from collections.abc import Callable
 def start_thread(run: Callable[[], None]) -> threading.Event:
     """Run it in a thread that ends with the process; returns what is set at its end.
 
-    Unlike `Thread.start` this does not wait until the thread runs, so that the loop goes on until
-    it waits by itself: a thread that starts has the interpreter's lock for up to 5 ms.
+    Unlike `Thread.start` it does not wait for the thread, which has the interpreter's lock for up
+    to 5 ms as it starts.
     """
     ended = threading.Event()
 

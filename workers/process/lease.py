@@ -26,7 +26,7 @@ from msgspec import Struct
 from eventstore.connection.backoff import Backoff
 from eventstore.connection.calls import UNREACHABLE
 from eventstore.connection.thread_client import ThreadClient
-from eventstore.errors import Halted, LogError, LogMissing
+from eventstore.errors import Halted, LogMissing
 from eventstore.ids import new_id
 from eventstore.keys import Keys
 from eventstore.language.pool_config import PoolConfig
@@ -165,8 +165,8 @@ class Lease:
                 self._guard_now.set()
         try:
             reply = self._evaluate(client, config)
-        except (*UNREACHABLE, RedisError) as error:
-            return min(self._backoff.next_delay(error), interval)
+        except (*UNREACHABLE, RedisError) as lost:
+            return min(self._backoff.next_delay(lost), interval)
         status = reply[0].decode()
         if status in {"FENCED", "RECOVERED"}:
             self._declare_lost("fenced" if status == "FENCED" else "log-recovered")
@@ -174,17 +174,15 @@ class Lease:
             if not self._log_unavailable:
                 self._log_unavailable = True
                 self._call_on_loop(self._hooks.log_unavailable)
-            return min(self._backoff.next_delay(self._failure(status)), interval)
+            pool = self._options.pool_name
+            error = LogMissing(pool) if status == "MISSING" else Halted(pool, status)
+            return min(self._backoff.next_delay(error), interval)
         else:
             self._backoff.reset()
             self._log_unavailable = False
             self._extend(trusted_until)
             self._watch.call(self._hooks.renewed, reply)
         return interval
-
-    def _failure(self, status: str) -> LogError:
-        pool = self._options.pool_name
-        return LogMissing(pool) if status == "MISSING" else Halted(pool, status)
 
     def _loop_hangs(self) -> bool:
         """Whether the lease is to lapse, for the loop has not turned for too long.

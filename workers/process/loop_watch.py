@@ -94,7 +94,6 @@ class LoopWatch:
         self._asked_at = boot_seconds()
         self._stalled_at = 0.0
         self._warned_at = -WARN_SECONDS
-        self._observed = boot_seconds(), time.process_time()
 
     def start(self, preparing: str = "") -> None:
         """Watch the running loop."""

@@ -8,10 +8,9 @@ once the worker has lost the right to run the agent nothing is written at all.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import cached_property, partial
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
-import structlog
 from msgspec.structs import replace
 
 from eventstore.language.agent_commands import Clear, Command, Fail, Release, Started
@@ -37,8 +36,6 @@ RUN_SHARE: Final = 2 / 3
 """The part of the grace period after which `stop`, if there is one, may not wait for `run`."""
 RETURN_SHARE: Final = 3 / 4
 """The part of that in which a `run` that looks at `context.stopping` may return by itself."""
-
-log = structlog.get_logger("muster.agent_run")
 
 
 class AgentRun:
@@ -66,10 +63,6 @@ class AgentRun:
         self._task = AgentTask(self._loop, self._owner, self.agent_id)
         self._started: tuple[Agent, Context] | None = None
         self._grace_ends_at = 0.0
-
-    @cached_property
-    def _log(self) -> Any:
-        return log.bind(agent_id=self.agent_id, incarnation=self.incarnation)
 
     @property
     def state(self) -> State:
@@ -99,7 +92,7 @@ class AgentRun:
             await self._end()
         except Stuck as stuck:
             self.stuck = True
-            self._log.error("agent.stuck", stacks=stuck.stacks)
+            self._settlement.log.error("agent.stuck", stacks=stuck.stacks)
             return
         finally:
             self._task.close()
@@ -184,8 +177,7 @@ class AgentRun:
                 def start_check() -> Call:
                     return self._task.call_apart(lambda: agent.check(context), self.stop.wake)
 
-                interval = self.state.heartbeat_interval
-                health_check = HealthCheck(start_check, interval, self._loop.time)
+                health_check = HealthCheck(start_check, self.state.heartbeat_interval)
         conditions = EndConditions(self.worker_context, context, run, health_check)
         command = await self._wait_for_end(conditions)
         if health_check is not None and health_check.call is not None:
@@ -232,7 +224,9 @@ class AgentRun:
         stop.cancel()
         if stop.error:
             error = stop.error
-            self._log.warning("agent.stop_failed", error=error.type, message=error.message)
+            self._settlement.log.warning(
+                "agent.stop_failed", error=error.type, message=error.message
+            )
         return error
 
     def _log_hanging(self, call: Call, during: str, seconds: float) -> Error | None:
@@ -240,7 +234,9 @@ class AgentRun:
         if call.done or not self.stop.in_good_order:
             return None
         error = timeout_error(during, seconds, call.stack)
-        self._log.warning("agent.hanging", during=during, seconds=seconds, stack=call.stack)
+        self._settlement.log.warning(
+            "agent.hanging", during=during, seconds=seconds, stack=call.stack
+        )
         return error
 
     def _call(self, function: Callable[[], Awaitable[None]], *, sheltered: bool = False) -> Call:

@@ -15,6 +15,7 @@ of the agent runs any more.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextvars import Context
 from typing import Any, Final
 
 from eventstore.language.events import Error
@@ -107,10 +108,7 @@ class AgentTask:
         """
         call = self._next = Call(function, on_end)
         self._interrupted = self._interrupted and not sheltered
-        if self._task is None:
-            self._task = own_task(
-                self._loop, self._serve(), self._owner, self.variables, self._name
-            )
+        self._task = self._task or self._create_task(self._serve(), self._name, self.variables)
         call.task = self._task
         self._wake()
         return call
@@ -120,8 +118,7 @@ class AgentTask:
     ) -> Call:
         """Call it at the same time. What it sets as context variables stays its own."""
         call = Call(function, on_end)
-        name, variables = f"check:{self._name}", self.variables.copy()
-        call.task = own_task(self._loop, call.run(), self._owner, variables, name)
+        call.task = self._create_task(call.run(), f"check:{self._name}", self.variables.copy())
         return call
 
     def close(self) -> None:
@@ -170,3 +167,6 @@ class AgentTask:
             await self._wakeup
         except asyncio.CancelledError:
             self._interrupted = True
+
+    def _create_task(self, coroutine: Any, name: str, variables: Context) -> asyncio.Task[None]:
+        return own_task(self._loop, coroutine, self._owner, name=name, context=variables)

@@ -29,13 +29,10 @@ FAILURES_MAX: Final = 2
 class HealthCheck:
     """The checks of one running agent; `poll` is called whenever something may be due."""
 
-    def __init__(
-        self, start_check: Callable[[], Call], interval: float, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, start_check: Callable[[], Call], interval: float) -> None:
         self._start_check = start_check
         self._interval = interval
-        self._clock = clock
-        self._due = self._clock() + interval
+        self._due = time.monotonic() + interval
         self._failures = 0
         self.call: Call | None = None
         self.error: Error | None = None
@@ -48,11 +45,11 @@ class HealthCheck:
     @property
     def wait_seconds(self) -> float:
         """For how long nothing is due, unless the call ends."""
-        return max(self._due - self._clock(), 0.0)
+        return max(self._due - time.monotonic(), 0.0)
 
     def poll(self) -> None:
         """Record the result of a check, cancel one that hangs, start the next when that is over."""
-        due = self._clock() >= self._due
+        due = time.monotonic() >= self._due
         was_cancelled = self.call is not None and self.call.cancelled
         if self.call is not None and self.call.done:
             if not was_cancelled:  # else it was counted then
@@ -61,10 +58,10 @@ class HealthCheck:
         elif self.call is not None and due:
             self._record(timeout_error("check", self._interval, self.call.stack))
             self.call.cancel()
-            self._due = self._clock() + self._interval
+            self._due = time.monotonic() + self._interval
         if self.call is None and (due or was_cancelled) and not self.unhealthy:
             self.call = self._start_check()
-            self._due = self._clock() + self._interval
+            self._due = time.monotonic() + self._interval
 
     def _record(self, error: Error | None) -> None:
         self._failures = self._failures + 1 if error else 0

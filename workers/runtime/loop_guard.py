@@ -180,14 +180,10 @@ def _create_task(
 
 
 def own_task(
-    loop: asyncio.AbstractEventLoop,
-    coroutine: Coroutine[Any, Any, None],
-    owner: Owner,
-    variables: Context,
-    name: str,
+    loop: asyncio.AbstractEventLoop, coroutine: Any, owner: Owner, **options: Any
 ) -> asyncio.Task[None]:
     """A task in which an agent is called, by what lets no exception out."""
-    task = GuardedTask(coroutine, loop=loop, name=name, context=variables)
+    task = GuardedTask(coroutine, loop=loop, **options)
     _note_owner(task, owner)
     return task
 

@@ -64,12 +64,12 @@ class Settlement:
             self._on_acted(command, await self._stop.unless_abandoned(self._act(command)))
 
     @cached_property
-    def _log(self) -> Any:
+    def log(self) -> Any:
         return log.bind(agent_id=self.state.agent_id, incarnation=self.state.incarnation)
 
     def on_fenced(self, outcome: Outcome) -> None:
         """Another worker has the agent now, or none."""
-        self._log.warning("agent.fenced", outcome=outcome.value)
+        self.log.warning("agent.fenced", outcome=outcome.value)
         self._stop.send(StopRequest.ABANDON)
         self._worker_context.on_fenced()
 
@@ -80,7 +80,7 @@ class Settlement:
             return
         left_out, _ = limit.take_dropped()
         more = {"left_out": left_out} if left_out else {}
-        self._log.info(_LOG_EVENTS[status], reason=self.state.reason, **more)
+        self.log.info(_LOG_EVENTS[status], reason=self.state.reason, **more)
 
     async def _act(self, command: Command) -> AgentResult | None:
         """Carry out a command on the agent, for as long as it takes: to be cancelled.
@@ -119,6 +119,6 @@ class Settlement:
         self.state = acted.agent
         if isinstance(command, Clear):
             if acted.outcome is Outcome.DONE:  # else the leader has cleared it
-                self._log.info("agent.cleared", reason=command.reason)
+                self.log.info("agent.cleared", reason=command.reason)
         else:
             self.log_status()
