@@ -100,7 +100,14 @@ class Process(Struct, frozen=True):
         with contextlib.suppress(ProcessLookupError):
             pidfd = _pidfd(self.pid)
             if pidfd is not None and self.alive():
-                return _EndCheck(self, pidfd)
+                poll = select.poll()
+                poll.register(pidfd, select.POLLIN)
+
+                def ended() -> bool:  # asks /proc only if the pidfd is ready, or was closed
+                    return bool(poll.poll(0)) and not self.alive()
+
+                weakref.finalize(ended, os.close, pidfd)
+                return ended
             if pidfd is not None:  # another process has the pid
                 os.close(pidfd)
         return lambda: not self.alive()
@@ -152,19 +159,6 @@ class Process(Struct, frozen=True):
         while self.alive():  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(POLL_SECONDS)
         on_ended()
-
-
-class _EndCheck:
-    """Asks /proc only if the pidfd is ready, or something has closed it."""
-
-    def __init__(self, process: Process, pidfd: int) -> None:
-        self._process = process
-        self._poll = select.poll()
-        self._poll.register(pidfd, select.POLLIN)
-        weakref.finalize(self, os.close, pidfd)
-
-    def __call__(self) -> bool:
-        return bool(self._poll.poll(0)) and not self._process.alive()
 
 
 def this_process() -> Process:

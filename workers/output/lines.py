@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Mapping, MutableMapping
 from concurrent.futures import Executor, Future
 from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -204,11 +205,17 @@ class Output:
             if limit.dropped_lines and not limit.closed:
                 self.report_dropped(owner)
             if limit.closed:
-                self.pump.watch(_Reopening(self, owner))
+                self.pump.watch(partial(self._is_limited, owner, limit))
         if self.file.write(line + b"\n") and self.file.dropped:
             lost, self.file.dropped = self.file.dropped, 0
             log = logger_of(self.worker)
             log.error("output.lost", lines=lost)
+
+    def _is_limited(self, owner: Owner, limit: Limit) -> bool:
+        """If not any more, report what was dropped: perhaps no line comes that would."""
+        if reopened := limit.reopen():
+            self.report_dropped(owner)
+        return not reopened
 
     def report_dropped(self, owner: Owner) -> None:
         """Write how much of an owner's output was dropped since this was written last."""
@@ -216,20 +223,6 @@ class Output:
             reporter = Owner(owner.ids, self, limited=False)
             log = logger_of(reporter)
             log.warning("output.limited", dropped_lines=dropped[0], dropped_bytes=dropped[1])
-
-
-class _Reopening:
-    """Reports what a limit dropped once it has opened again, also where no line comes any more."""
-
-    def __init__(self, output: Output, owner: Owner) -> None:
-        self._output, self._owner = output, owner
-
-    def tick(self) -> bool:
-        limit = self._owner.limit
-        if limit is not None and not limit.reopen():
-            return True
-        self._output.report_dropped(self._owner)
-        return False
 
 
 _second: tuple[int, str] = (0, "")

@@ -129,7 +129,7 @@ class Printed(Struct, weakref=True, eq=False):
             self._size += len(text) - whole
         if not self._watched:
             self._watched = True
-            self._pump.watch(self)
+            self._pump.watch(self.tick)
 
     def _skips(self, lines: int, size: int) -> bool:
         """Whether so much is dropped without being looked at, with what there is of a line."""

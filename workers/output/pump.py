@@ -11,7 +11,7 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from workers.host.threads import start_thread
 
@@ -33,19 +33,11 @@ def is_pipe(end: tuple[int, int]) -> bool:
         return False
 
 
-class Watched(Protocol):
-    """What needs a look from time to time."""
-
-    def tick(self) -> bool:
-        """Called every `TICK_SECONDS` for as long as it returns True."""
-        ...
-
-
 class Pump:
     """Starts its thread when there is something to do. Any thread may call it."""
 
     def __init__(self) -> None:
-        self._watched: set[Watched] = set()
+        self._ticks: set[Callable[[], bool]] = set()
         self._readers: dict[int, Callable[[bytes], bool]] = {}
         self._wake_read, self._wake_write = -1, -1
         self._asleep = True
@@ -58,9 +50,9 @@ class Pump:
     def running(self) -> bool:
         return self._thread_ended is not None and not self._closed
 
-    def watch(self, watched: Watched) -> None:
-        """Call its `tick` while that returns True."""
-        self._watched.add(watched)
+    def watch(self, tick: Callable[[], bool]) -> None:
+        """Call this every `TICK_SECONDS` for as long as it returns True."""
+        self._ticks.add(tick)
         if self._asleep:
             self._wake()
 
@@ -105,9 +97,9 @@ class Pump:
     def _run(self) -> None:
         tick_at = time.monotonic() + TICK_SECONDS
         while not self._closed:
-            self._asleep = not self._watched
+            self._asleep = not self._ticks
             # Looked at again after `_asleep` was set: who adds something later wakes this thread.
-            sleeping = self._asleep and not self._watched
+            sleeping = self._asleep and not self._ticks
             self._poll(None if sleeping else max(tick_at - time.monotonic(), 0.0))
             if not sleeping and time.monotonic() >= tick_at:
                 self._tick()
@@ -125,12 +117,12 @@ class Pump:
             os.close(self._wake_read)
 
     def _tick(self) -> None:
-        for watched in tuple(self._watched):
+        for tick in tuple(self._ticks):
             # Taken out first: what it does while it says no is not lost then.
-            self._watched.discard(watched)
+            self._ticks.discard(tick)
             with contextlib.suppress(Exception):  # this thread must not end
-                if watched.tick():
-                    self._watched.add(watched)
+                if tick():
+                    self._ticks.add(tick)
 
     def _ended(self, descriptor: int) -> None:
         with contextlib.suppress(OSError):

@@ -63,10 +63,7 @@ class Leader:
     async def resign(self) -> None:
         """Resign the lead, so that another host need not wait for the lease."""
         if self.leads:
-            step = self._pool_log.step()
-            step.check(clauses.Leads(self._host, self._lead.term))
-            step.write(clauses.Resign())
-            await self._pool_log.commit(step)
+            await self._context.write_as(self._lead, clauses.Resign())
             self._lead = NO_LEADER
 
     async def _acquire_lead(self, survey: Survey, now: float) -> None:
@@ -142,11 +139,9 @@ class Leader:
         """Let workers that run know the pool's present settings: they read them as they renew."""
         pool = self._context.pool()
         if survey.workers and survey.config_version < pool.config_version:
-            step = self._pool_log.step()
-            step.check(clauses.Leads(self._host, self._lead.term))
-            step.write(clauses.SetMeta("config", bytes(write_config(pool.config)).decode()))
-            step.write(clauses.SetMeta("config_version", ":".join(map(str, pool.config_version))))
-            await self._pool_log.commit(step)
+            config = clauses.SetMeta("config", bytes(write_config(pool.config)).decode())
+            version = clauses.SetMeta("config_version", ":".join(map(str, pool.config_version)))
+            await self._context.write_as(self._lead, config, version)
 
     async def _requeue_strays(self, survey: Survey, now: float) -> None:
         """Now and then requeue what was read from the group under a name that is no worker's.

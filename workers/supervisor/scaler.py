@@ -101,10 +101,7 @@ class Scaler:
         if blocked != survey.blocked:
             if blocked:
                 log.warning("pool.blocked", pool=self._pool_log.pool, reason=blocked)
-            step = self._pool_log.step()
-            step.check(clauses.Leads(self._lead.host, self._lead.term))
-            step.write(clauses.SetMeta("blocked", blocked))
-            await self._pool_log.commit(step)
+            await self._context.write_as(self._lead, clauses.SetMeta("blocked", blocked))
 
     async def _observe_launches(
         self, survey: Survey, joined: Mapping[str, int], now: float
