@@ -1,9 +1,10 @@
-"""One request on its way through the gateway, and the headers of every answer.
+"""One request on its way through the gateway, its answer, and the headers of every answer.
 
 They say what browsers may do with it, which request it answers, and how new it is.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from aiohttp import web
@@ -77,3 +78,25 @@ def default_headers(options: GatewayOptions) -> Mapping[str, str]:
     if options.fallback is None:
         return SECURITY_HEADERS
     return {**SECURITY_HEADERS, FALLBACK_HEADER: options.fallback.mode}
+
+
+def answered_once(
+    handler: Callable[[Call], Awaitable[Answer]],
+) -> Callable[[Call], Awaitable[Answer]]:
+    """A handler of figures that answers once what is asked by several requests at the same time.
+
+    An answer is only shared by requests that name the same positions and came before it started:
+    none is older than its question.
+    """
+
+    @functools.wraps(handler)
+    async def shared(call: Call) -> Answer:
+        async def answer() -> tuple[Answer, ReadState]:
+            return await handler(call), call.read_state
+
+        key = handler, tuple(call.read_state.requested.items())
+        found, read_state = await call.backend.shared_answers.ask(key, answer)
+        call.read_state = read_state
+        return Answer(found.body, status=found.status, headers=found.headers)
+
+    return shared

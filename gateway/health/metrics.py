@@ -9,8 +9,7 @@ from typing import Final
 
 from eventstore.errors import LogUnreachable
 from gateway.backend.backend import Backend
-from gateway.backend.call import Call
-from gateway.backend.shared_answers import answered_once
+from gateway.backend.call import Call, answered_once
 from gateway.following.counters import Histogram
 from gateway.health.facts import (
     ask_about_pools,

@@ -15,9 +15,8 @@ from eventstore.language.agents import shared_fields
 from eventstore.language.events import EVENT_TYPES
 from eventstore.language.pool_config import PoolConfig
 from gateway.backend.backend import Backend
-from gateway.backend.call import Call
+from gateway.backend.call import Call, answered_once
 from gateway.backend.durability_levels import DurabilityFacts
-from gateway.backend.shared_answers import answered_once
 from gateway.health import facts
 from gateway.health.alert_rules import Alert
 from gateway.health.alerts import current_alerts

@@ -18,8 +18,7 @@ from projector.intake.archive import EventRange
 from projector.intake.entries import read_entries
 from projector.intake.source import Source
 from projector.store.mapping import chunks
-from projector.verify.folded_states import FoldedStates
-from projector.verify.reference_fold import PRESENT, BrokenLog, ReferenceFold
+from projector.verify.reference_fold import PRESENT, BrokenLog, FoldedStates, ReferenceFold
 from projector.verify.report import Report
 
 CHUNK: Final = 300

@@ -4,9 +4,13 @@ It shares nothing with the projector's fold but `evolve`: no checkpoints, no row
 Events come from the stream where it has them, and from the archive where it was trimmed.
 """
 
+import sqlite3
+import weakref
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
 
 from eventstore.errors import MusterError
 from eventstore.keys import CATALOGUE
@@ -17,10 +21,51 @@ from eventstore.language.events import Event
 from eventstore.language.workers import Worker, WorkerStatus
 from projector.intake.entries import admit, position_after
 from projector.store.rows import EventRow, Position
-from projector.verify.folded_states import FoldedStates
 
 PRESENT: Final = "present"
 """The value of a member without a score."""
+State = TypeVar("State", Agent, Worker)
+
+
+class FoldedStates(Generic[State]):
+    """The agents or workers of a fold by name; it may be used by one thread after another.
+
+    The memory is bounded: those that have ended are in a private SQLite database that is deleted
+    with it, encoded as JSON.
+    """
+
+    def __init__(self, shape: type[State]) -> None:
+        self.live: dict[str, State] = {}
+        """Those that have not ended."""
+        self._ended = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._ended.execute("PRAGMA journal_mode = OFF")
+        self._ended.execute("CREATE TABLE ended (name TEXT PRIMARY KEY, state BLOB) WITHOUT ROWID")
+        self._ended.execute("BEGIN")
+        weakref.finalize(self, self._ended.close)
+        self._decoder: msgspec.json.Decoder[State] = msgspec.json.Decoder(shape)
+
+    def get(self, name: str) -> State | None:
+        """In whatever state it is; None if there is none of that name."""
+        if found := self.live.get(name):
+            return found
+        row = self._ended.execute("SELECT state FROM ended WHERE name = ?", (name,)).fetchone()
+        return self._decoder.decode(row[0]) if row else None
+
+    def put(self, name: str, state: State, before: State | None) -> None:
+        """`before`: what `get` answers."""
+        if before is not None and before.ended:
+            self._ended.execute("DELETE FROM ended WHERE name = ?", (name,))
+        if state.ended:
+            self.live.pop(name, None)
+            row = (name, msgspec.json.encode(state))
+            self._ended.execute("INSERT INTO ended VALUES (?, ?)", row)
+        else:
+            self.live[name] = state
+
+    def names(self) -> Iterator[str]:
+        yield from self.live
+        for (name,) in self._ended.execute("SELECT name FROM ended"):
+            yield name
 
 
 class BrokenLog(MusterError):

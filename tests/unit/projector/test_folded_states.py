@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from eventstore.language.agents import Agent, Status
-from projector.verify.folded_states import FoldedStates
+from projector.verify.reference_fold import FoldedStates
 from tests.states import states
 
 NAMES = st.sampled_from("abcd")
