@@ -12,7 +12,6 @@ before it is rendered.
 
 import logging
 from collections.abc import MutableMapping
-from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -79,7 +78,7 @@ class Capture:
         if pipes is not None:
             current.pipes = pipes
             for number, end in pipes.read_ends.items():
-                output.pump.read(end, partial(output.print_bytes, output.printer, STREAMS[number]))
+                output.pump.read(end, output.printed(output.printer, STREAMS[number]).add_bytes)
         if shared:
             output.own = separate_configuration(output.levels)
 

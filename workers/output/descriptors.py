@@ -65,10 +65,10 @@ class StandardPipes:
         """Write what a worker that has ended left in its pipes."""
         output.pump.forget()  # no thread, where workers are forked from
         for number, end in self.read_ends.items():
-            size = 0
+            size, printed = 0, output.printed(output.printer, STREAMS[number])
             with contextlib.suppress(BlockingIOError):
                 while size < REMAINS_MAX and (data := os.read(end, PIPE_BYTES)):
-                    output.print_bytes(output.printer, STREAMS[number], data)
+                    printed.add_bytes(data)
                     size += len(data)
         output.close()
 

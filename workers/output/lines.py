@@ -111,29 +111,15 @@ class Output:
             self._locked.add(owner.limit)
         return owner.limit
 
-    def print(self, owner: Owner, stream: str, text: str) -> None:
-        """Write text as it was printed. A line is written once it is complete, or old."""
-        self._printed(owner, stream).add(text)
-
-    def print_bytes(self, owner: Owner, stream: str, data: bytes) -> bool:
-        """The same with UTF-8, of which a character may come in two parts. Whether it is dropped:
-        the owner is over its limit."""
-        return self._printed(owner, stream).add_bytes(data)
-
     def descriptor(self, owner: Owner, stream: str) -> int:
         """What processes of an owner may have as standard output or error; closed at its end."""
         end = owner.descriptors.get(stream)
         if end is None or not is_pipe(end):
             read_end, number = os.pipe()
             end = owner.descriptors[stream] = number, os.fstat(number).st_ino
-            printed = self._printed(owner, stream, f"{stream} of children")
+            printed = self.printed(owner, stream, f"{stream} of children")
             self.pump.read(read_end, printed.add_bytes)
         return end[0]
-
-    def flush_soon(self, owner: Owner, stream: str) -> None:
-        """Write what was printed without a newline at its end, within half a second."""
-        if stream in owner.printed:
-            owner.printed[stream].flush_soon()
 
     def flush(self, owner: Owner | None = None) -> None:
         """Write what was printed without a newline at its end; all of an agent that ended."""
@@ -173,8 +159,11 @@ class Output:
         for locked in self._locked:
             locked.reset_after_fork()
 
-    def _printed(self, owner: Owner, stream: str, name: str = "") -> Printed:
-        """`name`: of a part of the stream whose lines are to be apart."""
+    def printed(self, owner: Owner, stream: str, name: str = "") -> Printed:
+        """What writes as lines what an owner prints to a stream.
+
+        `name`: of a part of the stream whose lines are to be apart.
+        """
         printed = owner.printed.get(name or stream)
         if printed is None:
             level = "error" if stream == "stderr" else "info"

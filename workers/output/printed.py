@@ -47,6 +47,7 @@ class Printed(Struct, weakref=True, eq=False):
     _undecoded: bool = False
 
     def add(self, text: str) -> None:
+        """Write text as it was printed. A line is written once it is complete, or old."""
         with self._lock:
             if len(text) > SKIP_MIN and self._skips(text.count("\n"), len(text)):
                 self._skipped = not text.endswith("\n")
@@ -74,7 +75,8 @@ class Printed(Struct, weakref=True, eq=False):
                 self._keep(text)
 
     def add_bytes(self, data: bytes) -> bool:
-        """Whether it was dropped."""
+        """The same with UTF-8, of which a character may come in two parts. Whether it was dropped:
+        the owner is over its limit."""
         with self._lock:
             if len(data) > SKIP_MIN and self._skips(data.count(b"\n"), len(data)):
                 self._skipped = not data.endswith(b"\n")
@@ -94,6 +96,7 @@ class Printed(Struct, weakref=True, eq=False):
                 self._write_pieces(text, partial=True)
 
     def flush_soon(self) -> None:
+        """Write what was printed without a newline at its end, within half a second."""
         self._old = bool(self._parts)
         if not self._pump.running:
             self.flush()

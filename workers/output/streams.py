@@ -36,11 +36,11 @@ class AgentStream(io.TextIOWrapper):
             return self.original.write(text)
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        shown = text
         if owner.own and (encoding := owner.own.get((self, "encoding"))):
             encoded = text.encode(encoding, self.errors)  # raises what it would raise elsewhere
-            owner.output.print(owner, self.stream, encoded.decode(encoding, "backslashreplace"))
-        else:
-            owner.output.print(owner, self.stream, text)
+            shown = encoded.decode(encoding, "backslashreplace")
+        owner.output.printed(owner, self.stream).add(shown)
         return len(text)
 
     def write_bytes(self, data: bytes) -> None:
@@ -48,16 +48,17 @@ class AgentStream(io.TextIOWrapper):
         if owner is None or owner.output is None:
             self.original.buffer.write(data)
         elif (encoding := self.encoding) != "utf-8":
-            owner.output.print(owner, self.stream, data.decode(encoding, "backslashreplace"))
+            text = data.decode(encoding, "backslashreplace")
+            owner.output.printed(owner, self.stream).add(text)
         else:
-            owner.output.print_bytes(owner, self.stream, data)
+            owner.output.printed(owner, self.stream).add_bytes(data)
 
     def flush(self) -> None:
         owner = self.owner()
         if owner is None or owner.output is None:
             self.original.flush()
-        else:
-            owner.output.flush_soon(owner, self.stream)
+        elif self.stream in owner.printed:
+            owner.printed[self.stream].flush_soon()
 
     def __setattr__(self, name: str, value: Any) -> None:
         """An agent that replaces a method of it gets an object of its own."""

@@ -80,7 +80,7 @@ def test_what_is_dropped_as_a_whole_leaves_no_piece_of_a_line(
     limited: Captured, clock: Clock
 ) -> None:
     limited.start()
-    printed = limited.output._printed(limited.owner, "stdout")
+    printed = limited.output.printed(limited.owner, "stdout")
     limited.as_agent(lambda: [print("line") for _ in range(100)])
     assert printed.add_bytes(b"x" * 2000 + b"\n" + b"half of " * 300)
     clock.now += 10.0

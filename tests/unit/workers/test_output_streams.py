@@ -307,7 +307,7 @@ def test_the_last_words_of_a_process_of_an_agent_are_written(captured: Captured)
 def test_an_output_that_is_closed_leaves_no_descriptor(captured: Captured) -> None:
     """A process whose workers come and go would run out of them."""
     before = set(Path("/dev/fd").iterdir())
-    captured.output.print(captured.owner, "stdout", "part")
+    captured.output.printed(captured.owner, "stdout").add("part")
     captured.wait_for(1)
     captured.output.close()
     assert set(Path("/dev/fd").iterdir()) == before
