@@ -1,4 +1,7 @@
-"""Pauses that end together: what a process does every few seconds wakes it once, not many times."""
+"""Pauses that end together, or with an event.
+
+What a process does every few seconds wakes it once, not many times.
+"""
 
 import asyncio
 
@@ -16,3 +19,15 @@ def until_tick(seconds: float) -> float:
 async def tick(seconds: float) -> None:
     """Sleep until then."""
     await asyncio.sleep(until_tick(seconds))
+
+
+async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait for an event, at most so long (None: without end); whether it is set.
+
+    Not by `wait_for`: that of Python 3.11 forgets a cancellation that comes with the event.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

@@ -24,7 +24,7 @@ from eventstore.connection.reply_parser import Argument, Command
 from eventstore.connection.requirements import AofCheck
 from eventstore.connection.wire import NotSent
 from eventstore.redis_errors import RedisError, ResponseError
-from eventstore.ticks import until_tick
+from eventstore.ticks import set_within, until_tick
 
 log = structlog.get_logger("muster.gateway")
 
@@ -78,9 +78,7 @@ class RedisHealth:
                 UNREACHABLE_PROBE_INTERVAL_SECONDS if self.unreachable else PROBE_INTERVAL_SECONDS
             )
             self.probe_requested.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(until_tick(interval)):
-                    await self.probe_requested.wait()
+            await set_within(self.probe_requested, until_tick(interval))
 
     async def _probe(self) -> bool | None:
         """Whether Redis answers now; None if this process was too late to know."""

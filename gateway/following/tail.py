@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 
 import msgspec
 import structlog
@@ -25,6 +24,7 @@ from eventstore.language.events import LogRecovered
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
+from eventstore.ticks import set_within
 from gateway.following import subscriptions
 from projector.queries.views import EventRange, Position
 
@@ -79,9 +79,7 @@ class Tail(Struct, eq=False):
     async def start(self, *, timeout_seconds: float) -> None:
         """Start, and wait until the tail follows; it goes on trying if that takes longer."""
         self._task = asyncio.create_task(self._run(), name="gateway.tail")
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_seconds):
-                await self._following.wait()
+        await set_within(self._following, timeout_seconds)
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -140,9 +138,7 @@ class Tail(Struct, eq=False):
         if self.awaited():
             await asyncio.sleep(BUSY_SECONDS if self._read_count >= BUSY_ENTRIES else 0)
         elif remaining > 0 and self._following.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(remaining):
-                    await self.requested.wait()
+            await set_within(self.requested, remaining)
 
     async def _back_off(self, error: Exception, backoff: Backoff) -> None:
         if not backoff.active:
@@ -150,9 +146,7 @@ class Tail(Struct, eq=False):
         self._following.clear()
         self.error = "" if isinstance(error, LogUnreachable) else str(error)
         self._retry_requested.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(backoff.next_delay()):
-                await self._retry_requested.wait()
+        await set_within(self._retry_requested, backoff.next_delay())
 
     async def _start_at_end(self) -> None:
         """Start after the last entry of every stream."""

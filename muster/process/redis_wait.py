@@ -13,6 +13,7 @@ import structlog
 
 from eventstore.connection.backoff import Backoff
 from eventstore.errors import LogUnreachable, OutcomeUnknown
+from eventstore.ticks import set_within
 
 log = structlog.get_logger("muster")
 
@@ -45,7 +46,7 @@ async def retry_until_reachable(
                 log.info("redis.reachable", attempts=backoff.failures + 1)
                 echo("Redis answers")
             return True
-        await wait_for_stop(stopping, backoff.next_delay())
+        await set_within(stopping, backoff.next_delay())
     return False
 
 
@@ -63,8 +64,3 @@ async def run_unless_stopped(stopping: asyncio.Event, work: Awaitable[object]) -
         work_task.cancel()
         stop_task.cancel()
         await asyncio.gather(work_task, stop_task, return_exceptions=True)
-
-
-async def wait_for_stop(stopping: asyncio.Event, seconds: float) -> bool:
-    """Wait for so long; True at once when the end is asked for."""
-    return not await run_unless_stopped(stopping, asyncio.sleep(seconds))

@@ -16,8 +16,9 @@ from eventstore import errors
 from eventstore.connection.backoff import Backoff
 from eventstore.embedded.directory import disk_full, log_tail
 from eventstore.embedded.server import PONG, EmbeddedServer
+from eventstore.ticks import set_within
 from muster.process.child import Child, describe_exit
-from muster.process.redis_wait import run_unless_stopped, wait_for_stop
+from muster.process.redis_wait import run_unless_stopped
 from workers.host.processes import Process, start_time
 
 log = structlog.get_logger("muster.up")
@@ -64,7 +65,7 @@ class RestartableServer:
             except errors.DirectoryInUse:
                 if time.monotonic() > deadline:
                     raise
-            if await wait_for_stop(self._stopping, POLL_SECONDS):
+            if await set_within(self._stopping, POLL_SECONDS):
                 return False
 
     async def exit_reason(self) -> str:
@@ -104,7 +105,7 @@ class RestartableServer:
                 reported, report_due = why, now + REPORT_INTERVAL_SECONDS
                 self._echo(f"redis (pid {self.pid}) {why}; waiting for it{self._advice()}")
                 log.warning("redis.silent", pid=self.pid, answer=reply)
-            if await wait_for_stop(self._stopping, seconds):
+            if await set_within(self._stopping, seconds):
                 return False
             seconds = min(seconds * 1.5, POLL_SECONDS)
         return True
@@ -147,7 +148,7 @@ async def restart_on_exit(
                 echo(f"{process.name} {reason}; starting it again in {seconds:.1f} s")
             reported = reason
             log.warning("role.ended", process=process.name, reason=reason, again_in_seconds=seconds)
-            if await wait_for_stop(stopping, seconds):
+            if await set_within(stopping, seconds):
                 return
             reason = await start()
         if not stopping.is_set():

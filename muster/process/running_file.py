@@ -61,12 +61,12 @@ async def retry_write(
     """Write it once that succeeds. All else runs, so a full disk is no reason to end."""
     import structlog
 
-    from muster.process.redis_wait import wait_for_stop
+    from eventstore.ticks import set_within
 
     log, path = structlog.get_logger("muster.up"), folder / NAME
     echo(f"  {path} cannot be written ({why}): until it can, commands need --url {running.url}")
     log.warning("up.running_file_unwritable", error=why)
-    while why and not await wait_for_stop(stopping, RETRY_SECONDS) and not stopping.is_set():
+    while why and not await set_within(stopping, RETRY_SECONDS) and not stopping.is_set():
         why = write(folder, running)
     if not why:
         echo(f"  {path} is written")

@@ -20,12 +20,12 @@ from eventstore.connection.clients import Client
 from eventstore.embedded.server import EmbeddedServer
 from eventstore.errors import LogError, ServerUnsuitable
 from eventstore.redis_errors import RedisError
-from eventstore.ticks import until_tick
+from eventstore.ticks import set_within, until_tick
 from muster.fallback import directory, standby
 from muster.fallback.last_seen import Recorder
 from muster.fallback.standby import ActiveFallback
 from muster.process.log_preparation import prepare
-from muster.process.redis_wait import retry_until_reachable, wait_for_stop
+from muster.process.redis_wait import retry_until_reachable
 from muster.process.restarts import RestartableServer, restart_on_exit
 from muster.settings.settings import Settings
 from muster.up.background import Background
@@ -169,7 +169,7 @@ async def rewrite_when_needed(url: str, stopping: asyncio.Event) -> None:
     """Whenever a rewrite is needed, ask for one until one has succeeded."""
     check, retry_at = requirements.AofCheck(), 0.0
     async with Client(url) as client:
-        while not await wait_for_stop(stopping, until_tick(REWRITE_POLL_SECONDS)):
+        while not await set_within(stopping, until_tick(REWRITE_POLL_SECONDS)):
             with contextlib.suppress(*UNREACHABLE, RedisError):  # the next poll tries again
                 needed = await check.poll(client) and not check.failing
                 if needed and time.monotonic() > retry_at:

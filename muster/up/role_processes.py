@@ -15,9 +15,10 @@ import structlog
 from msgspec.structs import replace
 
 from eventstore.errors import ConfigurationError, MusterError
+from eventstore.ticks import set_within
 from muster.fallback.standby import ActiveFallback
 from muster.process.child import Child, NoStatus
-from muster.process.redis_wait import retry_until_reachable, run_unless_stopped, wait_for_stop
+from muster.process.redis_wait import retry_until_reachable, run_unless_stopped
 from muster.process.restarts import restart_on_exit
 from muster.process.roles import ROLES, Owner, Part, RoleStatus, start_role
 from muster.settings.environment import role_environment
@@ -104,7 +105,7 @@ class RoleProcesses:
             echo_status(role, f"{reason}; starting it again in {seconds:g} s")
             log.warning("role.ended", process=role, reason=reason, again_in_seconds=seconds)
             await self._children[role].stop(STOP_SECONDS)
-            if await wait_for_stop(self._stopping, seconds):
+            if await set_within(self._stopping, seconds):
                 break
             status = await self._start_and_wait(role)
         return status

@@ -7,7 +7,7 @@ is read together with the log's `seq` (MULTI), and the fold is first brought to 
 So everything is compared at one position, however fast the system moves.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ from projector.store.mapping import (
     pool_record,
     worker_record,
 )
-from projector.store.rows import EventRow, Position
+from projector.store.rows import Position
 from projector.store.tables import SERVING
 from projector.verify.redis_state import RedisComparison
 from projector.verify.reference_fold import BrokenLog, ReferenceFold
@@ -56,7 +56,9 @@ class _Verification:
         self._database = database
         self._source = source
         self._report = Report()
-        event_range = EventRange(source.keys, source.reader.range, self._read_archive)
+        event_range = EventRange(
+            source.keys, source.reader.range, lambda *at: database.read(lambda c: after(c, *at))
+        )
         self._removed: set[str] = set()
         """Pools that the catalogue does not have any more: Redis need not have their logs."""
         self._redis = RedisComparison(source, event_range, self._report)
@@ -101,13 +103,6 @@ class _Verification:
             report.pools.append(CheckedPool(pool, views_seq, reference.position.seq))
         report.events += reference.position.seq
         return reference
-
-    async def _read_archive(
-        self, pool: str, stream_id: str, until: str, count: int
-    ) -> Sequence[EventRow]:
-        return await self._database.read(
-            lambda c: after(c, pool, stream_id, until=until, count=count)
-        )
 
     async def _fold(self, reference: ReferenceFold, last: int) -> None:
         """Up to the views. The archive must have each event exactly as the stream has it."""

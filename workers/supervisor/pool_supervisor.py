@@ -16,6 +16,7 @@ from eventstore.connection.backoff import Backoff
 from eventstore.errors import LogError, LogUnreachable, OutcomeUnknown
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.survey import Survey
+from eventstore.ticks import set_within
 from workers.host.processes import boot_seconds
 from workers.supervisor import reaper
 from workers.supervisor.leader import Leader
@@ -54,11 +55,7 @@ class PoolSupervisor:
             self.wakeup.clear()
             seconds = await self.reconcile() * random.uniform(0.8, 1.2)
             self.idle = seconds == inf
-            try:  # not wait_for: 3.11's forgets a cancellation that comes with the wake-up
-                async with asyncio.timeout(None if self.idle else seconds):
-                    await self.wakeup.wait()
-            except TimeoutError:
-                continue
+            await set_within(self.wakeup, None if self.idle else seconds)
 
     async def reconcile(self) -> float:
         """One round; returns after how many seconds the next is due at the latest."""
