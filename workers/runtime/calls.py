@@ -75,7 +75,12 @@ class Call:
         except BaseException as error:  # noqa: BLE001  see the module's docstring
             self.error = describe(error)
         finally:
-            self.done = True
+            self.end()
+
+    def end(self, *_: object) -> None:
+        """(Also of one whose task was cancelled before it began, by other code of its agent.)"""
+        if not self.done:
+            self.done, self._function = True, None
             self._on_end()
 
 
@@ -108,7 +113,9 @@ class AgentTask:
         """
         call = self._next = Call(function, on_end)
         self._interrupted = self._interrupted and not sheltered
-        self._task = self._task or self._create_task(self._serve(), self._name, self.variables)
+        if self._task is None or self._task.done():
+            self._task = self._create_task(self._serve(), self._name, self.variables)
+            self._task.add_done_callback(call.end)
         call.task = self._task
         self._wake()
         return call
@@ -119,6 +126,7 @@ class AgentTask:
         """Call it at the same time. What it sets as context variables stays its own."""
         call = Call(function, on_end)
         call.task = self._create_task(call.run(), f"check:{self._name}", self.variables.copy())
+        call.task.add_done_callback(call.end)
         return call
 
     def close(self) -> None:

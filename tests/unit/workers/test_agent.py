@@ -262,3 +262,21 @@ async def test_a_call_that_is_cancelled_before_it_began_has_ended(task: AgentTas
         await ended(call)
     assert called == []
     await task.end()
+
+
+@pytest.mark.parametrize("make", [AgentTask.call, AgentTask.call_apart])
+async def test_a_call_whose_task_its_agent_cancels_before_it_began_has_ended(task: AgentTask, make):
+    """Such as by a task that `__init__` created and that cancels all it finds."""
+    called = []
+
+    async def note() -> None:
+        called.append(1)
+
+    call = make(task, note)
+    assert call.task is not None
+    task.variables.run(call.task.cancel)
+    await ended(call)
+    assert called == []
+    await ended(task.call(note))
+    assert called == [1]
+    await task.end()
