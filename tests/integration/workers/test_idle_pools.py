@@ -2,12 +2,14 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import structlog
 
+from eventstore.log.reader import Entry, Reader
 from tests.integration.workers.hosts import POOL, Site, abandon
 from tests.pools import ORIGIN
 from tests.waiting import until
@@ -17,12 +19,22 @@ from workers.supervisor.supervisor import Supervisor
 
 
 async def settled(site: Site, monkeypatch: pytest.MonkeyPatch, **options: float) -> Supervisor:
-    """A host with some idle pools, which counts what it does for each from now on."""
+    """A host with some idle pools, none of which it has to wake once more as it follows it."""
+    followed: set[str] = set()
+    read = Reader.read
+
+    async def noted(reader: Reader, positions: Mapping[str, str]) -> dict[str, list[Entry]]:
+        followed.update(positions)
+        return await read(reader, positions)
+
+    monkeypatch.setattr(Reader, "read", noted)
     await site.pool()
     for name in ("a", "b", "c"):
         await site.catalogue.create_pool(name, "developer", (await site.pool()).pool.config, ORIGIN)
     host = await site.host(**options)  # type: ignore[arg-type]
     await until(lambda: len(host._pools) == 4 and all(p.idle for p in host._pools.values()))
+    await until(lambda: followed >= {host._keys.pool(name, "signals") for name in host._pools})
+    await until(lambda: not any(pool.wakeup.is_set() for pool in host._pools.values()))
     return host
 
 
