@@ -83,8 +83,10 @@ class Pump:
     def _wake(self) -> None:
         with self._lock:
             if self._thread_ended is None and not self._closed:
-                self._open_wake()
-                self._thread_ended = start_thread(self._run)
+                if self._wake_write < 0:
+                    self._open_wake()
+                with contextlib.suppress(RuntimeError):  # no thread is left: the next call tries
+                    self._thread_ended = start_thread(self._run)
             if self._wake_write >= 0:
                 with contextlib.suppress(OSError):
                     os.write(self._wake_write, b"x")

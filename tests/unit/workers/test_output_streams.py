@@ -6,13 +6,15 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from tests.unit.workers.captured import Captured
 from tests.waiting import until
+from workers.output import pump
 from workers.output.capture import Capture
 from workers.output.lines import CURRENT
 from workers.output.pump import Pump
@@ -311,3 +313,24 @@ def test_an_output_that_is_closed_leaves_no_descriptor(captured: Captured) -> No
     captured.wait_for(1)
     captured.output.close()
     assert set(Path("/dev/fd").iterdir()) == before
+
+
+def test_what_is_printed_where_no_thread_is_left_is_written_with_its_line(
+    captured: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pump, "start_thread", refuse)
+        captured.start()
+        captured.as_agent(lambda: print("one"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for name in ("two", "three"):
+            captured.output.pump.watch(lambda: False)
+            captured.as_agent(partial(print, name))
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+    captured.as_agent(lambda: print("four", end=""))
+    captured.output.pump.watch(lambda: False)
+    assert captured.output.pump.running
+    assert [line["message"] for line in captured.wait_for(4)] == ["one", "two", "three", "four"]
