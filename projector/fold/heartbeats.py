@@ -118,7 +118,7 @@ class UnreadableLog:
 def write(connection: Connection, batch: HeartbeatBatch) -> None:
     """Replace older heartbeats."""
     for table, rows in ((AGENT_LIVE, batch.agents), (WORKER_LIVE, batch.workers)):
-        write_rows(connection, table, tuple(table.columns.keys()), rows, "replace")
+        write_rows(connection, table, tuple(table.columns.keys()), rows, "renew")
     for pool, stream_id in batch.positions.items():
         run(connection, _READ_UP_TO, stream_id, pool)
 

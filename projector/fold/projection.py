@@ -25,7 +25,7 @@ from projector.store import mapping
 from projector.store.lease import Superseded
 from projector.store.mapping import Row, agent_of, worker_of
 from projector.store.rows import EventRow, Position
-from projector.store.tables import EVENTS, ViewTables, run, write_rows
+from projector.store.tables import EVENTS, How, ViewTables, run, write_rows
 
 CACHE_MAX: Final = 50_000
 """Agents, and workers, whose state is cached."""
@@ -259,7 +259,8 @@ class Projection:
         ]
         write_rows(connection, tables.agents, codec.all.names, added, "replace")
         write_rows(connection, tables.agents, codec.changing.names, changed, "change")
-        write_rows(connection, tables.workers, mapping.WORKERS.all.names, workers, "replace")
+        how: How = "replace" if self._began_empty else "renew"
+        write_rows(connection, tables.workers, mapping.WORKERS.all.names, workers, how)
 
     def _write_catalogue(self, connection: Connection, new: Catalogue) -> None:
         old = self.catalogue

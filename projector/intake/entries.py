@@ -104,7 +104,8 @@ def rows_of(pool: str, generation: int, entries: Iterable[Entry]) -> Iterator[Ev
     width = len(FIELD_NAMES)
     for some in chunks(entries, DECODED_AT_ONCE):
         fields = [*chain.from_iterable(fields for _, fields in some)]
-        if fields[::2] != FIELD_NAMES * len(some):
+        widths = {len(fields) for _, fields in some}
+        if widths != {2 * width} or fields[::2] != FIELD_NAMES * len(some):
             fields = [*chain.from_iterable(_usual(fields) for _, fields in some)]
         texts = _texts_of([*(stream_id for stream_id, _ in some), *fields[1::2]])
         columns: dict[str, Iterable[Any]] = {

@@ -191,8 +191,9 @@ FROM (
 COPIED_ROWS: Final = 100
 """From so many, COPY is tried first: it takes a transaction of its own within the other."""
 
-How = Literal["skip", "replace", "change"]
+How = Literal["skip", "replace", "renew", "change"]
 """`skip`, `replace`: insert rows, and skip or replace those whose key is in the table already;
+`renew`: as `replace`, where many are: a COPY would fail, which the server logs as an error;
 `change`: set columns of rows that are in the table."""
 
 
@@ -209,7 +210,11 @@ def write_rows(
     statement = _statement(table, names, connection.dialect, how)
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(statement, list(rows))
-    elif how == "change" or len(rows) < COPIED_ROWS or not _copied(connection, table, names, rows):
+    elif (
+        how in ("renew", "change")
+        or len(rows) < COPIED_ROWS
+        or not _copied(connection, table, names, rows)
+    ):
         records = [dict(zip(names, row, strict=True)) for row in rows]
         connection.exec_driver_sql(statement, (msgspec.json.encode(records).decode(),))
 
@@ -258,7 +263,7 @@ def _statement(table: sa.Table, names: tuple[str, ...], dialect: sa.Dialect, how
         same_key = " AND ".join(f"{table.name}.{key} = {new[key]}" for key in keys)
         return f"UPDATE {target} SET {changes} {source} WHERE {same_key}"
     changes = ", ".join(f"{quoted[name]} = excluded.{quoted[name]}" for name in changing)
-    action = f"UPDATE SET {changes}" if how == "replace" else "NOTHING"
+    action = "NOTHING" if how == "skip" else f"UPDATE SET {changes}"
     inserted = f"INSERT INTO {target} ({', '.join(quoted.values())}) {values}"
     return f"{inserted} ON CONFLICT ({', '.join(keys)}) DO {action}"
 

@@ -42,6 +42,15 @@ def test_entries_are_decoded_alike_together_and_alone() -> None:
     assert rows[-1].type == "entry with other fields"
 
 
+def test_an_entry_of_others_does_not_shift_what_follows() -> None:
+    """Also where the fields of both together are those of two events."""
+    (first, fields), (second, others) = entry(3), entry(4)
+    found = [(first, [*fields, *others[:2]]), (second, others[2:])]
+    rows = read_entries(Position("p", 1, 2), found)
+    assert rows == [read_entry("p", 1, one) for one in found]
+    assert {row.type for row in rows} == {"entry with other fields"}
+
+
 class TestAdmission:
     def test_events_without_a_gap_are_all_admitted(self) -> None:
         position, found = admitted(entry(3), entry(4, ts=9))
