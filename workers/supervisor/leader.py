@@ -70,9 +70,9 @@ class Leader:
         """Not in each of many rounds: what a leader of before attempts is refused."""
         if self.leads and now - self._renewed_at < self._context.pool().config.lease_seconds / 4:
             return
-        self._renewed_at = now
         own_term = self._lead.term if self.leads else 0
         _, lead = await self._pool_log.lead(self._host, own_term)
+        self._renewed_at = now
         if lead.host != self._host and self._is_dead(lead, survey, now):
             _, lead = await self._pool_log.lead(self._host, 0, stale=lead)
         if lead.host == self._host and lead.term != own_term:

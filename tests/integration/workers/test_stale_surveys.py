@@ -5,9 +5,12 @@ from typing import Any, cast
 
 import pytest
 
+from eventstore.errors import LogUnreachable
 from eventstore.language.agent_commands import Release
 from eventstore.language.agents import Status
 from eventstore.language.workers import WorkerStatus
+from eventstore.log.pool_log import PoolLog
+from eventstore.log.replies import Leadership
 from eventstore.log.survey import Survey
 from tests.integration.workers.hosts import POOL, Site
 from tests.integration.workers.test_isolation import Ended
@@ -166,3 +169,26 @@ async def test_a_worker_retains_agents_that_it_claimed_after_the_survey(site: Si
     await leader.reconcile(survey, 1.0)
     assert await reaper.pending_for(pool.pool_log, "w") == pending
     assert await pool.log.agent(POOL, spawned.agent_id) == claimed.agent
+
+
+async def test_a_leader_whose_renewal_failed_renews_at_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its lease is nearly over before it tries again."""
+    pool = await site.pool()
+    leader, survey = leader_of(pool), await site.survey()
+    await leader._acquire_lead(survey, 100.0)
+    asked = []
+
+    async def lead(host: str, term: int) -> tuple[object, Leadership]:
+        asked.append(term)
+        if len(asked) == 1:
+            raise LogUnreachable("no answer")
+        return None, leader._lead
+
+    monkeypatch.setattr(PoolLog, "lead", lambda _, host, term: lead(host, term))
+    due = 100.0 + pool.pool.config.lease_seconds / 4
+    with pytest.raises(LogUnreachable):
+        await leader._acquire_lead(survey, due)
+    await leader._acquire_lead(survey, due + 0.1)
+    assert asked == [leader._lead.term] * 2
