@@ -9,7 +9,6 @@ from eventstore.errors import LogUnreachable
 from eventstore.language.agent_commands import Release
 from eventstore.language.agents import Status
 from eventstore.language.workers import WorkerStatus
-from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import Leadership
 from eventstore.log.survey import Survey
 from tests.integration.workers.hosts import POOL, Site
@@ -186,7 +185,7 @@ async def test_a_leader_whose_renewal_failed_renews_at_once(
             raise LogUnreachable("no answer")
         return None, leader._lead
 
-    monkeypatch.setattr(PoolLog, "lead", lambda _, host, term: lead(host, term))
+    monkeypatch.setattr(leader, "_pool_log", SimpleNamespace(pool=POOL, lead=lead))
     due = 100.0 + pool.pool.config.lease_seconds / 4
     with pytest.raises(LogUnreachable):
         await leader._acquire_lead(survey, due)
