@@ -4,7 +4,6 @@ python -m tests.bench.flames FOLDER       flame graphs of busy processes, one of
 """
 
 import asyncio
-import re
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from tests.bench.environments import Environment
+from tests.bench.flame_graph import draw
 from tests.bench.muster_system import muster
 from tests.bench.processes import seconds_of
 from tests.bench.setup import Setup, cache_folder
@@ -23,8 +23,8 @@ RATE = 250
 SHOWN = 25
 
 
-def record(setup: Setup, pid: int, seconds: int, target: Path, form: str = "raw") -> str:
-    """Stacks of a process, one line each with the number of its samples; or a flame graph.
+def record(setup: Setup, pid: int, seconds: int, target: Path) -> str:
+    """Stacks of a process, one line each with the number of its samples.
 
     Only of what holds the interpreter's lock: threads that wait are not taken for busy ones.
 
@@ -46,7 +46,7 @@ def record(setup: Setup, pid: int, seconds: int, target: Path, form: str = "raw"
         "--duration",
         str(seconds),
         "--format",
-        form,
+        "raw",
         "--output",
         str(target),
     ]
@@ -92,10 +92,9 @@ async def graphs(folder: Path) -> None:
             load = asyncio.create_task(keep_loaded(system, "returns"))
             for kind in ("gateway", "projector", "workers"):
                 pid = (await busiest(system.processes()[kind])).pid
-                target = folder / f"{kind}.svg"
-                drawn = await asyncio.to_thread(record, setup, pid, 10, target, "flamegraph")
-                title = f"{kind.removesuffix('s')} under load"  # instead of the command's words
-                target.write_text(re.sub(r'(id="title"[^>]*>)[^<]*', rf"\1{title}", drawn))
+                stacks = await asyncio.to_thread(record, setup, pid, 10, setup.folder / kind)
+                title = f"{kind.removesuffix('s')} under load"
+                (folder / f"{kind}.svg").write_text(draw(title, stacks.splitlines()))
             load.cancel()
             await asyncio.gather(load, return_exceptions=True)
 

@@ -16,7 +16,8 @@ each round, with a baseline that was measured in the same round: the bare operat
 project in an environment of its own, configured as its documentation recommends. All processes of
 a system and its client share the machine. CPU time varies less from run to run than rates do.
 What is measured how, and what must not get slower:
-[decision 0045](decisions/0045-what-is-measured.md).
+[decision 0045](decisions/0045-what-is-measured.md). Where the time goes:
+[flame graphs](performance/flame-graphs.md).
 """
 
 
