@@ -132,12 +132,12 @@ def evolve(catalogue: Catalogue, event: events.Event) -> Catalogue:
         case events.PoolCreated() | events.PoolChanged() as body:
             config, unknown = read_config(body.config)
             changed |= {"config": config, "unknown": unknown}
-            earlier[name] = earlier_defaults(body.config)
             if isinstance(body, events.PoolCreated):
                 changed |= {"created_seq": event.seq, "created_ms": event.ts}
                 pools[name] = Pool(pool_name=name, role_type=body.role_type, **changed)
             else:
                 pools[name] = replace(pools[name], **changed)
+            earlier[name] = earlier_defaults(body.config)
         case events.PoolDeleted():
             pools[name] = replace(pools[name], deleted=True, **changed)
         case events.PoolRemoved():

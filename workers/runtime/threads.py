@@ -86,7 +86,12 @@ def _start_owned(self: threading.Thread) -> None:
             run()
 
         self.run = run_owned  # type: ignore[method-assign]
-    _start(self)
+    try:
+        _start(self)
+    except BaseException:
+        if owner is not None:
+            owner.threads.discard(self)
+        raise
 
 
 def _serves_all(thread: threading.Thread) -> bool:

@@ -11,12 +11,14 @@ from eventstore.language import catalogue
 from eventstore.language.events import (
     ENTRY_FIELDS,
     AnyBody,
+    Event,
     HostJoined,
     HostLeft,
     LogRecovered,
+    PoolChanged,
     encode_body,
 )
-from eventstore.language.pool_config import PoolConfig
+from eventstore.language.pool_config import PoolConfig, write_config
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
@@ -97,6 +99,16 @@ def test_what_precedes_an_unreadable_entry_is_folded():
     with pytest.raises(UnknownEvent):
         stream.catalogue.apply([joined(2, 2, "known"), unreadable, joined(4, 4, "later")])
     assert (list(stream.catalogue.state.hosts), stream.catalogue.state.seq) == (["known"], 2)
+
+
+def test_a_change_of_a_pool_that_is_unknown_changes_nothing():
+    state = catalogue.Catalogue()
+    event = Event(
+        event_id="e", seq=1, ts=1, subject="p", body=PoolChanged(write_config(PoolConfig()))
+    )
+    with pytest.raises(KeyError):
+        catalogue.evolve(state, event)
+    assert state == catalogue.Catalogue()
 
 
 def test_a_snapshot_is_the_fold_with_settings_that_only_a_newer_version_knows():

@@ -12,6 +12,7 @@ import structlog
 from tests.unit.workers.calls import ended
 from tests.waiting import until
 from workers.output.lines import CURRENT, Owner
+from workers.runtime import threads
 from workers.runtime.calls import AgentTask
 from workers.runtime.loop_guard import guard_loop
 from workers.runtime.threads import call_stacks, end_thread_calls, report_threads
@@ -199,3 +200,21 @@ def test_threads_that_start_others_while_they_are_listed_are_no_error() -> None:
     with structlog.testing.capture_logs() as lines:
         report_threads(owner)
     assert [line["count"] for line in lines] == [3]
+
+
+async def test_a_thread_that_cannot_start_is_not_kept(
+    agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The object would remain until the agent ends."""
+    one, _ = agents
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def start() -> None:
+        with pytest.raises(RuntimeError, match="can't start"):
+            threading.Thread(target=int).start()
+
+    monkeypatch.setattr(threads, "_start", refuse)
+    await one.run(start)
+    assert one.owner.threads == set()
