@@ -4,6 +4,11 @@ What a process does every few seconds wakes it once, not many times.
 """
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+PARTS: Final = 5
 
 
 def until_tick(seconds: float) -> float:
@@ -31,3 +36,19 @@ async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
             return await event.wait()
     except TimeoutError:
         return False
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """Its result. Raises `TimeoutError` if it takes longer, and what it raises.
+
+    The time is counted in parts, so that an event loop that was held up reads what has come
+    meanwhile before it gives up.
+    """
+    task = asyncio.create_task(work)
+    try:
+        for _ in range(PARTS):
+            if (await asyncio.wait({task}, timeout=seconds / PARTS))[0]:
+                return task.result()
+        raise TimeoutError
+    finally:
+        task.cancel()

@@ -15,6 +15,7 @@ from eventstore.connection import thread_client
 from eventstore.connection.address import Address, check_greeting
 from eventstore.connection.reply_parser import Argument, Command
 from eventstore.connection.wire import NotSent, Wire
+from eventstore.ticks import within
 
 SOCKET_SECONDS = 5.0
 """How long connecting, and a reply beyond a command's own block time, may take."""
@@ -152,9 +153,7 @@ class Client:
         self._wires.add(wire)
         wire.closed.add_done_callback(lambda _: self._wires.discard(wire))
         try:
-            async with asyncio.timeout(SOCKET_SECONDS):
-                await self._dial(wire)
-                check_greeting(await wire.call_all(self.address.greeting()))
+            await within(SOCKET_SECONDS, self._connect(wire))
             self._require_open()
         except BaseException as error:
             self._wires.discard(wire)
@@ -171,6 +170,10 @@ class Client:
     def _require_open(self) -> None:
         if self._closed:
             raise NotSent("this client was closed")
+
+    async def _connect(self, wire: Wire) -> None:
+        await self._dial(wire)
+        check_greeting(await wire.call_all(self.address.greeting()))
 
     async def _dial(self, wire: Wire) -> None:
         address, loop = self.address, asyncio.get_running_loop()

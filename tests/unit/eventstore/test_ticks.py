@@ -1,11 +1,13 @@
 """What a process does every few seconds wakes it once."""
 
 import asyncio
+import socket
+import time
 from functools import partial
 
 import pytest
 
-from eventstore.ticks import tick, until_tick
+from eventstore.ticks import tick, until_tick, within
 
 
 async def test_pauses_that_begin_apart_end_together() -> None:
@@ -30,3 +32,28 @@ async def test_after_a_timer_that_ends_early_the_next_pause_is_whole(
         found = until_tick(2.0)
         monkeypatch.undo()
         assert round(found, 6) == expected, now
+
+
+async def test_what_came_while_the_loop_was_held_up_is_in_time() -> None:
+    """As in a worker whose agents import something large while it connects."""
+    loop = asyncio.get_running_loop()
+    receiving, sending = socket.socketpair()
+
+    def hold_up() -> None:
+        sending.send(b"x")
+        time.sleep(0.2)
+
+    async def receive() -> bytes:
+        loop.call_soon(hold_up)
+        return await loop.sock_recv(receiving, 1)
+
+    with receiving, sending:
+        receiving.setblocking(False)
+        assert await within(0.1, receive()) == b"x"
+
+
+async def test_what_does_not_come_is_given_up() -> None:
+    started_at = time.monotonic()
+    with pytest.raises(TimeoutError):
+        await within(0.05, asyncio.Event().wait())
+    assert 0.04 < time.monotonic() - started_at < 5
