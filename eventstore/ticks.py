@@ -1,4 +1,4 @@
-"""Pauses that end together, or with an event.
+"""Pauses that end together or with an event, and time-outs that a busy event loop does not use up.
 
 What a process does every few seconds wakes it once, not many times.
 """
@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 PARTS: Final = 5
+"""In so many the time of `within` is counted."""
 
 
 def until_tick(seconds: float) -> float:
@@ -39,7 +40,7 @@ async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
-    """Its result. Raises `TimeoutError` if it takes longer, and what it raises.
+    """Its result, or what it raises. Raises `TimeoutError` if it takes longer; it has ended then.
 
     The time is counted in parts, so that an event loop that was held up reads what has come
     meanwhile before it gives up.
@@ -52,3 +53,4 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
         raise TimeoutError
     finally:
         task.cancel()
+        await asyncio.wait({task})

@@ -98,10 +98,10 @@ class Supervisor:
         self._start_task("removing old logs", partial(clean_up_logs, self._options))
         self._start_task("reporting this host", self._reports.run)
         self._start_task("checking idle pools", self._idle_pools.run)
-        leftovers = partial(
+        ending = partial(
             end_leftovers, self._lock.scope, self._processes, self._pools, self._worker_ended
         )
-        self._start_task("ending leftovers", leftovers)
+        self._start_task("ending leftovers", ending)
         if self._options.reload:
             self._start_task("watching code", self._reloading.run)
         log.info("supervisor.started", host=self.host, pools=len(self._pools))
