@@ -235,8 +235,11 @@ class Lease:
             if remaining <= 0:
                 self._declare_lost("lease-expired")
                 return
-            idle = not (self._watch.preparing or self._watch.stalled_in or self._hooks.busy())
-            pause = min(remaining, IDLE_TICK_SECONDS if idle else TICK_SECONDS)
+            tick_seconds = TICK_SECONDS
+            with contextlib.suppress(Exception):  # as above; agents come and go meanwhile
+                if not (self._watch.preparing or self._watch.stalled_in or self._hooks.busy()):
+                    tick_seconds = IDLE_TICK_SECONDS
+            pause = min(remaining, tick_seconds)
             self._guard_now.wait(pause)
             self._guard_now.clear()
             with contextlib.suppress(Exception):  # as above

@@ -33,7 +33,7 @@ class Site:
         hooks = Hooks(
             high_water_mark=lambda: (0, 0),
             agent_of=lambda _: "",
-            busy=lambda: False,
+            busy=self.busy,
             snapshot=lambda _: b"{}",
             renewed=lambda _: None,
             lost=self.lost.append,
@@ -41,6 +41,9 @@ class Site:
             orphaned=lambda: None,
         )
         self.lease = Lease(options, 1, hooks, granted_at=boot_seconds() - granted_seconds_ago)
+
+    def busy(self) -> bool:
+        return False
 
 
 async def test_a_lease_whose_grant_took_long_is_renewed_while_it_lasts(
@@ -73,5 +76,22 @@ async def test_a_lease_that_is_cut_short_is_over_in_time_while_agents_are_idle(
     await until(lambda: site.lost)
     assert site.lost == ["lease-expired"]
     assert time.monotonic() - cut_at < 1.5
+    site.lease.confirm()
+    await site.lease.stop()
+
+
+async def test_a_lease_is_over_in_time_whatever_is_wrong_with_its_agents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error would end the guard's thread, and agents would run on without a lease."""
+
+    def fail(_: Site) -> bool:
+        raise RuntimeError("dictionary changed size during iteration")
+
+    monkeypatch.setattr(Site, "busy", fail)
+    site = Site(tmp_path, granted_seconds_ago=7.5)
+    await site.lease.start()
+    await until(lambda: site.lost)
+    assert site.lost == ["lease-expired"]
     site.lease.confirm()
     await site.lease.stop()
