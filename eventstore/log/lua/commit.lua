@@ -160,13 +160,14 @@ local function recount(id)
     'renewal', '0', 'last_heartbeat', ts)
 end
 
+-- (All free slots are added up: a name that another program listed was not counted.)
 local function delist(id)
+  local processes = base .. 'processes'
   redis.call('HDEL', base .. 'stalled', id)
-  local score = redis.call('ZSCORE', base .. 'processes', id)
-  if score then
-    redis.call('ZREM', base .. 'processes', id)
-    free = free - tonumber(score)
-  end
+  if redis.call('ZREM', processes, id) == 0 then return end
+  local scores = redis.call('ZRANGE', processes, 0, -1, 'WITHSCORES')
+  free = 0
+  for i = 2, #scores, 2 do free = free + tonumber(scores[i]) end
 end
 
 function writes.PutWorker(id, fields, listed, order_ms, lost, forget_ms, replace)

@@ -76,9 +76,10 @@ async def test_a_client_that_comes_back_to_a_lost_log_misses_nothing_of_it(
 ) -> None:
     """An event that it did not receive is in neither stream nor feed until the log is recovered."""
     await hasty.stage.pool("intact")
+    await until(lambda: "intact" in hasty.backend.tail.positions)  # its creation was read
     async with following(hasty) as client:
         await hasty.pending()
-        await client.next()
+        assert (await client.next())["type"] == "agent.requested"
         last = client.last
     missed = await hasty.pending()
     await hasty.stage.settle(POOL)

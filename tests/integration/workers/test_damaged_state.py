@@ -211,6 +211,7 @@ async def test_a_name_of_no_worker_is_removed_from_the_lists_without_an_event(
     server.zadd(f"{BASE}processes", {"unknown": 5})
     server.hset(f"process:{{{POOL}}}:unknown", "a", "b")
     await until(lambda: server.zscore(f"{BASE}processes", "unknown") is None)
+    assert server.hget(f"{BASE}meta", "free") == b"0", "its slots were never counted"
     assert types(site.url) == []
     await until(lambda: not server.exists(f"process:{{{POOL}}}:unknown"))
 
