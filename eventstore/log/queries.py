@@ -43,7 +43,11 @@ class LogQueries(ScriptRunner):
 
     async def survey(self, pool: str, *, schedules_max: int = 100) -> Survey:
         """What supervisors need to know of a pool, with so many restarts and time-outs at most."""
-        return decode_survey(await self._run_guarded("survey", pool, schedules_max))
+        try:
+            return decode_survey(await self._run_guarded("survey", pool, schedules_max))
+        except RolledBack:  # a script that may not write halts no log, so that only this one knows
+            await self._run_guarded("commit", pool)
+            raise
 
     async def agent(self, pool: str, agent_id: str) -> Agent | None:
         """The write side's state of an agent; None once Redis has removed it."""

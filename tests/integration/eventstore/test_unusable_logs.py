@@ -40,6 +40,17 @@ async def test_a_log_below_the_high_water_mark_is_refused_and_halted_for_all_pro
         assert types(any_redis_url) == ["agent.requested"]
 
 
+async def test_who_only_reads_halts_a_log_below_the_high_water_mark_too(any_redis_url: str) -> None:
+    """Else it would be written on by those who know of less, over what was lost."""
+    async with open_pool(any_redis_url) as pool:
+        await pool.spawn()
+        pool.log.raise_high_water_mark(POOL, 1, 5)
+        with pytest.raises(RolledBack):
+            await pool.log.survey(POOL)
+        with pytest.raises(Halted, match="rolled back to generation 1, seq 1"):
+            await TestPool(Log(pool.log.client, Keys())).spawn()
+
+
 async def test_a_lost_log_is_missing_and_not_created_again(any_redis_url: str) -> None:
     async with open_pool(any_redis_url) as pool:
         await pool.spawn()
