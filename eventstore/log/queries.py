@@ -38,6 +38,7 @@ class LogQueries(ScriptRunner):
         if head.halted:
             raise Halted(pool, head.halted)
         if (head.generation, head.seq) < mark:
+            await self._run_guarded("commit", pool)  # halts the log, for all processes
             raise RolledBack(pool, mark, (head.generation, head.seq))
         return head
 
@@ -45,8 +46,8 @@ class LogQueries(ScriptRunner):
         """What supervisors need to know of a pool, with so many restarts and time-outs at most."""
         try:
             return decode_survey(await self._run_guarded("survey", pool, schedules_max))
-        except RolledBack:  # a script that may not write halts no log, so that only this one knows
-            await self._run_guarded("commit", pool)
+        except RolledBack:  # this script may not write, so that only this process knows
+            await self.require_intact(pool)
             raise
 
     async def agent(self, pool: str, agent_id: str) -> Agent | None:

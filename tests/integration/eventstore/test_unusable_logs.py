@@ -40,13 +40,16 @@ async def test_a_log_below_the_high_water_mark_is_refused_and_halted_for_all_pro
         assert types(any_redis_url) == ["agent.requested"]
 
 
-async def test_who_only_reads_halts_a_log_below_the_high_water_mark_too(any_redis_url: str) -> None:
-    """Else it would be written on by those who know of less, over what was lost."""
+@pytest.mark.parametrize("read", ["survey", "require_intact"])
+async def test_who_only_reads_halts_a_log_below_the_high_water_mark_too(
+    any_redis_url: str, read: str
+) -> None:
+    """Else those who know of less would write on, over what was lost."""
     async with open_pool(any_redis_url) as pool:
         await pool.spawn()
         pool.log.raise_high_water_mark(POOL, 1, 5)
         with pytest.raises(RolledBack):
-            await pool.log.survey(POOL)
+            await getattr(pool.log, read)(POOL)
         with pytest.raises(Halted, match="rolled back to generation 1, seq 1"):
             await TestPool(Log(pool.log.client, Keys())).spawn()
 
