@@ -46,28 +46,29 @@ class _ArchiveFold(Struct):
     batch: int
     unwritten: AppliedBatch | None = None
     bytes_folded: int = 0
-    finished: bool = False
+    at_gap: bool = False
 
     @property
     def position(self) -> Position:
         return self.unwritten.position if self.unwritten else self.projection.positions[self.pool]
 
+    @property
+    def finished(self) -> bool:
+        return self.at_gap or not is_behind(self.position, self.last)
+
     @_uncollected()
     def fold_some(self, connection: Connection) -> None:
         for _ in range(READS):
-            at = self.position
-            rows = []
-            if is_behind(at, self.last):
-                rows = read_archive(connection, at, count=self.batch, folded=True)
-            first = at.seq + 1
+            first = self.position.seq + 1
+            rows = read_archive(connection, self.position, count=self.batch, folded=True)
             gap = next((n for n, row in enumerate(rows) if row.seq != first + n), len(rows))
             dense = rows[:gap]
             if not dense:
-                self.finished = True
+                self.at_gap = True
                 return
             self.unwritten = self.projection.apply(connection, self.pool, dense, self.unwritten)
             self.bytes_folded += sum(len(row.data) for row in dense)
-            if self._is_large(self.unwritten):
+            if self.finished or self._is_large(self.unwritten):
                 return
 
     def take(self) -> AppliedBatch | None:

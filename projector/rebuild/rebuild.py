@@ -133,8 +133,9 @@ class Rebuild:
                 async with projector_lease.keep_renewed():
                     await self.finish(projector_lease, tolerant=tolerant)
         finally:
-            with suppress(Superseded):  # the next rebuild has replaced the tables by its own
-                await view_sets.drop_and_release(self._lease)
+            if not self.progress.finished:
+                with suppress(Superseded):  # the next rebuild has replaced the tables by its own
+                    await view_sets.drop_and_release(self._lease)
 
     async def start(self) -> None:
         """Create the shadow tables. Raises `RebuildInProgress` while another rebuild runs."""
@@ -187,6 +188,7 @@ class Rebuild:
             view_sets.copy_serving(connection, self._bounds.copied)
         equal = self._shadow.positions == self._equal_at
         view_sets.switch(connection, self._database.prefix, equal=equal)
+        view_sets.drop_and_release_in(connection, self._lease)
 
     # ---- folding -----------------------------------------------------------------------------
 

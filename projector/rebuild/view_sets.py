@@ -30,6 +30,7 @@ _SET_VERSION: Final = (
     "INSERT INTO {}view_versions (name, version) VALUES (?, ?)"
     " ON CONFLICT (name) DO UPDATE SET version = excluded.version"
 )
+_DROP_SHADOW: Final = [f"DROP TABLE IF EXISTS {{}}{table.name}" for table in tables.SHADOW.all()]
 PREVIOUS_PREFIX: Final = "previous_"
 """Of tables in which earlier versions of Muster stored the replaced views, for a rollback."""
 
@@ -41,14 +42,20 @@ def read_version(connection: sa.Connection) -> int:
 
 
 def create_shadow(connection: sa.Connection) -> None:
-    """Empty shadow tables, also where a rebuild that died left some."""
-    _drop_shadow(connection)
-    tables.SHADOW_METADATA.create_all(connection, checkfirst=False)
+    """Empty shadow tables, also where a rebuild that died left some.
+
+    They have no defaults: every column is written, at the latest by the switch, and PostgreSQL
+    creates and drops them in half the time.
+    """
+    created = (_creation(connection.dialect, table) for table in tables.SHADOW.all())
+    tables.run_all(connection, (*_DROP_SHADOW, *created))
 
 
-def _drop_shadow(connection: sa.Connection) -> None:
-    for table in tables.SHADOW.all():
-        tables.run(connection, f"DROP TABLE IF EXISTS {{}}{table.name}")
+def _creation(dialect: sa.Dialect, table: sa.Table) -> str:
+    quote = dialect.identifier_preparer.quote
+    columns = [f"{quote(column.name)} {column.type.compile(dialect)}" for column in table.columns]
+    keys = ", ".join(map(quote, table.primary_key.columns.keys()))
+    return f"CREATE TABLE {{}}{table.name} ({', '.join(columns)}, PRIMARY KEY ({keys}))"
 
 
 def copy_serving(connection: sa.Connection, pools: Collection[str]) -> None:
@@ -135,13 +142,14 @@ async def drop_abandoned_tables(lease: Lease) -> None:
 
 
 async def drop_and_release(lease: Lease) -> None:
-    """Drop the tables of a rebuild and release its lease, in one step. Raises `Superseded`."""
+    """`drop_and_release_in` a transaction of its own. Raises `Superseded`."""
+    await lease.write(lambda connection: drop_and_release_in(connection, lease))
 
-    def drop(connection: sa.Connection) -> None:
-        _drop_shadow(connection)
-        lease.release_in(connection)
 
-    await lease.write(drop)
+def drop_and_release_in(connection: sa.Connection, lease: Lease) -> None:
+    """Drop the tables of a rebuild and release its lease."""
+    tables.run_all(connection, _DROP_SHADOW)
+    lease.release_in(connection)
 
 
 LOCK_SECONDS: Final = 3

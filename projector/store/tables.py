@@ -275,6 +275,13 @@ def run(
     return connection.exec_driver_sql(_in_dialect(statement, connection.dialect.name), values)
 
 
+def run_all(connection: sa.Connection, statements: Iterable[str]) -> None:
+    """Run SQL without values; PostgreSQL gets all of it at once."""
+    sqlite = connection.dialect.name == "sqlite"
+    for statement in statements if sqlite else ["; ".join(statements)]:
+        run(connection, statement)
+
+
 @cache
 def _in_dialect(statement: str, dialect_name: str) -> str:
     if dialect_name == "sqlite":

@@ -19,7 +19,7 @@ from tests.integration.projector.stage import Stage, archived_story, open_stage
 from tests.waiting import until
 
 STAGES = {
-    "sqlite": ("_store", "_compare", "switch", "drop_and_release"),
+    "sqlite": ("_store", "_compare", "switch"),
     "postgresql": ("switch",),
 }
 """At which a rebuild is killed. With PostgreSQL only where its transaction is open."""
