@@ -220,14 +220,21 @@ class Log(LogQueries):
         *,
         epoch: int = 0,
         checks: Sequence[clauses.Check] = (),
+        worker: workers.Worker | None = None,
     ) -> replies.WorkerResult:
-        """Carry out a command on a worker. With `checks`, a conflict is returned."""
+        """Carry out a command on a worker. With `checks`, a conflict is returned.
+
+        `worker`: its state if it is known, as for `act`.
+        """
         attempts = Attempts(self, pool, f"worker {worker_id}")
         while True:
-            found = await attempts.read(lambda: self._intact(pool, self.worker(pool, worker_id)))
-            if found is None:
-                return replies.WorkerResult(Outcome.ABSENT, None)
-            worker = found.worker
+            if worker is None:
+                found = await attempts.read(
+                    lambda: self._intact(pool, self.worker(pool, worker_id))
+                )
+                if found is None:
+                    return replies.WorkerResult(Outcome.ABSENT, None)
+                worker = found.worker
             bodies = workers.decide(command, worker)
             if not bodies:
                 return replies.WorkerResult(Outcome.ALREADY, worker)
@@ -239,6 +246,7 @@ class Log(LogQueries):
                 return replies.WorkerResult(Outcome.DONE, new)
             if reply and (reply.outcome is Outcome.FENCED or checks):
                 return replies.WorkerResult(reply.outcome, worker)
+            worker = None
 
     async def _intact(self, pool: str, read: Awaitable[T | None]) -> T | None:
         """What was read; None if it was removed from Redis. Raises if its log was lost."""

@@ -12,7 +12,8 @@ import signal
 from collections.abc import Collection
 
 from workers.host.process_tree import all_processes, variable
-from workers.launch.zygote import WORKER_NAME, ZYGOTE_NAME
+from workers.launch.worker_process import WORKER_NAME
+from workers.launch.zygote import ZYGOTE_NAME
 from workers.runtime.child_records import SCOPE
 
 

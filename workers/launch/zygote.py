@@ -9,27 +9,20 @@ It reads the options of workers from its socket (see `zygote_messages`). When th
 zygote ends; its workers do not.
 """
 
-import asyncio
-import atexit
 import contextlib
 import gc
 import os
 import select
 import signal
 import socket
-import sys
-import threading
-import traceback
-from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 import structlog
 from msgspec.structs import replace
 
-from eventstore.errors import ConfigurationError, LogError
+from eventstore.errors import ConfigurationError
 from eventstore.log.script_runner import script
 from workers.api import role_loader
 from workers.api.agent import Agent
@@ -39,29 +32,20 @@ from workers.host.process_tree import (
     descendants,
     name_process,
 )
-from workers.host.processes import start_time
-from workers.launch.randomness import reseed
+from workers.launch.worker_process import Forked, ignore
 from workers.launch.zygote_messages import Plan, ZygoteMessage, arguments, read_options
 from workers.output.capture import Capture
 from workers.output.descriptors import StandardPipes
 from workers.process.options import WorkerOptions
-from workers.process.registration import NotOrdered
-from workers.process.worker import Worker
 from workers.runtime.child_records import STARTED, track
-from workers.runtime.children import end_all
-from workers.runtime.errors import describe
-from workers.runtime.loop_guard import guard_loop, keep_running, track_neighbours
+from workers.runtime.loop_guard import track_neighbours
 from workers.runtime.process_state import watch
-from workers.runtime.worker_loop import Loop
 
 ZYGOTE_NAME: Final = "muster-zygote"
-WORKER_NAME: Final = "muster-worker"
-OOM_SCORE: Final = 500
-"""Of 1,000: before all other processes of Muster, which have 0."""
-EXIT_NOT_ORDERED: Final = 78
-EXIT_UNREACHABLE: Final = 79
-EXIT_HOOKS_SECONDS: Final = 5.0
-"""How long a worker's `atexit` functions may take together."""
+SPARE_AFTER_SECONDS: Final = 0.1
+"""After the last launch. The new worker has the processors until then."""
+SPARE_SECONDS: Final = 3.0
+"""How long a spare process waits for a launch."""
 
 log = structlog.get_logger("muster.worker")
 
@@ -73,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(channel: socket.socket, plan: Plan) -> int:
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all: others decide
-        signal.signal(number, _ignore)
+        signal.signal(number, ignore)
     become_subreaper()  # of what a killed worker leaves
     name_process(ZYGOTE_NAME)
     track()
@@ -116,22 +100,21 @@ def _preload(plan: Plan, channel: socket.socket) -> tuple[dict[str, type[Agent]]
 
 
 def _serve(channel: socket.socket, classes: dict[str, type[Agent]]) -> int:
-    workers: dict[int, tuple[WorkerOptions, StandardPipes]] = {}
-    spared = set(descendants(os.getpid()))  # what imports have started
-    wake_read, wake_write = os.pipe()
-    os.set_blocking(wake_read, False)
-    os.set_blocking(wake_write, False)
-    signal.signal(signal.SIGCHLD, _ignore)
-    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signals, wake = os.pipe()
+    for end in (signals, wake):
+        os.set_blocking(end, False)
+    signal.signal(signal.SIGCHLD, ignore)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    children = Children(channel, classes, (signals, wake))
     buffer = b""
     while True:
-        readable, _, _ = select.select([channel.fileno(), wake_read], [], [])
-        if wake_read in readable:
-            os.read(wake_read, 4096)
-            for pid in _report_ended(channel):
-                if pid in workers:
-                    _save_output(*workers.pop(pid))
-            spared |= _kill_orphans(workers.keys() | spared)
+        seconds = children.timeout_seconds
+        readable, _, _ = select.select([channel.fileno(), signals], [], [], seconds)
+        if not readable:
+            children.change_spare()
+        if signals in readable:
+            os.read(signals, 4096)
+            children.collect()
         if channel.fileno() not in readable:
             continue
         received = _receive(channel)
@@ -139,115 +122,77 @@ def _serve(channel: socket.socket, classes: dict[str, type[Agent]]) -> int:
             return 0
         *lines, buffer = (buffer + received).split(b"\n")
         for line in lines:
-            options = read_options(line)
-            pipes = StandardPipes()
-            try:
-                pipes.make()
-                pid = os.fork()
-            except OSError as error:  # no more processes or files: for a while, perhaps
-                pipes.close()
-                _send(channel, ZygoteMessage(worker_id=options.worker_id, failed=str(error)))
-                continue
-            if pid == 0:
-                os.close(wake_read)
-                os.close(wake_write)
-                channel.close()
-                for _, others in workers.values():
-                    others.close()
-                _become_worker(options, classes, pipes)
-            pipes.left()
-            workers[pid] = options, pipes
-            _send(channel, ZygoteMessage(worker_id=options.worker_id, pid=pid))
+            children.launch(line)
 
 
-def _become_worker(
-    options: WorkerOptions, classes: dict[str, type[Agent]], pipes: StandardPipes
-) -> None:
-    """All that the child does. Never returns, whatever happens."""
-    code = 70
-    try:
-        pipes.enter()
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        gc.enable()
-        reseed()
-        code = run_worker(options, classes, pipes)
-    except BaseException:  # noqa: BLE001  # the child must not return into the zygote's loop
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(BaseException):  # whatever a module has made of these
-            if code == 0:
-                _run_exit_hooks()
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+class Children:
+    """What was forked here: workers, and for a while after a launch a spare process."""
 
+    def __init__(
+        self, channel: socket.socket, classes: dict[str, type[Agent]], ends: tuple[int, int]
+    ) -> None:
+        self.timeout_seconds: float | None = None
+        """`change_spare` is to be called if nothing comes for so long."""
+        self._channel, self._classes, self._ends = channel, classes, ends
+        self._known = set(descendants(os.getpid()))  # what imports have started
+        self._workers: dict[int, tuple[WorkerOptions, StandardPipes]] = {}
+        self._spare: Forked | None = None
+        self._likely: WorkerOptions | None = None
 
-def _run_exit_hooks() -> None:
-    """What was registered with `atexit`, at an end in good order and for a bounded time."""
-    late = threading.Timer(EXIT_HOOKS_SECONDS, os._exit, (0,))
-    late.daemon = True
-    late.start()
-    atexit._run_exitfuncs()  # it prints what they raise
-
-
-def run_worker(
-    options: WorkerOptions, roles: Mapping[str, type[Agent]], pipes: StandardPipes | None = None
-) -> int:
-    """The body of a worker's process, from the fork on; returns its exit code.
-
-    The caller should end the process with `os._exit`: a thread that an agent left behind must not
-    keep it alive.
-    """
-    become_subreaper()  # of what loses its parent, so that it ends with this worker
-    _be_killed_first()
-    name_process(WORKER_NAME)
-    loop = Loop()
-    asyncio.set_event_loop(loop)
-    guard_loop(loop)
-    working = loop.create_task(_work(options, roles, pipes))
-    keep_running(loop, until=working)
-    while not working.done():
+    def launch(self, line: bytes) -> None:
+        """Start the worker of these options."""
+        spare, self._spare = self._spare, None
+        forked = spare if spare is not None and spare.order(line) else None  # it waits for that
+        options = read_options(line)
         try:
-            loop.run_until_complete(working)
-        except BaseException as error:  # noqa: BLE001  raised by an agent, in a callback
-            if not working.done():
-                found = describe(error)
-                log.error("agent.exit_ignored", error=found.type, message=found.message)
-    loop.close()  # and no generators: those left are agents' code, and there is no lease any more
-    return working.result()
+            if forked is None:
+                forked = self._fork()
+                forked.order(line)
+        except OSError as error:  # for a while, perhaps
+            _send(self._channel, ZygoteMessage(worker_id=options.worker_id, failed=str(error)))
+            return
+        self._workers[forked.pid] = options, forked.pipes
+        self._likely = options
+        self.timeout_seconds = SPARE_AFTER_SECONDS
+        _send(self._channel, ZygoteMessage(worker_id=options.worker_id, pid=forked.pid))
 
+    def change_spare(self) -> None:
+        """Fork one: another launch may follow. Or end it, as none did."""
+        if self._spare is not None:
+            self._dismiss()
+        else:
+            with contextlib.suppress(OSError):
+                self._spare = self._fork(self._likely)
+            self.timeout_seconds = SPARE_SECONDS if self._spare is not None else None
 
-async def _work(
-    options: WorkerOptions, roles: Mapping[str, type[Agent]], pipes: StandardPipes | None
-) -> int:
-    worker = Worker(options, roles, start_time=start_time(os.getpid()), pipes=pipes)
-    signal.signal(signal.SIGINT, _ignore)
-    drain = partial(worker.request_drain, "signal", ordered=False)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, drain)
-    try:
-        await worker.start()
-    except NotOrdered as error:
-        log.warning("worker.not_ordered", error=str(error))
-        return EXIT_NOT_ORDERED
-    except LogError as error:
-        log.error("worker.not_started", error=str(error))
-        return EXIT_UNREACHABLE
-    await worker.wait()
-    await end_all()
-    return worker.exit_code
+    def collect(self) -> None:
+        """Report the children that have ended, and kill what those have left."""
+        for pid in _report_ended(self._channel):
+            self._known.discard(pid)
+            if pid in self._workers:
+                _save_output(*self._workers.pop(pid))
+            elif self._spare is not None and pid == self._spare.pid:
+                self._dismiss()
+        self._known |= _kill_orphans(self._known)
 
+    def _fork(self, likely: WorkerOptions | None = None) -> Forked:
+        """Raises `OSError`."""
+        forked = Forked.fork(self._classes, self._close, likely)
+        self._known.add(forked.pid)
+        return forked
 
-def _be_killed_first() -> None:
-    """Where the kernel has to kill something for want of memory: a worker, or what it starts."""
-    path = Path("/proc/self/oom_score_adj")
-    with contextlib.suppress(OSError), path.open("r+b", buffering=0) as file:
-        file.write(b"%d" % max(int(file.read()), OOM_SCORE))
+    def _close(self) -> None:
+        """In a child: what is the zygote's. (No spare one is there while another is forked.)"""
+        self._channel.close()
+        for end in self._ends:
+            os.close(end)
+        for _, pipes in self._workers.values():
+            pipes.close()
 
-
-def _ignore(*_: object) -> None:
-    """Instead of SIG_IGN, which programs that an agent starts would inherit."""
+    def _dismiss(self) -> None:
+        assert self._spare is not None
+        self._spare.dismiss()
+        self._spare = self.timeout_seconds = None
 
 
 def _report_ended(channel: socket.socket) -> set[int]:

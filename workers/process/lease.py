@@ -142,14 +142,13 @@ class Lease:
 
     def _renew_forever(self) -> None:
         due_at = self._granted_at + self._config.renew_seconds * random.random()
-        pause = max(due_at - boot_seconds(), 0.0)  # its registration was the first renewal
+        # Its registration was the first renewal, and its first claim has the interpreter's lock.
+        self._renew_now.wait(max(due_at - boot_seconds(), 0.0))
         client = ThreadClient(self._options.redis_url, timeout_seconds=self._config.renew_seconds)
         with contextlib.closing(client):
             while not self._stopped.is_set():
-                self._renew_now.wait(pause)
                 self._renew_now.clear()
-                if not self._stopped.is_set():
-                    pause = self._renew(client)
+                self._renew_now.wait(self._renew(client))
 
     def _renew(self, client: ThreadClient) -> float:
         """One renewal; returns after how many seconds the next is due."""

@@ -71,9 +71,15 @@ class Registration:
 
         Raises `NotOrdered`, or `LogError` when Redis does not answer.
         """
-        self.epoch = await self._pool_log.allocate_epoch()
-        command = Start(host=host, pid=os.getpid(), start_time=start_time)
-        acted = await self._pool_log.act_on_worker(self.worker_id, command, epoch=self.epoch)
+        self.epoch, ordered = await asyncio.gather(  # sent together, in this order
+            self._pool_log.allocate_epoch(), self._pool_log.worker(self.worker_id)
+        )
+        acted = await self._pool_log.act_on_worker(
+            self.worker_id,
+            Start(host=host, pid=os.getpid(), start_time=start_time),
+            epoch=self.epoch,
+            worker=ordered.worker if ordered is not None else None,
+        )
         worker = acted.worker
         if worker is None or worker.epoch != self.epoch or not worker.alive:
             raise NotOrdered(f"worker {self.worker_id} was not ordered, or not in time")

@@ -42,6 +42,8 @@ from workers.runtime.worker_context import WorkerContext
 
 ORPHAN_DRAIN_SECONDS: Final = 3.0
 """How long a drain may take whose owner is gone."""
+CLAIM_SECONDS: Final = 0.02
+"""For its first claim, and the start of those agents. What can wait until then does."""
 CLOSE_SECONDS: Final = 5.0
 
 log = structlog.get_logger("muster.worker")
@@ -99,9 +101,12 @@ class Worker:
         self._slots.wake()
         self._start_task(self._run_critical("claiming", self._claim()))
         self._start_task(self._run_critical("listening", self._listen()))
-        log.info("worker.started", worker_id=options.worker_id, max_agents=size)
+        asyncio.get_running_loop().call_later(CLAIM_SECONDS, self._log_start, size)
         if self._drain_requested is not None:
             self._drain_requested()
+
+    def _log_start(self, size: int) -> None:
+        log.info("worker.started", worker_id=self._options.worker_id, max_agents=size)
 
     async def _claim(self) -> None:
         try:
@@ -212,6 +217,7 @@ class Worker:
     # ---- what comes from outside ---------------------------------------------------------------
 
     async def _listen(self) -> None:
+        await asyncio.sleep(CLAIM_SECONDS)
         options = self._options
         key = self._log.keys.pool(options.pool_name, f"inbox:{options.worker_id}")
         handlers = {

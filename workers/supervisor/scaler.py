@@ -11,7 +11,7 @@ or its import fails. When a host joins again, with other roles perhaps, it is tr
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 import structlog
@@ -75,10 +75,11 @@ class Scaler:
         await self._repeat_wake(survey, now)
 
     async def _room(
-        self, survey: Survey, joined: Iterable[str], now: float
+        self, survey: Survey, joined: Collection[str], now: float
     ) -> tuple[dict[str, int], list[str]]:
         """How many workers each host takes now, and why those take none that are full."""
-        reports, now_ms = await self._context.reports.read(), survey.ts
+        others = any(host != self._lead.host for host in joined)
+        reports, now_ms = await self._context.reports.read() if others else {}, survey.ts
         local, launches = self._context.local, self._context.local.limits.launches
         running = local.running(self._pool_log.pool)
         ordered = [o.worker for o in survey.workers if o.worker.status is WorkerStatus.REQUESTED]

@@ -21,7 +21,7 @@ import json, os, sys, traceback
 import msgspec
 from workers.api import role_loader
 from workers.launch.randomness import reseed
-from workers.launch.zygote import run_worker
+from workers.launch.worker_process import Ready
 from workers.process import registration
 from workers.process.options import WorkerOptions
 from workers.runtime import agent_run, calls
@@ -34,7 +34,7 @@ def become_worker(options, app, roles):
     os.dup2(2, 1)
     reseed()
     classes = {name: role_loader.load(f"agents_of_test:{name}", app).role for name in roles}
-    return run_worker(msgspec.json.decode(options, type=WorkerOptions), classes)
+    return Ready().run(msgspec.json.decode(options, type=WorkerOptions), classes)
 
 calls.STUCK_SECONDS = agent_run.STUCK_SECONDS = 1
 registration.ORDER_SECONDS = 0.3
@@ -159,7 +159,8 @@ class Processes:
 
     def lines(self, event: str = "") -> list[dict[str, Any]]:
         """What the first worker has logged, or of that such an event."""
-        text = (self.pool.log_dir / POOL / "w1.jsonl").read_bytes()
+        file = self.pool.log_dir / POOL / "w1.jsonl"
+        text = file.read_bytes() if file.exists() else b""
         lines = [msgspec.json.decode(line, type=dict[str, Any]) for line in text.splitlines()]
         return [line for line in lines if event in ("", line.get("event"))]
 

@@ -20,7 +20,7 @@ from tests.forked import fork_zygotes
 from workers.host.capacity import HostLimits
 from workers.host.process_tree import Found
 from workers.host.processes import Process, this_process
-from workers.launch import zygote
+from workers.launch import worker_process, zygote
 from workers.launch.launchers import REFUSED_TRIES, ForkLauncher, LaunchFailed, ZygoteRefused
 from workers.launch.pool_processes import HostProcesses
 from workers.launch.zygote_messages import Plan
@@ -311,13 +311,18 @@ def test_a_worker_ends_with_its_code_whatever_became_of_its_output(
     def exit_with(code: int) -> None:
         raise Exited(code)
 
-    monkeypatch.setattr(zygote, "run_worker", lambda *_: 77)
-    monkeypatch.setattr(zygote, "reseed", lambda: None)
+    ready = SimpleNamespace(run=lambda *_: 77)
+    monkeypatch.setattr(worker_process, "Ready", lambda: ready)
+    monkeypatch.setattr(worker_process, "read_options", lambda line: line)
+    monkeypatch.setattr(worker_process, "reseed", lambda: None)
     monkeypatch.setattr(os, "_exit", exit_with)
     monkeypatch.setattr(sys, "stdout", None)
-    options, pipes = cast("Any", None), cast("Any", SimpleNamespace(enter=lambda: None))
+    pipes = cast("Any", SimpleNamespace(enter=lambda: None))
+    orders, order = os.pipe()
+    os.write(order, b"{}")
+    os.close(order)
     with pytest.raises(Exited, match="77"):
-        zygote._become_worker(options, {}, pipes)
+        worker_process._become_worker(orders, {}, pipes, None)
 
 
 class Exited(BaseException):
