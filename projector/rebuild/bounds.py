@@ -68,9 +68,9 @@ class LogBounds(Struct, eq=False):
                 first = ends.first.generation if ends else head.generation
                 self._shadow.positions[pool] = Position(pool, first)
 
-    async def require_complete(self) -> None:
+    def require_complete(self, connection: Connection) -> None:
         """Raises `LogDamaged` where a switch would replace more by less."""
-        serving = await self._database.read(lambda c: read_positions(c, SERVING))
+        serving = read_positions(connection, SERVING)
         for pool, at in self._shadow.positions.items():
             if pool in self.copied:
                 continue

@@ -64,6 +64,8 @@ OnProgress = Callable[[Progress], None]
 
 CATCH_UP_PASSES_MAX: Final = 10
 """How often the archive's new end is folded before the projector's lease is acquired."""
+SHORT_PASS_SECONDS: Final = 0.5
+"""What is added while such a pass folds is soon folded under that lease."""
 
 
 class RebuildFenced(MusterError):
@@ -144,11 +146,11 @@ class Rebuild:
         await self._bounds.refresh()
 
     async def fold_archive(self) -> None:
-        """Fold the archive, until few events were added meanwhile."""
+        """Fold the archive, until that takes too short a time for many events to be added."""
         for _ in range(CATCH_UP_PASSES_MAX):
-            before = self.progress.events
+            began = time.monotonic()
             await self._fold_archives()
-            if self.progress.events - before <= self._batch:
+            if time.monotonic() - began <= SHORT_PASS_SECONDS:
                 return
             await self._bounds.refresh()
 
@@ -164,9 +166,8 @@ class Rebuild:
         for _ in range(2):  # again: events and pools that were added meanwhile
             for pool in (CATALOGUE, *await self._bounds.pools()):
                 await self._fold_stream(pool, projector_lease)
-        if not tolerant:
-            await self._bounds.require_complete()
-        await self._lease.write(self._switch, also=projector_lease)
+        switch = partial(self._switch, tolerant=tolerant)
+        await self._lease.write(switch, also=projector_lease)
         self._update_progress(finished=True)
 
     async def _compare(self) -> None:
@@ -183,7 +184,9 @@ class Rebuild:
         self.progress = replace(self.progress, comparison=found)
         self._equal_at = dict(shadow) if found.equal else {}
 
-    def _switch(self, connection: Connection) -> None:
+    def _switch(self, connection: Connection, *, tolerant: bool) -> None:
+        if not tolerant:
+            self._bounds.require_complete(connection)
         if self._bounds.copied:
             view_sets.copy_serving(connection, self._bounds.copied)
         equal = self._shadow.positions == self._equal_at

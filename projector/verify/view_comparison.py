@@ -116,11 +116,26 @@ class _TablePair(Struct):
     """Pools whose rows are not compared; None: the rows are of no pool."""
 
     def counts(self) -> tuple[int, int]:
-        """Of new rows, and of those that differ."""
-        rows = f"SELECT count(*) FROM {{}}{self.new.name} AS new WHERE {self._compared('new')}"
-        counts = f"SELECT ({rows}), (SELECT count(*) FROM ({self._differing()}) AS differing)"
-        found = tables.run(self.connection, counts, *3 * (self.left_out or [])).one()
-        return found[0], found[1]
+        """Of new rows, and of those that differ. Where none does, one join shows that."""
+        new, old = f"{{}}{self.new.name} AS new", f"{{}}{self.old.name} AS old"
+        same = tables.same_columns(self.connection, self.new, (*self.keys, *self.columns))
+        rows = [
+            f"(SELECT count(*) FROM {source} WHERE {self._compared(alias)})"
+            for source, alias in (
+                (new, "new"),
+                (old, "old"),
+                (f"{new} JOIN {old} ON {same}", "new"),
+            )
+        ]
+        of_new, *others = self._run(f"SELECT {', '.join(rows)}", 3).one()
+        if others == [of_new, of_new]:
+            return of_new, 0
+        differing = self._run(f"SELECT count(*) FROM ({self._differing()}) AS differing", 2)
+        return of_new, differing.scalar_one()
+
+    def _run(self, query: str, times: int) -> "sa.CursorResult[*tuple[Any, ...]]":
+        """A query that excludes the pools that are not compared so many times."""
+        return tables.run(self.connection, query, *times * (self.left_out or []))
 
     def _differing(self) -> str:
         """Keys of the rows that are in one set only, or with other values in the other."""
@@ -145,8 +160,7 @@ class _TablePair(Struct):
         """Of the first rows that differ, field by field."""
         first = f"ORDER BY {', '.join(self.keys)} LIMIT {LISTED_MAX}"
         query = f"SELECT * FROM ({self._differing()}) AS differing {first}"
-        found = tables.run(self.connection, query, *2 * (self.left_out or []))
-        for row in found.mappings().all():
+        for row in self._run(query, 2).mappings().all():
             yield from self._field_differences(dict(row))
 
     def _field_differences(self, keys: dict[str, Any]) -> Iterator[Difference]:
