@@ -73,8 +73,7 @@ class History:
             config = {"max_workers": self.chance.randint(1, 5)}
             self.record(CATALOGUE, events.PoolChanged(config=raw(config)), pool)
         elif roll < 0.06:
-            counts = ("current", "desired", "pending", "restarting", "running", "free", "ordered")
-            body = events.PoolScalingDecided(reason="empty", maximum=9, **dict.fromkeys(counts, 0))
+            body = events.PoolScalingDecided("empty", 0, 0, 0, 0, 0, 0, 0, 9)
             self.record(pool, body, pool)
         elif roll < 0.25 or not agents:
             self.request(pool)

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from eventstore.errors import UnknownEvent
+from eventstore.language.scaling import Memory, Observation
 from eventstore.language.upcasts import upcast
 
 ORIGIN_FIELDS: Final = ("correlation_id", "causation_id", "traceparent", "actor")
@@ -281,7 +282,11 @@ class PoolRemoved(Body, frozen=True):
 
 
 class PoolScalingDecided(Body, frozen=True):
-    """The leader changed the number of workers; the fields are the inputs of the decision."""
+    """The leader changed the number of workers, or a limit held back a change of it.
+
+    The fields are the inputs of the decision. From `observed`, `memory` and the pool's settings at
+    that time, `decide_scale` gives the same again.
+    """
 
     type = "pool.scaling_decided"
     reason: str
@@ -294,7 +299,12 @@ class PoolScalingDecided(Body, frozen=True):
     ordered: Number
     maximum: Number
     term: Number = 0
-    """Of the leader; 0 in logs of earlier versions."""
+    """Of the leader; 0 in logs of earlier versions, as are the fields below."""
+    wanted: Number = 0
+    limit: str = ""
+    candidates: dict[str, Number] = {}
+    observed: Observation | None = None
+    memory: Memory | None = None
 
 
 class HostJoined(Body, frozen=True):

@@ -5,6 +5,15 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from eventstore.language.scale_policy import (
+    BUFFER_PATTERN,
+    PRESETS,
+    BehaviourSettings,
+    Preset,
+    ScalePolicy,
+)
 
 RETRY_AFTER_MAX_MS: Final = 86_400_000
 """A day: the longest that an agent may say it has to wait."""
@@ -58,7 +67,14 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     threads_per_agent: Annotated[int, Meta(ge=1, le=1_000)] = 8
     min_workers: Count = 0
     max_workers: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    preset: Preset | None = None
+    target_utilisation: Annotated[float, Meta(ge=0.05, le=1)] | None = None
+    buffer: Annotated[int, Meta(ge=0, le=10_000)] | Annotated[str, Meta(pattern=BUFFER_PATTERN)] = 0
+    service_level: Annotated[float, Meta(ge=0, le=0.9999)] | None = None
+    up: BehaviourSettings = BehaviourSettings()
+    down: BehaviourSettings = BehaviourSettings()
     empty_worker_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 300.0
+    """`down.window_seconds`, where that is not set."""
     backlog_limit: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     restart_limit: Annotated[int, Meta(ge=0, le=100)] | None = None
     start_limit: Annotated[int, Meta(ge=0, le=100)] = 5
@@ -96,6 +112,30 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 f"renew_seconds ({self.renew_seconds:g}) must be at most half of lease_seconds"
                 f" ({self.lease_seconds:g})"
             )
+
+    @property
+    def scale_policy(self) -> ScalePolicy:
+        policy = PRESETS[self.preset or "reactive"]
+        share, slots = 0.0, self.buffer
+        if isinstance(slots, str):
+            share, slots = int(slots[:-1]) / 100, 0
+        if (target := self.target_utilisation) is None:
+            target = policy.target_utilisation
+        if (service_level := self.service_level) is None:
+            service_level = policy.service_level
+        down = replace(policy.down, window_seconds=self.empty_worker_seconds)
+        return replace(
+            policy,
+            slots=self.agents_per_worker,
+            min_workers=self.min_workers,
+            max_workers=self.max_workers,
+            target_utilisation=target,
+            buffer_slots=slots,
+            buffer_share=share,
+            service_level=service_level,
+            up=policy.up.with_settings(self.up),
+            down=down.with_settings(self.down),
+        )
 
     @property
     def restart_policy(self) -> RestartPolicy:

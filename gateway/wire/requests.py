@@ -20,8 +20,10 @@ from eventstore.language.pool_config import (
     LOGGER_PATTERN,
     PoolConfig,
 )
+from eventstore.language.scale_policy import BUFFER_PATTERN
 
 PATTERN_DESCRIPTIONS: Final[dict[str, str]] = {
+    BUFFER_PATTERN: "a number of slots, or a share of the load such as 10%",
     LEVEL_PATTERN: "debug, info, warning, error or critical",
     LOGGER_PATTERN: "1 to 128 letters, digits, dots, _ or -",
 }
@@ -86,7 +88,11 @@ AsOfParameter = Annotated[
     ),
 ]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
-_CONFIG_FIELDS = msgspec.json.schema(PoolConfig)["$defs"]["PoolConfig"]["properties"]
+_CONFIG_SHAPES = msgspec.json.schema(PoolConfig)["$defs"]
+_CONFIG_FIELDS = {
+    name: _CONFIG_SHAPES["BehaviourSettings"] if "$ref" in str(field) else field
+    for name, field in _CONFIG_SHAPES["PoolConfig"]["properties"].items()
+}
 _SETTINGS = {name: {"anyOf": [field, {"type": "null"}]} for name, field in _CONFIG_FIELDS.items()}
 Settings = Annotated[
     dict[str, object],

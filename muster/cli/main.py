@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "foreground": ("run",),
     "resources": ("spawn", "terminate", "restart", "ps", "describe", "pools", "workers", "parked"),
     "events": ("logs", "tail"),
+    "simulation": ("simulate",),
     "maintenance": ("replay", "recover", "verify"),
     "doctor": ("doctor",),
 }

@@ -1,4 +1,4 @@
-"""Carrying out what `scaling` decides: ordering workers and draining empty ones, as the leader.
+"""Carrying out what `decide_scale` decides, as the leader: workers are ordered, or drained.
 
 Two scaling steps from the same survey are refused by the scaling version, those of an earlier
 leader by its term.
@@ -11,7 +11,7 @@ or its import fails. When a host joins again, with other roles perhaps, it is tr
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -19,7 +19,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eventstore.language import workers
-from eventstore.language.events import WorkerRequested
+from eventstore.language.events import PoolScalingDecided, WorkerRequested
+from eventstore.language.scaling import Memory, decide_scale
 from eventstore.language.workers import WorkerStatus, is_role_problem
 from eventstore.log.replies import Leadership, Outcome
 from eventstore.log.survey import Survey
@@ -50,28 +51,40 @@ class Scaler:
         self._pool_log = context.pool_log
         self._lead = lead
         self._monitor = monitor
-        self._empty_times = Stopwatch()
         self._unclaimed_times = Stopwatch()
         self._launches = LaunchTracker()
-        self._reported_maximum = False
+        self._memory = Memory()
 
     async def reconcile(self, survey: Survey, now: float) -> None:
         """Order or drain workers, and wake those that have not claimed what waits."""
         known = self._context.catalogue.state.hosts.values()
         joined = {host.host: host.joined_ms for host in known if host.status == "joined"}
         await self._observe_launches(survey, joined, now)
-        decision = self._decide(survey, now)
+        pool = self._context.pool()
+        seen = scaling.observe(
+            survey,
+            pool.config,
+            start_ms=self._launches.slowest_start_ms(),
+            deleted=pool.deleted or survey.closed == str(pool.created_seq),
+        )
+        decision, memory = decide_scale(seen, pool.config.scale_policy, self._memory)
         hosts: list[str] = []
         waiting = survey.waiting + survey.waiting_isolated
         blocked = self._launches.role_problem(joined) if waiting else ""
-        if decision.launch:
+        if decision.order:
             room, full = await self._room(survey, joined, now)
-            hosts = scaling.place_workers(decision.launch, room, survey, prefer=self._lead.host)
+            seen = replace(seen, host_room=sum(room.values()))
+            decision, memory = decide_scale(seen, pool.config.scale_policy, self._memory)
+            hosts = scaling.place_workers(decision.order, room, survey, prefer=self._lead.host)
             if not any(room.values()) and full and not blocked:
                 blocked = "no host has room for another worker: " + "; ".join(full)
         await self._report_blocked(blocked[:BLOCKED_MAX], survey)
-        if hosts or decision.drain:
-            await self._carry_out(decision, hosts, survey, now)
+        removed = scaling.victims(survey, decision.remove)
+        if hosts or removed or (decision.limit and decision.limit not in self._memory.limits):
+            event = scaling.event_of(decision, seen, self._memory, survey, pool.config)
+            if not await self._carry_out(event, hosts, removed, survey, now):
+                memory = self._memory
+        self._memory = memory
         await self._repeat_wake(survey, now)
 
     async def _room(
@@ -113,43 +126,27 @@ class Scaler:
             if found is not None and is_role_problem(found.worker.reason):
                 self._launches.record_role_problem(host, found.worker.reason)
 
-    def _decide(self, survey: Survey, now: float) -> scaling.Decision:
-        pool = self._context.pool()
-        empty = [
-            o.worker.worker_id
-            for o in survey.workers
-            if o.worker.status is WorkerStatus.ACTIVE and o.agent_count == 0
-        ]
-        decision = scaling.decide(
-            survey,
-            pool.config,
-            empty_seconds=self._empty_times.observe(empty, now),
-            deleted=pool.deleted or survey.closed == str(pool.created_seq),
-        )
-        if decision.at_maximum and not self._reported_maximum:
-            name, maximum = pool.pool_name, pool.config.max_workers
-            log.warning("pool.at_maximum", pool=name, workers=maximum, waiting=survey.waiting)
-        self._reported_maximum = decision.at_maximum
-        return decision
-
     async def _carry_out(
-        self, decision: scaling.Decision, hosts: list[str], survey: Survey, now: float
-    ) -> None:
-        """Order a worker on each host, or drain empty ones, unless one is not empty any more."""
-        event = decision.event
-        assert event is not None
-        if hosts:  # as many as start at the same time; the others follow
-            event = replace(event, desired=event.current + len(hosts))
+        self,
+        event: PoolScalingDecided,
+        hosts: Sequence[str],
+        removed: Collection[str],
+        survey: Survey,
+        now: float,
+    ) -> bool:
+        """Order a worker on each host, or drain empty ones, unless one is not empty any more.
+
+        Returns whether that was done.
+        """
         step = self._pool_log.step()
         step.check(clauses.Leads(self._lead.host, self._lead.term))
         step.check(clauses.MetaIs("scaling", survey.scaling))
         step.write(clauses.SetMeta("scaling", survey.scaling + 1))
-        decided = replace(event, term=self._lead.term)
-        cause = step.event(decided, self._pool_log.pool).event_id
-        self._launches.forget(decision.drain)
+        cause = step.event(replace(event, term=self._lead.term), self._pool_log.pool).event_id
+        self._launches.forget(removed)
         for observed in survey.workers:
             worker = observed.worker
-            if worker.worker_id in decision.drain:
+            if worker.worker_id in removed:
                 drains = workers.decide(workers.Drain(reason=event.reason), worker)
                 step.worker(worker.worker_id, worker, drains, causation_id=cause)
                 step.check(clauses.WorkerIdle(worker.worker_id, nothing_pending=False))
@@ -163,7 +160,12 @@ class Scaler:
                 reason=event.reason,
             )
             step.worker(worker_id, None, (order,), causation_id=cause)
-        if (await self._pool_log.commit(step)).outcome is Outcome.DONE:
+        if (await self._pool_log.commit(step)).outcome is not Outcome.DONE:
+            return False
+        if event.limit == "max_workers":
+            name, maximum = self._pool_log.pool, config.max_workers
+            log.warning("pool.at_maximum", pool=name, workers=maximum, waiting=survey.waiting)
+        if event.desired != event.current:
             log.info(
                 "pool.scaling_decided",
                 pool=self._pool_log.pool,
@@ -172,8 +174,9 @@ class Scaler:
                 pending=event.pending,
                 reason=event.reason,
             )
-            self._launches.record_ordered(ordered, now)
-            await self._monitor.launch(w for w, host in ordered.items() if host == self._lead.host)
+        self._launches.record_ordered(ordered, now)
+        await self._monitor.launch(w for w, host in ordered.items() if host == self._lead.host)
+        return True
 
     async def _repeat_wake(self, survey: Survey, now: float) -> None:
         empty = any(o.agent_count == 0 for o in survey.workers if o.has_room)
@@ -189,6 +192,7 @@ class Launch(Struct):
     """One that was ordered and has not settled."""
 
     host: str
+    ordered_at: float
     alive_since: float = 0.0
     excused: bool = False
     """If it ends now its launch has not failed."""
@@ -203,10 +207,16 @@ class LaunchTracker:
         self._failures: Counter[str] = Counter()
         self._role_problems: dict[str, list[str]] = {}
         self._joined: dict[str, int] = {}
+        self._slowest_start = 0.0
+
+    def slowest_start_ms(self) -> int:
+        """How long the slowest of those took that were ready since the last call; 0: none was."""
+        seconds, self._slowest_start = self._slowest_start, 0.0
+        return int(seconds * 1000)
 
     def record_ordered(self, hosts: Mapping[str, str], now: float) -> None:
         """Workers were ordered, each on its host; to be called before the next survey."""
-        self._unsettled |= {worker_id: Launch(host) for worker_id, host in hosts.items()}
+        self._unsettled |= {worker_id: Launch(host, now) for worker_id, host in hosts.items()}
         self._last_ordered |= dict.fromkeys(hosts.values(), now)
 
     def forget(self, worker_ids: Iterable[str]) -> None:
@@ -253,7 +263,9 @@ class LaunchTracker:
             elif observed.worker.alive:
                 if observed.preparing:  # what ends it before it is ready is a failed launch
                     continue
-                launch.alive_since = launch.alive_since or now
+                if not launch.alive_since:
+                    launch.alive_since = now
+                    self._slowest_start = max(self._slowest_start, now - launch.ordered_at)
                 launch.excused = observed.worker.draining or bool(observed.isolated_agent)
                 if now - launch.alive_since > SETTLED_SECONDS:
                     del self._unsettled[worker_id]

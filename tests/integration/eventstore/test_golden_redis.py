@@ -138,10 +138,8 @@ class Life:
         await self.log.act_on_worker(POOL, worker_id, fence, ORIGIN, epoch=epoch)
 
     async def decide(self) -> None:
-        counts = dict.fromkeys(("current", "desired", "pending", "restarting", "running"), 1)
-        more = dict.fromkeys(("free", "ordered", "maximum"), 2)
         step = self.log.step(POOL, ORIGIN)
-        step.event(PoolScalingDecided(reason="need", **counts, **more), POOL)
+        step.event(PoolScalingDecided("need", 1, 1, 1, 1, 1, 2, 2, 2), POOL)
         await self.log.commit(step)
 
 

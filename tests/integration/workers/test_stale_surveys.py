@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from eventstore.errors import LogUnreachable
 from eventstore.language.agent_commands import Release
@@ -145,14 +146,19 @@ async def test_observations_of_an_earlier_term_prove_nothing_in_this_one(site: S
     pool = await site.pool(empty_worker_seconds=10.0)
     await pool.worker("w")
     leader = leader_of(pool)
-    await leader.reconcile(await site.survey(), 1.0)
+
+    async def reconcile(seconds: float) -> None:
+        survey = await site.survey()
+        await leader.reconcile(replace(survey, ts=survey.ts + int(seconds * 1000)), seconds)
+
+    await reconcile(1.0)
     _, other = await pool.log.lead(POOL, "other", 0, stale=leader._lead)
-    await leader.reconcile(await site.survey(), 5.0)
+    await reconcile(5.0)
     assert leader._lead.host == "other"
     await pool.log.lead(POOL, "h", 0, stale=other)
-    await leader.reconcile(await site.survey(), 100.0)
+    await reconcile(100.0)
     assert await status(pool, "w") is WorkerStatus.ACTIVE
-    await leader.reconcile(await site.survey(), 111.0)
+    await reconcile(111.0)
     assert await status(pool, "w") is WorkerStatus.DRAINING
 
 

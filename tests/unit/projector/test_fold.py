@@ -123,8 +123,8 @@ class TestAgentsAndWorkers:
         assert raised.value.event is events[-1]
 
     def test_a_scaling_decision_changes_no_row(self) -> None:
-        counts = dict.fromkeys(PoolScalingDecided.__struct_fields__, 1) | {"reason": "x"}
-        assert folded(event(msgspec.convert(counts, PoolScalingDecided), POOL)) == State()
+        decided = PoolScalingDecided("x", *range(1, 9))
+        assert folded(event(decided, POOL)) == State()
 
 
 class TestCatalogue:

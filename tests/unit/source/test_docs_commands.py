@@ -41,6 +41,7 @@ def test_every_command_of_a_page_is_one(page: Path, capsys: pytest.CaptureFixtur
             "spawn": ["POOL", "--project", "p"],
             "logs": [],
             "terminate": ["ID"],
+            "simulate": ["--policy", "FILE", "--arrivals", "FILE"],
         }
         for attempt in (
             words,

@@ -16,9 +16,11 @@ from eventstore.language.events import (
     AgentBody,
     Error,
     HostBody,
+    Number,
     PoolBody,
     WorkerBody,
 )
+from eventstore.language.scaling import Memory, Observation
 from gateway.health.metrics import FAMILIES
 from gateway.wire import problems
 from tests.unit.source.pages import EVENTS, PACKAGES, ROOT, first_names, section, table
@@ -31,6 +33,9 @@ TYPE_NAMES: dict[Any, str] = {
     bool: "boolean",
     msgspec.Raw: "object",
     dict[str, str]: "object",
+    dict[str, Number]: "object",
+    Observation: "object",
+    Memory: "object",
     Error: "error",
 }
 

@@ -2,12 +2,14 @@
 
 import re
 import runpy
-from typing import Any, get_args
+import types
+from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 import pytest
 
 from eventstore.language.pool_config import PoolConfig
+from eventstore.language.scale_policy import BehaviourSettings
 from gateway.health.alert_rules import RULES
 from muster.__main__ import main
 from muster.settings.settings import Settings
@@ -73,15 +75,24 @@ def test_every_setting_of_a_pool_is_listed_with_default_and_range() -> None:
     fields = {field.name: field for field in msgspec.structs.fields(PoolConfig)}
     assert list(rows) == list(fields)
     for name, field in fields.items():
-        default = {} if field.default is msgspec.NODEFAULT else _plain(field.default)
+        default = field.default if field.default_factory is msgspec.NODEFAULT else {}
+        default = {} if default == BehaviourSettings() else _plain(default)
         assert rows[name][1:3] == [f"`{default}`", allowed(field.type)]
 
 
 def allowed(kind: Any) -> str:
     """The range that a type's bounds leave."""
-    if type(None) in get_args(kind):
-        return f"{allowed(get_args(kind)[0])} or null"
+    if kind is BehaviourSettings:
+        return "a table"
+    if get_origin(kind) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(kind))
+    if isinstance(kind, types.UnionType) or get_origin(kind) is Union:
+        return " or ".join(map(allowed, get_args(kind)))
+    if kind is type(None):
+        return "null"
     [bounds] = kind.__metadata__
+    if bounds.pattern is not None:
+        return "a share such as `10%`"
     if bounds.max_length is not None:
         return f"up to {bounds.max_length}"
     least = f"above {bounds.gt:,}" if bounds.gt is not None else f"{bounds.ge:,}"

@@ -19,11 +19,12 @@ from eventstore.language.agent_commands import (
 from eventstore.language.agents import Agent, Status, evolve
 from eventstore.language.events import AgentClaimed, Event
 from eventstore.language.pool_config import PoolConfig, RestartPolicy
+from eventstore.language.scaling import Decision
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.survey import ObservedWorker, Survey
-from tests.unit.workers.test_scaling import survey, worker
+from tests.unit.workers.test_scaling import after, survey, worker
 from workers.runtime.end_conditions import EndConditions
-from workers.supervisor import isolation, scaling
+from workers.supervisor import isolation
 
 WINDOW = 600_000
 POLICY = RestartPolicy(limit=1, window_ms=WINDOW, backoff_min_ms=1_000, backoff_max_ms=1_000)
@@ -146,38 +147,38 @@ def isolating(name: str) -> ObservedWorker:
     return ObservedWorker(worker(name).worker, 1, 1, 0, "a")
 
 
-def decided(found: Survey, config: PoolConfig = CONFIG) -> scaling.Decision:
-    return scaling.decide(found, config, empty_seconds={"e": 999.0})
+def decided(found: Survey, config: PoolConfig = CONFIG) -> Decision:
+    return after(400, found, config)
 
 
 def test_each_isolated_agent_counts_as_the_load_of_a_worker() -> None:
-    assert decided(with_alone(worker("w", agents=1), alone=2)).launch == 2
-    assert decided(with_alone(worker("w", agents=1), alone=1, waiting=12)).launch == 2
+    assert decided(with_alone(worker("w", agents=1), alone=2)).order == 2
+    assert decided(with_alone(worker("w", agents=1), alone=1, waiting=12)).order == 2
 
 
 def test_an_empty_or_ordered_worker_is_enough() -> None:
     coming = worker("o", status=WorkerStatus.REQUESTED)
-    assert decided(with_alone(worker("e"), alone=1)).launch == 0
-    assert decided(with_alone(worker("w", agents=9), coming, alone=1)).launch == 0
+    assert decided(with_alone(worker("e"), alone=1)).order == 0
+    assert decided(with_alone(worker("w", agents=9), coming, alone=1)).order == 0
     found = with_alone(worker("e"), coming, alone=1, waiting=11)
-    assert decided(found).launch == 1, "their workers are not free for the others"
+    assert decided(found).order == 1, "their workers are not free for the others"
 
 
 def test_at_most_half_of_the_workers_are_for_isolated_agents() -> None:
-    assert decided(with_alone(isolating("t"), alone=5)).launch == 1
-    assert decided(with_alone(isolating("t"), isolating("u"), alone=5)).launch == 0
+    assert decided(with_alone(isolating("t"), alone=5)).order == 1
+    assert decided(with_alone(isolating("t"), isolating("u"), alone=5)).order == 0
     assert PoolConfig(max_workers=1).isolation_limit == 1
     assert PoolConfig(max_workers=100, max_alone_workers=7).isolation_limit == 7
 
 
 def test_no_worker_is_drained_while_an_isolated_agent_waits() -> None:
-    assert decided(with_alone(worker("e"), alone=1)).drain == ()
+    assert decided(with_alone(worker("e"), alone=1)).remove == 0
 
 
 def test_at_the_maximum_no_worker_is_emptied_for_it() -> None:
     full = [worker(name, agents=10) for name in "abc"]
     decision = decided(with_alone(*full, worker("d", agents=1), alone=1))
-    assert (decision.launch, decision.drain, decision.at_maximum) == (0, (), True)
+    assert (decision.order, decision.remove, decision.limit) == (0, 0, "max_workers")
 
 
 # ---- where fewer may be isolated than are under suspicion ------------------------------------

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from eventstore.language.pool_config import PoolConfig
+from eventstore.language.scaling import Decision, Memory, decide_scale
 from eventstore.language.workers import Worker, WorkerStatus
 from eventstore.log.survey import ObservedWorker, Survey
 from workers.supervisor import scaling
@@ -40,8 +41,25 @@ def survey(*workers: ObservedWorker, waiting: int = 0, restarting: int = 0) -> S
     )
 
 
+def decide(
+    found: Survey, config: PoolConfig | None = None, memory: Memory | None = None, **more: bool
+) -> Decision:
+    config = config or PoolConfig()
+    seen = scaling.observe(found, config, **more)
+    return decide_scale(seen, config.scale_policy, memory or Memory())[0]
+
+
+def after(seconds: float, found: Survey, config: PoolConfig | None = None) -> Decision:
+    """The decision after so long in which a pool did not change."""
+    config, memory = config or PoolConfig(), Memory()
+    for elapsed in range(0, int(seconds * 1000) + 1, 500):
+        seen = scaling.observe(replace(found, ts=1 + elapsed), config)
+        decision, memory = decide_scale(seen, config.scale_policy, memory)
+    return decision
+
+
 def launches(found: Survey, config: PoolConfig | None = None) -> int:
-    return scaling.decide(found, config or PoolConfig(), empty_seconds={}).launch
+    return decide(found, config).order
 
 
 def test_one_pending_spawn_starts_the_first_worker() -> None:
@@ -83,69 +101,78 @@ def test_a_draining_worker_is_no_capacity() -> None:
     assert launches(survey(draining, waiting=1)) == 1
 
 
-def test_it_never_exceeds_the_maximum_and_names_that_as_the_reason() -> None:
-    decision = scaling.decide(
-        survey(worker("a", agents=10), waiting=50), PoolConfig(max_workers=3), empty_seconds={}
-    )
-    assert (decision.launch, decision.at_maximum) == (2, True)
+def test_it_never_exceeds_the_maximum_and_names_that_as_the_limit() -> None:
+    decision = decide(survey(worker("a", agents=10), waiting=50), PoolConfig(max_workers=3))
+    assert (decision.order, decision.wanted, decision.limit) == (2, 6, "max_workers")
+
+
+def test_it_never_exceeds_what_the_hosts_can_start() -> None:
+    seen = replace(scaling.observe(survey(waiting=50), PoolConfig()), host_room=2)
+    decision, _ = decide_scale(seen, PoolConfig().scale_policy, Memory())
+    assert (decision.order, decision.limit) == (2, "host_room")
 
 
 def test_the_minimum_is_retained_without_load() -> None:
     assert launches(survey(), PoolConfig(min_workers=2)) == 2
+    found = survey(worker("a"), worker("b"), worker("c"))
+    assert after(400, found, PoolConfig(min_workers=2)).remove == 1
 
 
-def test_an_empty_worker_is_stopped_after_its_time_and_not_before() -> None:
-    found = survey(worker("a", agents=1), worker("b"), worker("c"))
-    decision = scaling.decide(
-        found, PoolConfig(empty_worker_seconds=300), empty_seconds={"b": 299.0, "c": 301.0}
-    )
-    assert decision.drain == ("c",)
+def test_a_worker_is_removed_once_it_was_not_needed_for_the_window() -> None:
+    found = survey(worker("a", agents=1), worker("b"))
+    config = PoolConfig(empty_worker_seconds=300)
+    early = after(299, found, config)
+    assert (early.remove, early.limit) == (0, "down.window_seconds")
+    assert after(320, found, config).remove == 1
+    assert after(0, found, PoolConfig(empty_worker_seconds=0)).remove == 1
 
 
-def test_no_worker_is_drained_while_something_waits() -> None:
-    found = survey(worker("b"), waiting=1)
-    decision = scaling.decide(found, PoolConfig(), empty_seconds={"b": 999.0})
-    assert decision.drain == ()
+def test_workers_with_agents_are_not_removed() -> None:
+    found = survey(worker("a", agents=1), worker("b", agents=1))
+    decision = after(400, found)
+    assert (decision.wanted, decision.remove, decision.limit) == (1, 0, "occupied")
+
+
+def test_no_worker_is_drained_while_something_waits_for_its_slots() -> None:
+    assert after(400, survey(worker("b"), waiting=1)).remove == 0
+
+
+def test_empty_workers_are_removed_in_the_order_of_their_orders() -> None:
+    found = survey(worker("a", agents=1), worker("c"), worker("b"))
+    assert scaling.victims(found, 1) == ["b"]
 
 
 def test_a_deleted_pool_stops_all_workers_and_starts_none() -> None:
     config = PoolConfig(min_workers=1)
-    decision = scaling.decide(survey(worker("a")), config, empty_seconds={"a": 0.0}, deleted=True)
-    assert decision.drain == ("a",)
-    decision = scaling.decide(survey(waiting=5), config, empty_seconds={}, deleted=True)
-    assert decision.launch == 0
+    decision = decide(survey(worker("a")), config, deleted=True)
+    assert (decision.remove, decision.winner) == (1, "pool-deleted")
+    assert decide(survey(waiting=5), config, deleted=True).order == 0
 
 
 workers_drawn = st.lists(
-    st.tuples(st.integers(0, 10), st.sampled_from(list(WorkerStatus)), st.floats(0, 1000)),
-    max_size=8,
+    st.tuples(st.integers(0, 10), st.sampled_from(list(WorkerStatus))), max_size=8
 )
 
 
 @given(drawn=workers_drawn, waiting=st.integers(0, 200), restarting=st.integers(0, 20))
 def test_no_worker_with_agents_is_ever_stopped(
-    drawn: list[tuple[int, WorkerStatus, float]], waiting: int, restarting: int
+    drawn: list[tuple[int, WorkerStatus]], waiting: int, restarting: int
 ) -> None:
-    observed = [worker(f"w{n}", agents, status) for n, (agents, status, _) in enumerate(drawn)]
+    observed = [worker(f"w{n}", agents, status) for n, (agents, status) in enumerate(drawn)]
     found = survey(*observed, waiting=waiting, restarting=restarting)
-    empty = {
-        o.worker.worker_id: seconds
-        for o, (agents, _, seconds) in zip(observed, drawn, strict=True)
-        if agents == 0
-    }
     config = PoolConfig(max_workers=6)
-    decision = scaling.decide(found, config, empty_seconds=empty)
-    holding = {o.worker.worker_id for o in observed if o.agent_count}
-    assert not holding & set(decision.drain)
-    assert not (decision.launch and decision.drain)
-    standing = sum(
+    decision = after(320, found, config)
+    removed = scaling.victims(found, decision.remove)
+    assert len(removed) == decision.remove
+    assert not {o.worker.worker_id for o in observed if o.agent_count} & set(removed)
+    staying = sum(
         o.worker.status is not WorkerStatus.DRAINING and not o.worker.ended for o in observed
     )
-    assert decision.launch == 0 or standing + decision.launch <= config.max_workers
-    launched = decision.launch * config.agents_per_worker
+    assert decision.order == 0 or staying + decision.order <= config.max_workers
+    launched = decision.order * config.agents_per_worker
     ordered = 10 * sum(o.worker.status is WorkerStatus.REQUESTED for o in observed)
-    enough = found.free + ordered + launched >= waiting + restarting
-    assert enough or decision.at_maximum
+    enough = found.free - 10 * len(removed) + ordered + launched >= waiting + restarting
+    assert enough or decision.limit == "max_workers"
 
 
 def test_workers_are_spread_over_hosts_by_their_number() -> None:

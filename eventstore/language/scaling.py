@@ -1,0 +1,307 @@
+"""How many workers a pool should have: a pure function of what is and was observed.
+
+The load is every agent that wants a slot: running, starting, pending, due for a restart. Each rule
+says how many slots it calls for; the rule that calls for most wins, and limits may hold back what
+it wants. Ordered capacity counts as if it were there. Only empty workers are removed.
+
+A service level calls for free slots for the growth of the load until a worker that is ordered now
+has started: its trend, and the spread that leaves few enough spawns without a slot. Both are
+measured as the load is observed, on the assumption that growth is normally distributed.
+"""
+
+from math import ceil, erfc, exp, log, pi, sqrt
+from typing import Final
+
+from msgspec import Struct
+
+from eventstore.language.scale_policy import Behaviour, ScalePolicy
+
+AVERAGE_SECONDS: Final = 600.0
+"""Over how long trend and spread are averaged."""
+PRIOR_SECONDS: Final = 1.0
+"""As if the load had not changed for so long before."""
+SAMPLE_MS: Final = 1_000
+"""At least so long between two samples of the load."""
+GROWTHS: Final = 5
+"""A change of the load counts up to three times the median of so many..."""
+SMALL_GROWTH: Final = 2
+"""...or as so many agents, if that is more..."""
+BURST: Final = 10
+"""...and not at all if it is so many times as large: a burst is no trend."""
+POLL_SECONDS: Final = 2.0
+"""So much later than the load changes a worker may be ordered."""
+BUCKETS: Final = 16
+"""The parts of a window of which each has its extreme remembered."""
+MINUTE_MS: Final = 60_000
+
+Steps = tuple[tuple[int, int], ...]
+"""(number of a part of a window, workers), the oldest first."""
+
+
+class Observation(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A pool at one time."""
+
+    ts: int
+    """Log time in milliseconds."""
+    held: int = 0
+    """Agents in slots."""
+    waiting: int = 0
+    """Agents that wait for a slot now, or for a restart."""
+    capacity: int = 0
+    """Slots that agents are in or may claim, those of ordered workers included."""
+    workers: int = 0
+    """Workers that run or are ordered, without those that drain."""
+    empty: int = 0
+    """Workers without an agent that could be removed."""
+    additional: int = 0
+    """Workers that isolated agents need."""
+    start_ms: int = 0
+    """How long the last worker took that has started since the last observation; 0: none has."""
+    host_room: int | None = None
+    """Workers that the hosts can start now; None: not known, as none was needed."""
+    deleted: bool = False
+
+
+class Memory(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What counts of earlier observations; bounded."""
+
+    ts: int = 0
+    load: int = 0
+    """The last sample, and its time."""
+    growths: tuple[int, ...] = ()
+    """The sizes of the last changes."""
+    weight: float = 0.0
+    """How much of the averages has been observed: 0 to 1."""
+    trend: float = 0.0
+    """How fast the load grows, in agents a second..."""
+    spread: float = 0.0
+    """...and the variance of that; both times `weight`."""
+    start_seconds: float = 0.0
+    most: Steps = ()
+    fewest: Steps = ()
+    """The most and the fewest workers that were called for in parts of the windows."""
+    ordered: Steps = ()
+    removed: Steps = ()
+    """Of the last minute."""
+    limits: tuple[str, ...] = ()
+    """What has held back changes since the last one."""
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """What to do about a pool's size. `order` and `remove` are never both above 0."""
+
+    current: int
+    wanted: int
+    desired: int
+    winner: str
+    limit: str = ""
+    """What held back a part of the change that was wanted; empty if nothing did."""
+    candidates: dict[str, int] = {}
+    """How many workers each rule called for."""
+
+    @property
+    def order(self) -> int:
+        return max(self.desired - self.current, 0)
+
+    @property
+    def remove(self) -> int:
+        return max(self.current - self.desired, 0)
+
+
+def decide_scale(seen: Observation, policy: ScalePolicy, memory: Memory) -> tuple[Decision, Memory]:
+    """Decide, and say what to remember. The same arguments always give the same result."""
+    sampled = _sample(seen, policy, memory)
+    slots = _slots_by_rule(seen.held + seen.waiting, policy, sampled)
+    current = seen.workers
+    candidates = {
+        rule: max(current + ceil((called - seen.capacity) / policy.slots), 0) + seen.additional
+        for rule, called in slots.items()
+    }
+    candidates["min-workers"] = policy.min_workers
+    winner = max(candidates, key=candidates.__getitem__)
+    wanted = candidates[winner]
+    if seen.deleted:
+        wanted, winner = 0, "pool-deleted"
+    before = memory.most
+    if not memory.ts and policy.down.window_seconds:  # those that are there may have been needed
+        before = ((_part(policy.down, seen.ts), current),)
+    most = _extreme(before, wanted, policy.down, seen.ts, 1)
+    fewest = _extreme(memory.fewest, wanted, policy.up, seen.ts, -1)
+    desired, limit = current, ""
+    if wanted > current:
+        desired, limit = _limit_up(wanted, fewest, policy, seen, memory)
+    elif wanted < current:
+        desired, limit = _limit_down(wanted, most, policy, seen, memory)
+    decision = Decision(
+        current=current, wanted=wanted, desired=desired, winner=winner, limit=limit,
+        candidates=candidates,
+    )  # fmt: skip
+    changed = desired != current
+    limits = () if changed else memory.limits
+    if limit and limit not in limits:
+        limits = (*limits, limit)
+    return decision, Memory(
+        ts=sampled.ts,
+        load=sampled.load,
+        growths=sampled.growths,
+        weight=sampled.weight,
+        trend=sampled.trend,
+        spread=sampled.spread,
+        start_seconds=sampled.start_seconds,
+        most=most,
+        fewest=fewest,
+        ordered=_add(memory.ordered, decision.order, seen.ts) if changed else memory.ordered,
+        removed=_add(memory.removed, decision.remove, seen.ts) if changed else memory.removed,
+        limits=limits,
+    )
+
+
+def _slots_by_rule(load: int, policy: ScalePolicy, sampled: Memory) -> dict[str, float]:
+    slots = {"load": load / policy.target_utilisation}
+    if policy.buffer_slots or policy.buffer_share:
+        slots["buffer"] = load + max(policy.buffer_slots, load * policy.buffer_share)
+    if policy.service_level:
+        slots["service-level"] = load + _growth(policy, sampled)
+    return slots
+
+
+# ---- what is measured -----------------------------------------------------------------------
+
+
+def _sample(seen: Observation, policy: ScalePolicy, memory: Memory) -> Memory:
+    """The averages after this observation, in a `Memory` that has nothing else."""
+    start_seconds = memory.start_seconds or policy.start_seconds
+    if seen.start_ms:  # a slower start counts at once, a quicker one by and by
+        start_seconds = max(seen.start_ms / 1000, start_seconds * 0.8 + seen.start_ms / 5000)
+    load, seconds = seen.held + seen.waiting, (seen.ts - memory.ts) / 1000
+    if not memory.ts:
+        return Memory(ts=seen.ts, load=load, start_seconds=start_seconds)
+    if seconds * 1000 < SAMPLE_MS:
+        return Memory(
+            ts=memory.ts, load=memory.load, growths=memory.growths, weight=memory.weight,
+            trend=memory.trend, spread=memory.spread, start_seconds=start_seconds,
+        )  # fmt: skip
+    growth = load - memory.load
+    growths = (*memory.growths[1 - GROWTHS :], abs(growth))
+    bound = SMALL_GROWTH
+    if len(growths) == GROWTHS:
+        bound = max(3 * sorted(growths)[GROWTHS // 2], SMALL_GROWTH)
+    growth = max(min(growth, bound), -bound) if abs(growth) <= BURST * bound else 0
+    kept = exp(-seconds / AVERAGE_SECONDS)
+    return Memory(
+        ts=seen.ts,
+        load=load,
+        growths=growths,
+        weight=memory.weight * kept + 1 - kept,
+        trend=memory.trend * kept + growth / seconds * (1 - kept),
+        spread=memory.spread * kept + growth * growth / seconds * (1 - kept),
+        start_seconds=start_seconds,
+    )
+
+
+def _growth(policy: ScalePolicy, sampled: Memory) -> float:
+    """How many agents more there may be when a worker that is ordered now has started."""
+    if not sampled.spread:
+        return 0.0
+    weight = sampled.weight + PRIOR_SECONDS / AVERAGE_SECONDS
+    trend, spread = sampled.trend / weight, sampled.spread / weight
+    seconds = sampled.start_seconds + POLL_SECONDS
+    observed = PRIOR_SECONDS - AVERAGE_SECONDS * log(1 - min(sampled.weight, 0.999))
+    deviation = sqrt(spread * seconds * (1 + seconds / observed))  # also of the trend itself
+    arrivals = max(spread / 2, trend) * seconds  # as many come as end, where nothing grows
+    return max(trend * seconds, 0.0) + deviation * _deviations(
+        (1 - policy.service_level) * arrivals / deviation
+    )
+
+
+def _deviations(loss: float) -> float:
+    """Above so many standard deviations a normal variable exceeds by `loss` on average."""
+    low, high = 0.0, 6.0
+    for _ in range(14):
+        z = (low + high) / 2
+        if exp(-z * z / 2) / sqrt(2 * pi) - z * erfc(z / sqrt(2)) / 2 > loss:
+            low = z
+        else:
+            high = z
+    return high
+
+
+# ---- limits ---------------------------------------------------------------------------------
+
+
+def _limit_up(
+    wanted: int, fewest: Steps, policy: ScalePolicy, seen: Observation, memory: Memory
+) -> tuple[int, str]:
+    desired, limit = wanted, ""
+    if fewest[0][1] < desired:
+        desired, limit = fewest[0][1], "up.window_seconds"
+    if desired - seen.workers < policy.up.tolerance * seen.workers:
+        desired, limit = seen.workers, "up.tolerance"
+    allowed = _allowed(policy.up, seen, memory.ordered)
+    if allowed is not None and desired > seen.workers + allowed:
+        desired, limit = seen.workers + allowed, "up.workers_per_minute"
+    if desired > policy.max_workers:
+        desired, limit = policy.max_workers, "max_workers"
+    if seen.host_room is not None and desired > seen.workers + seen.host_room:
+        desired, limit = seen.workers + seen.host_room, "host_room"
+    return max(desired, seen.workers), limit
+
+
+def _limit_down(
+    wanted: int, most: Steps, policy: ScalePolicy, seen: Observation, memory: Memory
+) -> tuple[int, str]:
+    current, desired, limit = seen.workers, wanted, ""
+    if not seen.deleted:
+        if most[0][1] > desired:
+            desired, limit = most[0][1], "down.window_seconds"
+        if wanted and policy.down.tolerance:
+            surplus, band = current - desired, policy.down.tolerance * current
+            if surplus < band:
+                desired, limit = current, "down.tolerance"
+            else:
+                desired = current - max(int(surplus - band / 2), 1)
+        allowed = _allowed(policy.down, seen, memory.removed)
+        if allowed is not None and desired < current - allowed:
+            desired, limit = current - allowed, "down.workers_per_minute"
+    if desired < current - seen.empty:
+        desired, limit = current - seen.empty, "occupied"
+    return min(desired, current), limit
+
+
+def _allowed(behaviour: Behaviour, seen: Observation, changes: Steps) -> int | None:
+    """How many more workers may change now; None: any number."""
+    if not behaviour.workers_per_minute and not behaviour.percent_per_minute:
+        return None
+    share = int(seen.workers * behaviour.percent_per_minute / 100)
+    oldest = (seen.ts - MINUTE_MS) * BUCKETS // MINUTE_MS
+    recent = sum(count for part, count in changes if part > oldest)
+    return max(max(behaviour.workers_per_minute, share) - recent, 0)
+
+
+def _add(changes: Steps, count: int, ts: int) -> Steps:
+    part = ts * BUCKETS // MINUTE_MS
+    kept = tuple(one for one in changes if one[0] > part - BUCKETS)
+    if count and kept and kept[-1][0] == part:
+        return (*kept[:-1], (part, kept[-1][1] + count))
+    return (*kept, (part, count)) if count else kept
+
+
+def _part(behaviour: Behaviour, ts: int) -> int:
+    return ts // max(int(behaviour.window_seconds * 1000 / BUCKETS), 1)
+
+
+def _extreme(steps: Steps, wanted: int, behaviour: Behaviour, ts: int, sign: int) -> Steps:
+    """The steps of a window after one more: the first has its maximum, or minimum (`sign` -1)."""
+    part = _part(behaviour, ts)
+    if not behaviour.window_seconds:
+        return ((part, wanted),)
+    oldest = part - BUCKETS
+    in_window = steps and steps[0][0] >= oldest and steps[-1][0] == part
+    if in_window and (steps[-1][1] - wanted) * sign >= 0:
+        return steps
+    kept = [one for one in steps if one[0] >= oldest]
+    while kept and (kept[-1][1] - wanted) * sign <= 0:
+        kept.pop()
+    if not kept or kept[-1][0] != part:
+        kept.append((part, wanted))
+    return tuple(kept)

@@ -1,0 +1,157 @@
+"""A simulated pool: agents come and end, workers start and stop, `decide_scale` decides.
+
+Agents are placed as in a real pool without a placer: the fullest worker that has room gets the
+next. Decisions are made when an agent finds no slot, and every `POLL_SECONDS`.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from heapq import heappop, heappush
+from math import ceil, inf
+
+from msgspec import Struct
+
+from eventstore.language.scale_policy import ScalePolicy
+from eventstore.language.scaling import POLL_SECONDS, Memory, Observation, decide_scale
+from muster.simulation.arrivals import Arrival
+
+
+class Outcome(Struct):
+    """What became of all arrivals. Times in seconds."""
+
+    arrivals: int = 0
+    waits: list[float] = []
+    """Of those that found no slot, in order of size once the simulation has ended."""
+    worker_seconds: float = 0.0
+    starts: int = 0
+    stops: int = 0
+    turns: int = 0
+    """How often the number of workers went down after up, or up after down."""
+
+    def wait_seconds(self, share: float) -> float:
+        """So long, at most, this share of all arrivals has waited."""
+        at = ceil(self.arrivals * share) - 1 - (self.arrivals - len(self.waits))
+        return self.waits[at] if at >= 0 and self.waits else 0.0
+
+
+class SimulatedPool:
+    """One pool that begins empty. `start_seconds`: how long a worker takes to start."""
+
+    def __init__(self, policy: ScalePolicy, start_seconds: float) -> None:
+        self.outcome = Outcome()
+        self._policy = policy
+        self._start_seconds = start_seconds
+        self._memory = Memory()
+        self._slots = policy.slots
+        self._by_agents: list[dict[int, None]] = [{} for _ in range(policy.slots + 1)]
+        """The workers with so many agents."""
+        self._agents: dict[int, int] = {}
+        self._held = 0
+        self._starting: deque[tuple[float, int]] = deque()
+        self._waiting: deque[Arrival] = deque()
+        self._ends: list[tuple[float, int]] = []
+        self._ordered_count = 0
+        self._last_change = 0
+        self._changed_at = 0.0
+
+    def run(self, arrivals: Iterable[Arrival], report: Callable[[int, float], None]) -> Outcome:
+        """Simulate until the last agent has ended; `report`: arrivals so far, and their time."""
+        decided_at = None
+        for number, (at, life) in enumerate(arrivals):
+            if decided_at is None:
+                self._changed_at = decided_at = at
+            while decided_at + POLL_SECONDS < at:
+                decided_at = self._poll(decided_at)
+            self._advance(at)
+            self._arrive(at, life)
+            if number % 100_000 == 0:
+                report(number, at)
+        while decided_at is not None and (self._ends or self._waiting):
+            decided_at = self._poll(decided_at)
+        self._add_worker_seconds(decided_at or 0.0)
+        self.outcome.waits.sort()
+        return self.outcome
+
+    def _poll(self, decided_at: float) -> float:
+        now = decided_at + POLL_SECONDS
+        self._advance(now)
+        self._decide(now)
+        return now
+
+    def _advance(self, until: float) -> None:
+        """Let agents end and workers start."""
+        ends, by_agents = self._ends, self._by_agents
+        while True:
+            end = ends[0][0] if ends else inf
+            if self._starting and self._starting[0][0] <= min(end, until):
+                self._start(*self._starting.popleft())
+            elif end <= until:
+                _, worker = heappop(ends)
+                if self._waiting:
+                    self._claim(worker, end)
+                    continue
+                agents = self._agents[worker]
+                self._agents[worker] = agents - 1
+                del by_agents[agents][worker]
+                by_agents[agents - 1][worker] = None
+                self._held -= 1
+            else:
+                return
+
+    def _arrive(self, at: float, life: float) -> None:
+        self.outcome.arrivals += 1
+        by_agents = self._by_agents
+        for agents in range(self._slots - 1, -1, -1):
+            if by_agents[agents]:
+                worker, _ = by_agents[agents].popitem()
+                by_agents[agents + 1][worker] = None
+                self._agents[worker] = agents + 1
+                self._held += 1
+                heappush(self._ends, (at + life, worker))
+                return
+        self._waiting.append((at, life))
+        self._decide(at)
+
+    def _start(self, now: float, worker: int) -> None:
+        agents = min(len(self._waiting), self._slots)
+        for _ in range(agents):
+            self._claim(worker, now)
+        self._held += agents
+        self._agents[worker] = agents
+        self._by_agents[agents][worker] = None
+
+    def _claim(self, worker: int, now: float) -> None:
+        """The agent that has waited the longest."""
+        came, life = self._waiting.popleft()
+        self.outcome.waits.append(now - came)
+        heappush(self._ends, (now + life, worker))
+
+    def _decide(self, now: float) -> None:
+        workers = len(self._agents) + len(self._starting)
+        seen = Observation(
+            ts=int(now * 1000) + 1,
+            held=self._held,
+            waiting=len(self._waiting),
+            capacity=workers * self._slots,
+            workers=workers,
+            empty=len(self._by_agents[0]),
+            start_ms=int(self._start_seconds * 1000),
+        )
+        decision, self._memory = decide_scale(seen, self._policy, self._memory)
+        if change := decision.desired - decision.current:
+            self._add_worker_seconds(now)
+            self.outcome.turns += change * self._last_change < 0
+            self._last_change = change
+            self.outcome.starts += decision.order
+            self.outcome.stops += decision.remove
+            for _ in range(decision.order):
+                self._starting.append((now + self._start_seconds, self._ordered_count))
+                self._ordered_count += 1
+            for _ in range(decision.remove):
+                worker, _ = self._by_agents[0].popitem()
+                del self._agents[worker]
+
+    def _add_worker_seconds(self, now: float) -> None:
+        workers = len(self._agents) + len(self._starting)
+        self.outcome.worker_seconds += workers * (now - self._changed_at)
+        self._changed_at = now
