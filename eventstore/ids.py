@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from functools import lru_cache
 from typing import Final
 
 _CANONICAL: Final = re.compile(
@@ -31,8 +32,13 @@ def _random_part() -> str:
 
 def new_id() -> str:
     """A new UUIDv7 in its canonical 36-character form."""
-    milliseconds = f"{time.time_ns() // 1_000_000:012x}"
-    return f"{milliseconds[:8]}-{milliseconds[8:]}-{_random_part()}"
+    return _time_part(time.time_ns() // 1_000_000) + _random_part()
+
+
+@lru_cache(maxsize=1)
+def _time_part(milliseconds: int) -> str:
+    text = f"{milliseconds:012x}"
+    return f"{text[:8]}-{text[8:]}-"
 
 
 def is_id(text: str) -> bool:

@@ -65,12 +65,15 @@ async def submit(
     recorded_ms = ttl_ms if from_client else 0
     request = replace(request, operation_id=operation_id, digest=digest, operation_ms=recorded_ms)
     step = log.step(pool.pool_name, origin)
-    step.check(clauses.OperationNew(operation_id))
-    step.check(clauses.PoolIs(pool.created_seq, takes_spawns=True))
-    step.check(clauses.BacklogBelow(pool.config.backlog_limit))
-    agent = step.agent(agent_id, None, agent_commands.decide(Spawn(request=request), None))
-    step.write(clauses.RecordOperation(operation_id, digest, agent_id, ttl_ms))
-    step.write(clauses.SetMeta("created", pool.created_seq))
+    step.check(
+        clauses.OperationNew(operation_id),
+        clauses.PoolIs(pool.created_seq, takes_spawns=True),
+        clauses.BacklogBelow(pool.config.backlog_limit),
+    )
+    bodies = agent_commands.decide(Spawn(request=request), None)
+    agent = step.agent(agent_id, None, bodies, checked=False)  # new, since its operation is
+    recorded = clauses.RecordOperation(operation_id, digest, agent_id, ttl_ms)
+    step.write(recorded, clauses.SetMeta("created", pool.created_seq))
     reply = await _commit_with_retries(log, step)
     match reply.outcome:
         case Outcome.DONE:

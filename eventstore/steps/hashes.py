@@ -8,7 +8,8 @@ newer version added are not changed.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, ne
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from msgspec import NODEFAULT, Struct, inspect
@@ -27,8 +28,6 @@ VIEWS_ONLY: Final = frozenset(
 CAUSES: Final = ("correlation_id", "last_event_id")
 
 State = TypeVar("State", bound=Struct)
-
-_ABSENT: Final = object()
 
 
 class _Form(Struct, frozen=True):
@@ -70,8 +69,11 @@ class HashCodec(Generic[State]):
         names = [*self.first, *(name for name in stored if name not in self.first)]
         self._fields = [_field(name, stored[name], name in self.first) for name in names]
         self._values = attrgetter(*(field.attribute for field in self._fields))
-        self._unknown = (_ABSENT,) * len(names)
-        self._absent = tuple(_ABSENT if field.required else field.usual for field in self._fields)
+        self._usual = tuple(field.usual for field in self._fields)
+        self._writes = [
+            (2 * at + 1, field.name, field.form.write) for at, field in enumerate(self._fields)
+        ]
+        self._texts = [text for field in self._fields for text in (field.name, field.text)]
 
     def to_hash(self, state: State) -> dict[str, str]:
         flat = self.to_flat(state)
@@ -84,12 +86,15 @@ class HashCodec(Generic[State]):
 
         `absent`: there is no hash. Fields that it may lack are left out if they have their default.
         """
-        flat: list[str] = []
-        known = self._values(stored) if stored else self._absent if absent else self._unknown
-        for field, value, before in zip(self._fields, self._values(state), known, strict=True):
-            if value != before:
-                text = field.text if value is field.usual else field.form.write(value)
-                flat += (field.name, text)
+        values, known = self._values(state), self._values(stored) if stored else self._usual
+        flat = [] if stored else self._texts[: 2 * len(self.first) if absent else None]
+        size = len(flat)
+        writes = zip(self._writes, values, strict=True)
+        for (at, name, write), value in compress(writes, map(ne, values, known)):
+            if at < size:
+                flat[at] = write(value)
+            else:
+                flat += name, write(value)
         return flat
 
     def from_hash(self, subject: str, fields: Mapping[str, str]) -> State:

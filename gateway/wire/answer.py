@@ -14,6 +14,7 @@ from aiohttp.http import HttpVersion11
 
 JSON: Final = "application/json"
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
+_LINE: Final = "%s: %s\r\n".__mod__
 
 
 class Answer:
@@ -54,7 +55,7 @@ class Answer:
 
     def head(self) -> bytes:
         """All before the body. Raises `ValueError` if a header would be more than one line."""
-        fields = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        fields = "".join(map(_LINE, self.headers.items()))
         if not fields.count("\r") == fields.count("\n") == len(self.headers):
             raise ValueError("a header has a line break")
         head = (

@@ -64,8 +64,8 @@ def connection_factory(
 class Connection(web.RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_answered", "_body", "_close_timer", "_head_timer", "_limiter", "_limits",
-                 "_reading", "_transport", "_unread_timer", "_unsent")  # fmt: skip
+    __slots__ = ("_answered", "_body", "_close_timer", "_head_timer", "_held_back", "_limiter",
+                 "_limits", "_reading", "_transport", "_unread_timer", "_unsent")  # fmt: skip
 
     def __init__(self, server: web.Server, limiter: ConnectionLimiter, limits: Limits) -> None:
         super().__init__(
@@ -85,6 +85,7 @@ class Connection(web.RequestHandler):
         self._unread_timer: asyncio.TimerHandle | None = None
         self._close_timer: asyncio.TimerHandle | None = None
         self._unsent = 0
+        self._held_back = False
         self._body: StreamReader | None = None
         self._answered = True
         self._reading: asyncio.Task[None] | None = None
@@ -113,6 +114,16 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     # ---- reading -----------------------------------------------------------------------------
+
+    def pause_reading(self) -> None:
+        self._held_back = True
+        super().pause_reading()
+
+    def resume_reading(self, *how: bool, **named: bool) -> None:
+        """aiohttp asks for it with each piece of a body that is read, and then parses once more."""
+        if self._held_back:
+            self._held_back = False
+            super().resume_reading(*how, **named)
 
     def data_received(self, data: bytes) -> None:
         if self._close_timer is not None:

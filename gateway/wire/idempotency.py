@@ -51,10 +51,11 @@ def digest_of(canonical: bytes) -> str:
 
 def _canonical(value: Any) -> Any:
     kind = type(value)
-    if kind is str:
-        return value
     if kind is dict:
-        return {name: _canonical(inner) for name, inner in value.items()}
+        return {
+            name: inner if type(inner) is str else _canonical(inner)
+            for name, inner in value.items()
+        }
     if kind is list:
         return [_canonical(inner) for inner in value]
     whole = kind is float and value.is_integer() and abs(value) < _WHOLE_MAX

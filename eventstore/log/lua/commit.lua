@@ -10,6 +10,8 @@
 
 local function refuse(status, ...) return { status, seq, ... } end
 
+local isolated -- how many isolated agents wait; nil: it is to be asked
+
 local checks = {}
 
 function checks.WorkerActs(id, epoch, lost)
@@ -69,7 +71,8 @@ function checks.PoolIs(created, takes_spawns)
 end
 
 function checks.BacklogBelow(limit)
-  local backlog = waiting + redis.call('ZCARD', base .. 'alone')
+  isolated = isolated or redis.call('ZCARD', base .. 'alone')
+  local backlog = waiting + isolated
   if backlog >= limit then return refuse('FULL', backlog) end
 end
 
@@ -92,6 +95,7 @@ local function leave_queue(id)
   local entry = redis.call('HMGET', agent_key(id), 'command_id', 'claimed')
   if not entry[1] or entry[1] == '' then
     redis.call('ZREM', base .. 'alone', id)
+    isolated = nil
     return nil
   end
   redis.call('XACK', commands_key, GROUP, entry[1])
@@ -105,6 +109,7 @@ end
 local function enter_queue(id, incarnation, reason)
   if incarnation == 0 then
     redis.call('ZADD', base .. 'alone', ts, id)
+    isolated = nil
     return ''
   end
   local entry = redis.call('XADD', commands_key, stamp,

@@ -7,7 +7,9 @@ import json
 import re
 
 import pytest
+from aiohttp.web import RequestHandler
 
+from gateway.wire.connections import Connection
 from tests.integration.gateway.stage import AGENTS, TOKEN, Answer, asked, gateway_stage
 
 DIRECT, ROUTED = f"{AGENTS}/spawn", f"{AGENTS}/spawn?"
@@ -56,6 +58,19 @@ async def test_what_was_admitted_for_one_method_is_not_for_another(stage):
     for method, status in (("POST", 202), ("PUT", 405), ("POST", 202)):
         headers = {**JSON, "Prefer": "respond-async"}
         assert (await stage.ask(method, DIRECT, headers=headers, data=BODY)).status == status
+
+
+async def test_a_body_that_came_whole_is_parsed_once(stage, monkeypatch):
+    parsed = []
+
+    def data_received(self, data):
+        parsed.append(data)
+        RequestHandler.data_received(self, data)
+
+    monkeypatch.setattr(Connection, "data_received", data_received)
+    headers = {**JSON, "Prefer": "respond-async"}
+    assert (await stage.ask("POST", DIRECT, headers=headers, data=BODY)).status == 202
+    assert all(parsed)
 
 
 def comparable(answer: Answer) -> str:
