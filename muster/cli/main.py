@@ -19,6 +19,7 @@ from muster import __version__
 from muster.cli.arguments.command import Parser, add_parser, print_unknown_variables
 from muster.settings.environment import UNSET_VARIABLE
 from muster.settings.loading import load
+from muster.settings.settings import Settings
 
 EPILOG = """\
 examples:
@@ -147,7 +148,8 @@ def command_line(command: str = "") -> Parser:
             continue
         text, flags = ROLES[name]
         role = add_parser(subparsers, name, text)
-        role.set_defaults(run=functools.partial(_run_role, name), parser=role)
+        runs = _run_up if name == "up" else functools.partial(_run_role, name)
+        role.set_defaults(run=runs, parser=role)
         for flag in (*SHARED_FLAGS, *flags):
             role.add_argument(f"--{flag}", **FLAGS[flag])
     return parser
@@ -197,14 +199,29 @@ def _open_streams() -> None:
 
 
 def _run_role(name: str, args: argparse.Namespace) -> int:
-    if UNSET_VARIABLE not in os.environ:  # `muster up` has said it
-        print_unknown_variables(name)
-    settings = load(vars(args), os.environ, name)
+    settings = _settings(name, args)
     import_structlog()
-    if name == "up":
-        from muster.up import up
-
-        return up.run(settings)
     from muster.process import roles
 
     return roles.run(name, settings)
+
+
+def _run_up(args: argparse.Namespace) -> int:
+    import_structlog()
+    from muster.process.forked_roles import fork_roles
+    from muster.up import up
+
+    role, forked = fork_roles()
+    if role:  # and this process was forked
+        return run([role])
+    try:
+        return up.run(_settings("up", args), forked)
+    finally:
+        for one in forked.values():
+            one.end()
+
+
+def _settings(name: str, args: argparse.Namespace) -> Settings:
+    if UNSET_VARIABLE not in os.environ:  # `muster up` has said it
+        print_unknown_variables(name)
+    return load(vars(args), os.environ, name)

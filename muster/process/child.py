@@ -8,8 +8,10 @@ signals it to end when its parent is gone.
 import asyncio
 import contextlib
 import functools
+import io
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from eventstore.embedded.server import end_with_parent
+from muster.process.forked_roles import Beginning, ForkedRole
 from muster.process.roles import RoleStatus
 from workers.host.processes import Process, start_time
 
@@ -26,26 +29,32 @@ class NoStatus(RoleStatus, frozen=True):
 
 
 class Child:
-    """One process, started any number of times, one at a time."""
+    """One process, started any number of times, one at a time; `forked`: the first one."""
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        forked: ForkedRole | None = None,
     ) -> None:
         self.name = name
         self._command = command
         self.environment = dict(environment)
         self._log = log
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._forked = forked
+        self._process: subprocess.Popen[bytes] | ForkedRole | None = None
         self._ended = asyncio.Event()
         self._status_task: asyncio.Task[RoleStatus] | None = None
 
     @property
     def pid(self) -> int:
-        return self._popen.pid if self._popen else 0
+        return self._process.pid if self._process else 0
 
     @property
     def code(self) -> int | None:
-        return self._popen.poll() if self._popen else None
+        return self._process.poll() if self._process else None
 
     async def start(self, timeout_seconds: float) -> RoleStatus:
         """Start it and wait for its report. That the system gives no process is `NoStatus` too."""
@@ -57,11 +66,28 @@ class Child:
 
     def _launch(self) -> None:
         self._log.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as cleanup:
+            forked, self._forked = self._forked, None
+            pipe: io.FileIO | socket.socket
+            if forked is None:
+                self._process, pipe = self._run_command()
+            else:
+                beginning = Beginning(self.name, self.environment, str(self._log.absolute()))
+                self._process, pipe = forked, forked.begin(beginning)
+            for undo in (pipe.close, self._process.wait, self._process.kill):
+                cleanup.callback(undo)
+            ended = asyncio.Event()
+            Process(self.pid, start_time(self.pid)).watch(ended.set)
+            cleanup.pop_all()
+        self._ended = ended
+        self._status_task = asyncio.create_task(self._read_status(pipe), name=f"{self.name}.status")
+
+    def _run_command(self) -> tuple[subprocess.Popen[bytes], io.FileIO]:
         read_fd, write_fd = os.pipe()
-        with os.fdopen(write_fd, "wb"), contextlib.ExitStack() as cleanup:
-            pipe = cleanup.enter_context(os.fdopen(read_fd, "rb", buffering=0))
+        with contextlib.ExitStack() as cleanup, os.fdopen(write_fd, "wb"):
+            pipe = cleanup.enter_context(io.FileIO(read_fd))
             with self._log.open("ab") as log:
-                self._popen = subprocess.Popen(
+                process = subprocess.Popen(
                     self._command,
                     env={**self.environment, "MUSTER_READY_FD": str(write_fd)},
                     stdin=subprocess.DEVNULL,
@@ -71,13 +97,8 @@ class Child:
                     start_new_session=True,
                     preexec_fn=end_with_parent(),  # noqa: PLW1509  # called from the main thread
                 )
-            cleanup.callback(self._popen.wait)
-            cleanup.callback(self._popen.kill)
-            ended = asyncio.Event()
-            Process(self.pid, start_time(self.pid)).watch(ended.set)
             cleanup.pop_all()
-        self._ended = ended
-        self._status_task = asyncio.create_task(self._read_status(pipe), name=f"{self.name}.status")
+        return process, pipe
 
     async def wait_status(self, timeout_seconds: float) -> RoleStatus:
         """Its report; `NoStatus` where it ends without one, or sends none for so long."""
@@ -111,18 +132,18 @@ class Child:
 
     async def stop(self, timeout_seconds: float) -> bool:
         """Ask it to end, and kill it after that time; True if it ended by itself."""
-        if self._popen is None or self.code is not None:
+        if self._process is None or self.code is not None:
             return True
         with contextlib.suppress(ProcessLookupError):
-            self._popen.send_signal(signal.SIGTERM)
+            self._process.send_signal(signal.SIGTERM)
         try:
             await asyncio.wait_for(self._ended.wait(), timeout_seconds)
         except TimeoutError:
-            self._popen.kill()
+            self._process.kill()
             await self._ended.wait()
             return False
         finally:
-            self._popen.poll()
+            self._process.poll()
         return True
 
 

@@ -7,8 +7,8 @@ import asyncio
 import contextlib
 import functools
 import os
-import sys
 import time
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import structlog
@@ -18,6 +18,7 @@ from eventstore.errors import ConfigurationError, MusterError
 from eventstore.ticks import set_within
 from muster.fallback.standby import ActiveFallback
 from muster.process.child import Child, NoStatus
+from muster.process.forked_roles import ForkedRole, command_of
 from muster.process.redis_wait import retry_until_reachable, run_unless_stopped
 from muster.process.restarts import restart_on_exit
 from muster.process.roles import ROLES, Owner, Part, RoleStatus, start_role
@@ -38,12 +39,18 @@ STOP_ORDER = ("gateway", "supervisor", "projector")
 
 
 class RoleProcesses:
-    """One process for each role."""
+    """One process for each role; the first ones are those that were `forked`."""
 
-    def __init__(self, settings: Settings, background: Background) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        background: Background,
+        forked: Mapping[str, ForkedRole] | None = None,
+    ) -> None:
         self._settings = settings
         self._background = background
         self._stopping = background.stopping
+        self._forked = forked or {}
         self._children: dict[str, Child] = {}
 
     @property
@@ -55,9 +62,10 @@ class RoleProcesses:
         for role in ROLES:
             self._children[role] = Child(
                 role,
-                [sys.executable, "-P", "-m", "muster", role],
+                command_of(role),
                 self._environment(role),
                 self._settings.log_dir / f"{role}.err",
+                self._forked.get(role),
             )
         starting = asyncio.gather(*map(self._start_role, ROLES))
         if not await run_unless_stopped(self._stopping, starting):

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,7 @@ from muster import __version__
 from muster.fallback import standby
 from muster.process import log_output, running_file
 from muster.process.child import reap_orphans
+from muster.process.forked_roles import ForkedRole
 from muster.process.roles import ROLES, stop_signals
 from muster.settings.settings import Settings
 from muster.up import log_messages
@@ -38,14 +39,17 @@ from workers.host.process_tree import become_subreaper, descendants
 EXIT_AT_ONCE: Final = 130
 
 
-def run(settings: Settings) -> int:
-    """Run until a signal; returns the exit code. Errors are one message on standard error."""
+def run(settings: Settings, forked: Mapping[str, ForkedRole] | None = None) -> int:
+    """Run until a signal; returns the exit code. Errors are one message on standard error.
+
+    `forked`: processes that wait to become roles.
+    """
     try:
         standby.require_possible(settings)
         with data_folder_lock(settings.data_dir):
             log_output.configure("up", level=settings.log_level, file=settings.log_dir / "up.jsonl")
             check_port(settings)
-            up = Up(settings)
+            up = Up(settings, forked)
             try:
                 return asyncio.run(up.run())
             finally:
@@ -58,7 +62,8 @@ def run(settings: Settings) -> int:
 class Up:
     """All processes of one machine."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, forked: Mapping[str, ForkedRole] | None = None) -> None:
+        self._forked = forked or {}
         self._data_dir = settings.data_dir
         self._background = Background()
         self.log_server = LogServer(settings, self._background)
@@ -84,10 +89,13 @@ class Up:
 
     async def _serve(self, settings: Settings) -> None:
         self._follow_logs(settings)
+        if settings.single_process:
+            for one in self._forked.values():
+                one.end()
         self._roles = (
             RoleParts(settings, self._background, self.log_server.fallback)
             if settings.single_process
-            else RoleProcesses(settings, self._background)
+            else RoleProcesses(settings, self._background, self._forked)
         )
         url = await self._roles.start()
         if not self._background.stopping.is_set():

@@ -34,11 +34,13 @@ def refused(
 
 
 def left_on(data: Path) -> list[psutil.Process]:
-    """Processes that work on a data folder, by their command line or environment."""
+    """Processes that work on a data folder, by their command line, environment or open files."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if any(str(data) in text for text in [*process.cmdline(), *process.environ().values()]):
+            files = [file.path for file in process.open_files()]
+            shown = [*process.cmdline(), *process.environ().values(), *files]
+            if any(str(data) in text for text in shown):
                 found.append(process)
     return found
 

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ import pytest
 
 from muster.process import restarts
 from muster.process.child import Child
+from muster.process.forked_roles import ForkedRole
 from muster.settings.loading import load
 from muster.up import role_processes
 from muster.up.background import Background
@@ -116,3 +118,18 @@ async def test_a_role_is_not_started_after_a_stop_request(
     await role.reports("starting it again in")
     await role.end()
     assert role.child.pid == pid
+
+
+async def test_a_forked_role_that_has_ended_before_it_begins_is_started_by_its_command(
+    role: Role, tmp_path: Path
+) -> None:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    pid = os.spawnlp(os.P_NOWAIT, "true", "true")
+    forked = ForkedRole(pid, ours)
+    child = Child("gateway", [str(role.program)], dict(os.environ), tmp_path / "err", forked)
+    assert "it cannot be started: [Errno 32]" in (await child.start(10)).failed
+    assert await child.stop(1)
+    assert (await child.start(10)).ready
+    assert child.pid != pid
+    await child.stop(5)

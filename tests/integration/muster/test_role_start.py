@@ -188,7 +188,7 @@ async def test_roles_use_the_embedded_server_whatever_is_configured(
     monkeypatch.setenv("MUSTER_REDIS_URL", "redis://environment")
     environments: list[dict[str, str]] = []
 
-    def child(_role: str, _command: list[str], environment: dict[str, str], _log: Path) -> None:
+    def child(_role: str, _command: list[str], environment: dict[str, str], *_: Any) -> None:
         environments.append(environment)
         raise Enough
 
