@@ -1,14 +1,15 @@
 """The preloaded process that workers are forked from.
 
 It imports Muster's worker code and the users' agent classes once, freezes the garbage collector, so
-that children share those pages, and then forks a worker for every order. It has no event loop and
-no threads, which is what makes forking from it safe. An import that starts threads is therefore
+that children share those pages, and then forks a worker for every order. It has no event loop then
+and no threads, which is what makes forking from it safe. An import that starts threads is therefore
 not done here: the zygote restarts itself without it, and leaves it to the workers of that role.
 
 It reads the options of workers from its socket (see `zygote_messages`). When that closes the
 zygote ends; its workers do not.
 """
 
+import asyncio
 import contextlib
 import gc
 import os
@@ -38,8 +39,9 @@ from workers.output.capture import Capture
 from workers.output.descriptors import StandardPipes
 from workers.process.options import WorkerOptions
 from workers.runtime.child_records import STARTED, track
-from workers.runtime.loop_guard import track_neighbours
+from workers.runtime.loop_guard import guard_loop, track_neighbours
 from workers.runtime.process_state import watch
+from workers.runtime.worker_loop import Loop
 
 ZYGOTE_NAME: Final = "muster-zygote"
 SPARE_AFTER_SECONDS: Final = 0.1
@@ -75,6 +77,7 @@ def _run(channel: socket.socket, plan: Plan) -> int:
         )
         os.execv(command_line[0], command_line)
     Capture.prepare()
+    _run_loop()
     gc.collect()
     gc.freeze()
     _send(channel, ZygoteMessage(ready=True, deferred=plan.deferred))
@@ -97,6 +100,16 @@ def _preload(plan: Plan, channel: socket.socket) -> tuple[dict[str, type[Agent]]
         if loaded.cannot_fork:
             unforkable.append(name)
     return classes, unforkable
+
+
+def _run_loop() -> None:
+    """What Python stores of code that has run, and where methods are found, is shared then."""
+    loop = Loop()
+    asyncio.set_event_loop(loop)
+    guard_loop(loop)
+    loop.run_until_complete(asyncio.sleep(0))
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 def _serve(channel: socket.socket, classes: dict[str, type[Agent]]) -> int:
