@@ -4,7 +4,11 @@ import asyncio
 
 import pytest
 
+from eventstore.keys import CATALOGUE
 from eventstore.language.agent_commands import Terminate
+from projector.intake.source import Addresses, opened
+from projector.rebuild import rebuild
+from projector.rebuild.rebuild import Rebuild
 from projector.verify.verification import verify
 from tests.integration.projector.rebuilding import replayed
 from tests.integration.projector.stage import POOL, VIEWS, archived_story, open_stage
@@ -53,6 +57,33 @@ async def test_a_projector_that_finds_the_views_dropped_rebuilds_them_itself(
         async with stage.projecting():
             await stage.settle()
             assert await stage.contents() == before
+
+
+async def test_events_archived_during_a_long_pass_are_folded_before_the_lease_is_needed(
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fold, passes = Rebuild._fold_archives, []
+
+    async def fold_while_another_agent_comes(self: Rebuild) -> None:
+        await fold(self)
+        passes.append(self)
+        if len(passes) == 1:
+            await pool.spawn()
+            await stage.settle()
+
+    monkeypatch.setattr(rebuild, "SHORT_PASS_SECONDS", 0.0)
+    monkeypatch.setattr(Rebuild, "_fold_archives", fold_while_another_agent_comes)
+    async with open_stage(redis_url, views_url) as stage, stage.projecting():
+        pool = await stage.pool()
+        await pool.spawn()
+        await stage.settle()
+        of = Addresses(redis_url=redis_url, database_url=views_url)
+        async with opened(of) as (database, source):
+            rebuilding = Rebuild(database, source)
+            await rebuilding.start()
+            await rebuilding.fold_archive()
+        heads = [await stage.head(name) for name in (CATALOGUE, POOL)]
+    assert rebuilding.progress.events == sum(heads)
 
 
 async def test_readers_never_get_empty_or_half_built_views(
