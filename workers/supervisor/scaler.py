@@ -96,7 +96,7 @@ class Scaler:
         local, launches = self._context.local, self._context.local.limits.launches
         running = local.running(self._pool_log.pool)
         ordered = [o.worker for o in survey.workers if o.worker.status is WorkerStatus.REQUESTED]
-        starting = Counter(worker.host for worker in ordered)
+        starting = ordered_on(survey)
         room: dict[str, int] = {}
         full: list[str] = []
         for host in self._launches.eligible(joined, now):
@@ -106,7 +106,9 @@ class Scaler:
                 free, why = (0, "") if report.is_old(now_ms) else (report.room, report.full)
             launched = sum(worker.worker_id in running for worker in ordered) if here else 0
             unlaunched = starting[host] - launched
-            room[host] = max(min(free - unlaunched, launches - starting[host]), 0)
+            if self._launches.failing(host):  # the next are ordered as those have started
+                free = min(free, launches - launched)
+            room[host] = max(free - unlaunched, 0)
             full += [f"{host}: {why}"] if why else []
         return room, full
 
@@ -151,12 +153,15 @@ class Scaler:
                 step.worker(worker.worker_id, worker, drains, causation_id=cause)
                 step.check(clauses.WorkerIdle(worker.worker_id, nothing_pending=False))
         ordered = {self._pool_log.log.new_id(): host for host in hosts}
+        starting = ordered_on(survey)
         config = self._context.pool().config
         for worker_id, host in ordered.items():
+            starting[host] += 1
+            turns = -(-starting[host] // self._context.local.limits.launches)
             order = WorkerRequested(
                 host=host,
                 max_agents=config.agents_per_worker,
-                deadline_ms=survey.ts + int(config.launch_seconds * 1000),
+                deadline_ms=survey.ts + turns * int(config.launch_seconds * 1000),
                 reason=event.reason,
             )
             step.worker(worker_id, None, (order,), causation_id=cause)
@@ -186,6 +191,12 @@ class Scaler:
             step = self._pool_log.step()
             step.write(clauses.WakeWorkers())
             await self._pool_log.commit(step)
+
+
+def ordered_on(survey: Survey) -> Counter[str]:
+    """How many workers are ordered on each host and have not started."""
+    ordered = (o.worker for o in survey.workers if o.worker.status is WorkerStatus.REQUESTED)
+    return Counter(worker.host for worker in ordered)
 
 
 class Launch(Struct):
@@ -242,6 +253,10 @@ class LaunchTracker:
         """Why no host can run agents of the pool's role; empty if one can, or may."""
         problems = [self._role_problems.get(host) for host in joined]
         return problems[0][-1] if problems and problems[0] and all(problems) else ""
+
+    def failing(self, host: str) -> bool:
+        """Whether its last launch has failed."""
+        return self._failures[host] > 0
 
     def _forgive(self, host: str) -> None:
         del self._failures[host]

@@ -7,12 +7,15 @@ import msgspec
 import pytest
 
 from eventstore.language.agent_commands import Terminate
+from eventstore.language.catalogue import Pool
 from eventstore.retention import Retention
 from tests.integration.workers.hosts import POOL, Site
 from tests.pools import ORIGIN, data, raw_events
 from tests.waiting import until
 from workers.host.capacity import HostLimits
+from workers.launch.pool_processes import HostProcesses
 from workers.supervisor import host_reports
+from workers.supervisor.scaler import LaunchTracker
 
 
 @pytest.mark.parametrize(
@@ -51,18 +54,43 @@ async def test_a_full_host_starts_no_more_workers_and_that_is_known(
     await until(cleared, what="nothing waits any more")
 
 
-async def test_few_workers_start_at_the_same_time(site: Site):
+async def test_a_burst_is_ordered_in_one_decision_and_few_start_at_the_same_time(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    """An order has the time of those before it, too."""
+    starting: list[int] = []
+    launch = HostProcesses.launch
+
+    async def counted(self: HostProcesses, pool: Pool, worker_id: str) -> None:
+        await launch(self, pool, worker_id)
+        starting.append(len(self._starting))
+
+    monkeypatch.setattr(HostProcesses, "launch", counted)
+    pool = await site.pool(agents_per_worker=1, launch_seconds=20.0)
+    for _ in range(7):
+        await pool.spawn()
+    await site.host(limits=HostLimits(launches_max=2))
+    await site.until_running(7)
+    assert max(starting) == 2
+    events = raw_events(site.url)
+    decided = [data(e) for e in events if e["type"] == "pool.scaling_decided"]
+    assert [(one["current"], one["desired"]) for one in decided] == [(0, 7)]
+    ordered = [(e, data(e)) for e in events if e["type"] == "worker.requested"]
+    seconds = [(order["deadline_ms"] - int(e["ts"])) // 1000 for e, order in ordered]
+    assert [round((s + 1) / 20) for s in seconds] == [1, 1, 2, 2, 3, 3, 4]
+    site.check()
+
+
+async def test_where_a_launch_failed_no_more_are_ordered_than_may_start(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    """Else what ends all of them would be tried with each."""
+    monkeypatch.setattr(LaunchTracker, "failing", lambda self, host: True)
     pool = await site.pool(agents_per_worker=1)
     await site.host(limits=HostLimits(launches_max=2))
     await site.run(pool, 7)
-    starting, most = 0, 0
-    for event in raw_events(site.url):
-        starting += (event["type"] == "worker.requested") - (event["type"] == "worker.started")
-        most = max(most, starting)
-    assert most == 2
     decided = [data(e) for e in raw_events(site.url) if e["type"] == "pool.scaling_decided"]
     assert all(one["desired"] - one["current"] <= 2 for one in decided)
-    site.check()
 
 
 async def test_a_host_without_a_supervisor_is_recorded_as_left(

@@ -104,3 +104,25 @@ def test_a_host_that_has_left_leaves_nothing() -> None:
     launches.forgive_rejoined({})
     unused = LaunchTracker()
     assert vars(launches) == vars(unused)
+
+
+def test_a_host_is_failing_from_a_failure_until_a_worker_has_settled() -> None:
+    launches = LaunchTracker()
+    assert not launches.failing("bad")
+    failed(launches, 1)
+    assert launches.failing("bad")
+    assert not launches.failing("good")
+    launches.record_ordered({"w": "bad"}, 200.0)
+    launches.observe(survey(worker("w")), 200.5)
+    launches.observe(survey(worker("w")), 205.6)
+    assert not launches.failing("bad")
+
+
+def test_the_slowest_start_since_the_last_call_is_reported_once() -> None:
+    launches = LaunchTracker()
+    launches.record_ordered({"a": "h", "b": "h", "c": "h"}, 100.0)
+    launches.observe(survey(worker("a"), worker("b"), worker("c", status=ORDERED)), 100.5)
+    launches.observe(survey(worker("a"), worker("b"), worker("c")), 102.0)
+    assert launches.slowest_start_ms() == 2000
+    launches.observe(survey(worker("a"), worker("b"), worker("c")), 103.0)
+    assert launches.slowest_start_ms() == 0
