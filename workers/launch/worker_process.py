@@ -21,6 +21,7 @@ from typing import Final
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from eventstore.errors import LogError
 from workers.api.agent import Agent
@@ -42,6 +43,7 @@ OOM_SCORE: Final = 500
 """Of 1,000: before all other processes of Muster, which have 0."""
 ORDER_BYTES: Final = 1 << 16
 """Read at once of an order, which is rarely longer."""
+NOWHERE: Final = "unix:///dev/null"
 EXIT_NOT_ORDERED: Final = 78
 EXIT_UNREACHABLE: Final = 79
 EXIT_HOOKS_SECONDS: Final = 5.0
@@ -159,9 +161,14 @@ class Ready:
         guard_loop(self._loop)
 
     def rehearse(self, likely: WorkerOptions, roles: Mapping[str, type[Agent]]) -> None:
-        """Touch what `run` will: those pages of memory are then this process's own already."""
-        Worker(likely, roles, start_time=self._start_time)
-        self._loop.run_until_complete(asyncio.sleep(0))
+        """Start a worker that finds no Redis.
+
+        The pages of memory that a start writes to are this process's own then.
+        """
+        nowhere = replace(likely, redis_url=NOWHERE)
+        worker = Worker(nowhere, roles, start_time=self._start_time)
+        with contextlib.suppress(LogError):
+            self._loop.run_until_complete(worker.start())
 
     def run(
         self,

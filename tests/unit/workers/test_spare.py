@@ -72,6 +72,7 @@ async def test_a_worker_is_forked_where_it_is_gone(host: Host) -> None:
     await host.launch("w1")
     spare = await host.spare()
     os.kill(spare, signal.SIGKILL)
+    await until(lambda: not psutil.pid_exists(spare))
     assert await host.launch("w2") != spare
 
 
