@@ -108,7 +108,8 @@ def fork_roles() -> tuple[str, dict[str, ForkedRole]]:
     In the caller's process the role is empty. Those of which the system refused one are missing.
     """
     forked: dict[str, ForkedRole] = {}
-    if sys.platform != "linux":
+    threads = Path("/proc/self/task")  # also those that Python does not know of
+    if sys.platform != "linux" or not threads.is_dir():
         return "", forked
     gc.disable()
     for name in SHARED:
@@ -117,7 +118,7 @@ def fork_roles() -> tuple[str, dict[str, ForkedRole]]:
     gc.freeze()  # a collection would write to all that is shared
     end_with_owner = end_with_parent()
     assert end_with_owner is not None
-    for role in ROLES if len(list(Path("/proc/self/task").iterdir())) == 1 else ():
+    for role in ROLES if len(list(threads.iterdir())) == 1 else ():
         ours, theirs = socket.socketpair()
         with contextlib.suppress(OSError), theirs:
             pid = os.fork()
