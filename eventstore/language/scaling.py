@@ -296,9 +296,6 @@ def _extreme(steps: Steps, wanted: int, behaviour: Behaviour, ts: int, sign: int
     if not behaviour.window_seconds:
         return ((part, wanted),)
     oldest = part - BUCKETS
-    in_window = steps and steps[0][0] >= oldest and steps[-1][0] == part
-    if in_window and (steps[-1][1] - wanted) * sign >= 0:
-        return steps
     kept = [one for one in steps if one[0] >= oldest]
     while kept and (kept[-1][1] - wanted) * sign <= 0:
         kept.pop()

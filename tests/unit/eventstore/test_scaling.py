@@ -1,6 +1,8 @@
 """`decide_scale`: what the rules call for, what limits hold back, what is remembered."""
 
+import math
 import random
+from statistics import NormalDist
 
 import msgspec
 import pytest
@@ -10,7 +12,8 @@ from eventstore.language.pool_config import PoolConfig
 from eventstore.language.scale_policy import PRESETS, Behaviour, BehaviourSettings, ScalePolicy
 from eventstore.language.scaling import Decision, Memory, Observation, decide_scale
 
-START_MS = 1_795_000_000_000
+START_MS = 1_794_999_960_000
+"""The beginning of a minute."""
 
 
 def seen(load: int, workers: int, *, seconds: float = 0.0, **more: int) -> Observation:
@@ -184,6 +187,18 @@ def test_workers_with_agents_are_never_removed() -> None:
     assert (decision.wanted, decision.remove, decision.limit) == (1, 2, "occupied")
 
 
+def test_a_limit_is_named_only_where_it_held_something_back() -> None:
+    exactly = Behaviour(workers_per_minute=3)
+    assert decide(seen(50, 2), ScalePolicy(up=exactly, max_workers=5)).limit == ""
+    assert decide(seen(20, 5), ScalePolicy(down=exactly)).limit == ""
+    assert decide(seen(80, 8), ScalePolicy(max_workers=5)).limit == "", "none is wanted"
+    assert decide(seen(50, 5, host_room=0), ScalePolicy()).limit == ""
+    pool = Pool(ScalePolicy(down=Behaviour(window_seconds=16.0)))
+    pool.observe(25)
+    pool.workers = 2
+    assert pool.observe(15).limit == "", "no fewer are wanted, whatever was wanted before"
+
+
 def test_a_deleted_pool_is_emptied_at_once_and_gets_no_worker() -> None:
     policy = ScalePolicy(min_workers=2, down=Behaviour(window_seconds=60.0, tolerance=0.5))
     gone = replace(seen(5, 3), deleted=True)
@@ -203,6 +218,37 @@ def test_each_limit_is_remembered_until_the_size_changes() -> None:
     assert any(pool.observe(5).remove for _ in range(20))
     assert pool.observe(15).order == 1
     assert pool.memory.limits == ()
+
+
+def test_of_a_window_only_what_may_still_count_is_remembered() -> None:
+    """Parts of ten seconds, the oldest first, each with fewer workers than the one before."""
+    pool = Pool(ScalePolicy(down=Behaviour(window_seconds=160.0)))
+    pool.seconds = -1.0
+    steps = []
+    for load in (35, 25, 26, 15, 15, 27):
+        pool.observe(load, after=5.0 if load != 35 else 1.0)
+        steps.append(pool.memory.most)
+    part = START_MS // 10_000
+    assert steps == [
+        ((part, 4),),
+        ((part, 4),),
+        ((part, 4), (part + 1, 3)),
+        ((part, 4), (part + 1, 3)),
+        ((part, 4), (part + 1, 3), (part + 2, 2)),
+        ((part, 4), (part + 2, 3)),
+    ]
+
+
+def test_the_changes_of_a_part_of_a_minute_are_one() -> None:
+    pool = Pool(ScalePolicy())
+    pool.seconds = -1.0
+    ordered = []
+    for load, after in ((10, 1.0), (35, 1.0), (45, 1.0), (95, 10.0), (105, 60.0)):
+        pool.observe(load, after=after)
+        ordered.append(pool.memory.ordered)
+    part = START_MS * 16 // 60_000
+    together = (part, 5), (part + 3, 5)
+    assert ordered[2:] == [together[:1], together, ((part + 19, 1),)]
 
 
 # ---- what is measured -----------------------------------------------------------------------
@@ -232,6 +278,76 @@ def test_slots_are_kept_free_for_the_spread_of_the_load() -> None:
     assert decision.winner == "service-level"
     assert 10 < sum(free[900:]) / 900 < 50
     assert sum(one < 0 for one in free[900:]) == 0
+
+
+@pytest.mark.parametrize("weight", [0.05, 0.4, 1.0])
+@pytest.mark.parametrize(("trend", "spread"), [(0.0, 2.0), (0.5, 2.0), (-0.5, 2.0), (2.0, 1.0)])
+@pytest.mark.parametrize("start_seconds", [3.0, 98.0])
+def test_so_many_slots_that_few_enough_find_none(
+    weight: float, trend: float, spread: float, start_seconds: float
+) -> None:
+    """Calculated in another way: of what grows within a start, the part above the free slots."""
+    memory = Memory(
+        ts=START_MS, load=500, weight=weight, trend=trend * (weight + 1 / 600),
+        spread=spread * (weight + 1 / 600), start_seconds=start_seconds,
+    )  # fmt: skip
+    policy = ScalePolicy(service_level=0.99, slots=1, max_workers=10_000)
+    called = decide(seen(500, 50), policy, memory).candidates["service-level"] - 50 + 500 - 500
+    horizon = start_seconds + 2
+    observed = 1 + 600 * -math.log(1 - min(weight, 0.999))
+    deviation = math.sqrt(spread * horizon * (1 + horizon / observed))
+    above = called - max(trend, 0) * horizon
+    steps = [above + deviation * step / 1000 for step in range(8_000)]
+    density = NormalDist(0, deviation).pdf
+    lost = sum((at - above) * density(at) for at in steps) * deviation / 1000
+    arrivals = max(spread / 2, trend) * horizon
+    assert lost <= 0.01 * arrivals
+    assert lost + (1.01 - NormalDist(0, deviation).cdf(above)) >= 0.01 * arrivals, "no slot less"
+
+
+def test_samples_are_a_second_apart_and_have_all_that_wants_a_slot() -> None:
+    _, memory = decide_scale(seen(15, 1), AHEAD, Memory())
+    assert (memory.ts, memory.load) == (START_MS, 15)
+    _, early = decide_scale(seen(25, 1, seconds=0.999), AHEAD, memory)
+    assert (early.ts, early.load, early.growths) == (START_MS, 15, ())
+    _, later = decide_scale(seen(25, 1, seconds=1.0), AHEAD, memory)
+    assert (later.ts, later.load, later.growths) == (START_MS + 1000, 25, (10,))
+
+
+@pytest.mark.parametrize(
+    ("growths", "growth", "counted"),
+    [
+        ((), 1, 1),
+        ((), 3, 2),
+        ((), -3, -2),
+        ((), 20, 2),
+        ((), 21, 0),
+        ((4, 4, 4, 4), 12, 12),
+        ((4, 4, 4, 4), -13, -12),
+        ((4, 4, 4, 4), 120, 12),
+        ((4, 4, 4, 4), 121, 0),
+        ((9, 9, 0, 0), 8, 8),
+        ((9, 9, 0, 0), 30, 27),
+    ],
+)
+def test_a_change_counts_as_far_as_it_is_usual(
+    growths: tuple[int, ...], growth: int, counted: int
+) -> None:
+    memory = Memory(ts=START_MS, load=500, growths=growths)
+    _, after = decide_scale(seen(500 + growth, 50, seconds=2.0), AHEAD, memory)
+    part = 1 - math.exp(-2 / 600)
+    assert after.weight == pytest.approx(part)
+    assert after.trend == pytest.approx(counted / 2 * part)
+    assert after.spread == pytest.approx(counted * counted / 2 * part)
+
+
+def test_what_was_measured_before_counts_less_with_time() -> None:
+    """By half after `ln 2` times ten minutes."""
+    memory = Memory(ts=START_MS, load=500, weight=0.5, trend=0.25, spread=0.75)
+    seconds = 600 * math.log(2)
+    _, after = decide_scale(seen(500, 50, seconds=seconds), AHEAD, memory)
+    found = (after.weight, after.trend, after.spread)
+    assert found == pytest.approx((0.75, 0.125, 0.375), rel=1e-4)
 
 
 def test_what_grows_steadily_is_provided_for() -> None:
