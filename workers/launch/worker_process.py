@@ -169,6 +169,8 @@ class Ready:
         worker = Worker(nowhere, roles, start_time=self._start_time)
         with contextlib.suppress(LogError):
             self._loop.run_until_complete(worker.start())
+        del worker
+        gc.collect()
 
     def run(
         self,
