@@ -69,10 +69,12 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_workers: Annotated[int, Meta(ge=1, le=10_000)] = 100
     preset: Preset | None = None
     target_utilisation: Annotated[float, Meta(ge=0.05, le=1)] | None = None
-    buffer: Annotated[int, Meta(ge=0, le=10_000)] | Annotated[str, Meta(pattern=BUFFER_PATTERN)] = 0
+    buffer: (
+        Annotated[int, Meta(ge=0, le=10_000)] | Annotated[str, Meta(pattern=BUFFER_PATTERN)] | None
+    ) = None
     service_level: Annotated[float, Meta(ge=0, le=0.9999)] | None = None
-    up: BehaviourSettings = BehaviourSettings()
-    down: BehaviourSettings = BehaviourSettings()
+    up: BehaviourSettings | None = None
+    down: BehaviourSettings | None = None
     empty_worker_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 300.0
     """`down.window_seconds`, where that is not set."""
     backlog_limit: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
@@ -116,7 +118,7 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def scale_policy(self) -> ScalePolicy:
         policy = PRESETS[self.preset or "reactive"]
-        share, slots = 0.0, self.buffer
+        share, slots = 0.0, self.buffer or 0
         if isinstance(slots, str):
             share, slots = int(slots[:-1]) / 100, 0
         if (target := self.target_utilisation) is None:
@@ -133,8 +135,8 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             buffer_slots=slots,
             buffer_share=share,
             service_level=service_level,
-            up=policy.up.with_settings(self.up),
-            down=down.with_settings(self.down),
+            up=policy.up.with_settings(self.up or BehaviourSettings()),
+            down=down.with_settings(self.down or BehaviourSettings()),
         )
 
     @property
