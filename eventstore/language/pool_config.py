@@ -14,6 +14,7 @@ from eventstore.language.scale_policy import (
     Preset,
     ScalePolicy,
 )
+from eventstore.language.schedules import Schedule
 
 RETRY_AFTER_MAX_MS: Final = 86_400_000
 """A day: the longest that an agent may say it has to wait."""
@@ -73,6 +74,7 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=0, le=10_000)] | Annotated[str, Meta(pattern=BUFFER_PATTERN)] | None
     ) = None
     service_level: Annotated[float, Meta(ge=0, le=0.9999)] | None = None
+    schedules: Annotated[tuple[Schedule, ...], Meta(max_length=64)] | None = None
     up: BehaviourSettings | None = None
     down: BehaviourSettings | None = None
     empty_worker_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 300.0
@@ -109,6 +111,12 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             below, above = getattr(self, low), getattr(self, high)
             if below > above:
                 raise ValueError(f"{low} ({below:g}) must not be above {high} ({above:g})")
+        for schedule in self.schedules or ():
+            if schedule.min_workers > self.max_workers:
+                raise ValueError(
+                    f"min_workers ({schedule.min_workers}) of a schedule must not be above"
+                    f" max_workers ({self.max_workers})"
+                )
         if self.renew_seconds * 2 > self.lease_seconds:
             raise ValueError(
                 f"renew_seconds ({self.renew_seconds:g}) must be at most half of lease_seconds"
@@ -135,6 +143,7 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             buffer_slots=slots,
             buffer_share=share,
             service_level=service_level,
+            schedules=self.schedules or (),
             up=policy.up.with_settings(self.up or BehaviourSettings()),
             down=down.with_settings(self.down or BehaviourSettings()),
         )

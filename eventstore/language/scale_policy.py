@@ -6,6 +6,8 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
+from eventstore.language.schedules import Schedule
+
 Share = Annotated[float, Meta(ge=0, le=1)]
 Preset = Literal["reactive", "proactive"]
 BUFFER_PATTERN: Final = r"^[0-9]{1,3}%$(?!\n)"
@@ -52,6 +54,8 @@ class ScalePolicy(Struct, frozen=True, kw_only=True):
     """Free slots, as a number and as a share of the load."""
     service_level: float = 0.0
     """The share of spawns that find a free slot at once; 0: none is aimed at."""
+    schedules: tuple[Schedule, ...] = ()
+    """More workers than `min_workers`, at times."""
     start_seconds: float = 5.0
     """How long the start of a worker takes, until one was measured."""
     up: Behaviour = Behaviour()

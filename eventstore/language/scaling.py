@@ -15,6 +15,7 @@ from typing import Final
 from msgspec import Struct
 
 from eventstore.language.scale_policy import Behaviour, ScalePolicy
+from eventstore.language.schedules import scheduled_workers
 
 AVERAGE_SECONDS: Final = 600.0
 """Over how long trend and spread are averaged."""
@@ -118,6 +119,9 @@ def decide_scale(seen: Observation, policy: ScalePolicy, memory: Memory) -> tupl
         for rule, called in slots.items()
     }
     candidates["min-workers"] = policy.min_workers
+    if policy.schedules:  # so early that they have started by then
+        minute = (seen.ts + int(sampled.start_seconds * 1000)) // MINUTE_MS
+        candidates["schedule"] = scheduled_workers(policy.schedules, minute)
     winner = max(candidates, key=candidates.__getitem__)
     wanted = candidates[winner]
     if seen.deleted:

@@ -61,7 +61,8 @@ function drawAlerts(alerts) {
 function drawDecisions(decisions) {
   byId("decisions").replaceChildren(...decisions.map((event) => {
     const made = JSON.parse(event.data);
-    const text = `${event.pool}: ${made.current} → ${made.desired} workers (${made.reason}; ` +
+    const held = made.limit ? `; ${made.wanted} called for, held back by ${made.limit}` : "";
+    const text = `${event.pool}: ${made.current} → ${made.desired} workers (${made.reason}${held}; ` +
       `${made.pending} pending, ${made.running} running, ${made.free} free)`;
     return element("li", {}, element("time", {}, time(event.ts)), text);
   }));

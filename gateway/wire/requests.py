@@ -5,7 +5,7 @@
 
 import re
 from enum import StrEnum
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 from msgspec import Meta, Struct
@@ -89,10 +89,20 @@ AsOfParameter = Annotated[
 ]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 _CONFIG_SHAPES = msgspec.json.schema(PoolConfig)["$defs"]
-_CONFIG_FIELDS = {
-    name: _CONFIG_SHAPES["BehaviourSettings"] if "$ref" in str(field) else field
-    for name, field in _CONFIG_SHAPES["PoolConfig"]["properties"].items()
-}
+
+
+def _inline(part: Any) -> Any:
+    """A part of a schema with the shapes that it refers to: the document has no names for them."""
+    if isinstance(part, list):
+        return [_inline(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    if "$ref" in part:
+        return _inline(_CONFIG_SHAPES[part["$ref"].rpartition("/")[2]])
+    return {name: _inline(one) for name, one in part.items()}
+
+
+_CONFIG_FIELDS = _inline(_CONFIG_SHAPES["PoolConfig"]["properties"])
 _SETTINGS = {name: {"anyOf": [field, {"type": "null"}]} for name, field in _CONFIG_FIELDS.items()}
 Settings = Annotated[
     dict[str, object],

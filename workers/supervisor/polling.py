@@ -32,7 +32,8 @@ T = TypeVar("T", bound=Hashable)
 def is_idle(survey: Survey, pool: Pool) -> bool:
     """Whether there is no worker to monitor, and nothing to lead: to start, or to delete."""
     busy = survey.workers or survey.unreadable or survey.live
-    to_lead = pool.config.min_workers > 0 or survey.closed == str(pool.created_seq)
+    config = pool.config
+    to_lead = config.min_workers > 0 or config.schedules or survey.closed == str(pool.created_seq)
     return not busy and (pool.deleted or not to_lead)
 
 

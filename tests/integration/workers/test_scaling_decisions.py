@@ -4,11 +4,13 @@ import asyncio
 import itertools
 
 import msgspec
+import pytest
 
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.events import PoolScalingDecided
 from eventstore.language.scale_policy import BehaviourSettings
 from eventstore.language.scaling import decide_scale
+from eventstore.language.schedules import Schedule
 from tests.integration.workers.hosts import POOL, Site
 from tests.pools import ORIGIN, TestPool, raw_events
 from tests.waiting import until
@@ -52,3 +54,27 @@ async def test_what_a_limit_holds_back_is_recorded_once(site: Site) -> None:
         if before.desired == before.current and after.desired == after.current:
             assert before.limit != after.limit
     site.check()
+
+
+async def test_a_schedule_starts_workers_of_a_pool_that_nothing_was_asked_of(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not idle: its time comes later."""
+    called: list[int] = []
+    due = 0
+
+    def scheduled(*_: object) -> int:
+        called.append(due)
+        return due
+
+    monkeypatch.setattr("eventstore.language.scaling.scheduled_workers", scheduled)
+    await site.pool(schedules=(Schedule(cron="0 8 * * *", min_workers=2),))
+    await site.host()
+    await until(lambda: len(called) > 4, what="it is decided again and again")
+    due = 2
+
+    async def started() -> bool:
+        return len(await site.workers()) == 2
+
+    await until(started, timeout=10)
+    assert decisions(site)[-1].reason == "schedule"

@@ -2,6 +2,7 @@
 
 import math
 import random
+from datetime import datetime
 from statistics import NormalDist
 
 import msgspec
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.scale_policy import PRESETS, Behaviour, BehaviourSettings, ScalePolicy
 from eventstore.language.scaling import Decision, Memory, Observation, decide_scale
+from eventstore.language.schedules import Schedule
 
 START_MS = 1_794_999_960_000
 """The beginning of a minute."""
@@ -95,6 +97,58 @@ def test_capacity_that_is_not_usable_is_replaced() -> None:
 
 def test_isolated_agents_need_workers_of_their_own() -> None:
     assert decide(seen(15, 2, additional=2), ScalePolicy()).order == 2
+
+
+def at(time: str) -> float:
+    return datetime.fromisoformat(f"{time}+00:00").timestamp() - START_MS / 1000
+
+
+BERLIN = (
+    Schedule(cron="0 8 * * 1-5", zone="Europe/Berlin", min_workers=4),
+    Schedule(cron="0 18 * * *", zone="Europe/Berlin", min_workers=1),
+)
+
+
+@pytest.mark.parametrize(
+    ("time", "wanted"),
+    [
+        ("2026-11-30T06:58:59", 1),
+        ("2026-11-30T06:59:00", 4),
+        ("2026-11-30T16:58:59", 4),
+        ("2026-11-30T16:59:00", 1),
+        ("2026-12-05T12:00:00", 1),
+        ("2026-07-01T06:00:00", 4),
+        ("2026-07-01T05:58:59", 1),
+    ],
+)
+def test_a_schedule_calls_for_workers_that_have_started_by_its_time(time: str, wanted: int) -> None:
+    """A worker takes a minute; 30 November 2026 is a Monday, and 5 December a Saturday."""
+    policy = ScalePolicy(schedules=BERLIN, start_seconds=60.0)
+    decision = decide(seen(0, 0, seconds=at(time)), policy)
+    assert (decision.wanted, decision.winner) == (wanted, "schedule")
+    assert decide(seen(45, 0, seconds=at(time)), policy).winner == "load"
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"cron": "0 8 * *"}, "cron: expected five fields"),
+        ({"cron": "0 0 8 * * 1"}, "cron: expected five fields"),
+        ({"cron": "60 * * * *"}, "cron: Bad minute in '60"),
+        ({"cron": "0 8 30 2 *"}, "cron: Bad day-of-month"),
+        ({"cron": "0 8 * * *", "zone": "Mars/Base"}, "zone: expected an IANA time zone"),
+        ({"cron": "0 8 * * *", "zone": "../x"}, "zone: expected an IANA time zone"),
+    ],
+)
+def test_a_schedule_that_is_none_is_refused(settings: dict[str, str], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        Schedule(min_workers=1, **settings)
+
+
+def test_a_schedule_may_not_call_for_more_than_the_maximum() -> None:
+    with pytest.raises(ValueError, match=r"min_workers \(4\) of a schedule .* max_workers \(3\)"):
+        PoolConfig(max_workers=3, schedules=BERLIN)
+    assert PoolConfig(max_workers=4, schedules=BERLIN).scale_policy.schedules == BERLIN
 
 
 # ---- limits ---------------------------------------------------------------------------------
