@@ -61,6 +61,11 @@ class ScalePolicy(Struct, frozen=True, kw_only=True):
     up: Behaviour = Behaviour()
     down: Behaviour = Behaviour(window_seconds=300.0)
 
+    @property
+    def ahead_ms(self) -> int:
+        """A restart that is due within so long is load: a worker would be stopped and started."""
+        return int((self.start_seconds + self.down.window_seconds) * 1000)
+
 
 PRESETS: Final[Mapping[str, ScalePolicy]] = {
     "reactive": ScalePolicy(),

@@ -8,6 +8,7 @@ from eventstore.errors import Halted, LogMissing, RolledBack, Unreadable, WrongT
 from eventstore.keys import CATALOGUE
 from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Catalogue, decode_snapshot
+from eventstore.language.pool_config import RETRY_AFTER_MAX_MS
 from eventstore.log.replies import LogHead, fields_of, scores_of, text_of
 from eventstore.log.script_runner import ScriptRunner
 from eventstore.log.survey import ObservedWorker, Survey, decode_survey, decode_worker
@@ -42,10 +43,15 @@ class LogQueries(ScriptRunner):
             raise RolledBack(pool, mark, (head.generation, head.seq))
         return head
 
-    async def survey(self, pool: str, *, schedules_max: int = 100) -> Survey:
-        """What supervisors need to know of a pool, with so many restarts and time-outs at most."""
+    async def survey(
+        self, pool: str, *, schedules_max: int = 100, ahead_ms: int = RETRY_AFTER_MAX_MS * 2
+    ) -> Survey:
+        """What supervisors need to know of a pool, with so many restarts and time-outs at most.
+
+        Restarts are counted that are due within `ahead_ms`.
+        """
         try:
-            return decode_survey(await self._run_guarded("survey", pool, schedules_max))
+            return decode_survey(await self._run_guarded("survey", pool, schedules_max, ahead_ms))
         except RolledBack:  # this script may not write, so that only this process knows
             await self.require_intact(pool)
             raise

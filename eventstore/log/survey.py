@@ -25,6 +25,7 @@ class Survey(Struct, frozen=True, kw_only=True):
     """Isolated agents that wait for a worker."""
     free: int
     restarting: int
+    """Restarts that are due soon."""
     live: int
     scaling: int
     closed: str

@@ -59,8 +59,9 @@ class PoolSupervisor:
 
     async def reconcile(self) -> float:
         """One round; returns after how many seconds the next is due at the latest."""
-        self.deleted = self._context.pool().deleted  # raises, as in `run`
-        survey = await self._pool_log.survey()
+        pool = self._context.pool()  # raises, as in `run`
+        self.deleted = pool.deleted
+        survey = await self._pool_log.survey(ahead_ms=pool.config.scale_policy.ahead_ms)
         self.waits = survey.waiting + survey.waiting_isolated > 0 or any(
             one.worker.status is WorkerStatus.REQUESTED for one in survey.workers
         )

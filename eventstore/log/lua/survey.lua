@@ -1,5 +1,6 @@
 -- Reads a consistent snapshot of what a supervisor needs to know of a pool.
 -- ARGV  3 restarts and time-outs to list at most
+--       4 restarts are counted that are due within so many ms
 -- Returns {OK, generation, seq, ts, counters, due, timeouts, workers, stalled} with
 --   counters = {waiting, free, restarting, live agents, scaling, closed, isolated agents waiting,
 --     config_version, blocked}
@@ -27,7 +28,7 @@ list(redis.call('ZRANGE', base .. 'processes', 0, -1))
 list(redis.call('ZRANGE', base .. 'orders', 0, -1))
 list(redis.call('SMEMBERS', base .. 'lost'))
 return reply('OK',
-  { waiting, free, redis.call('ZCARD', base .. 'due'), redis.call('SCARD', base .. 'agents'),
+  { waiting, free, redis.call('ZCOUNT', base .. 'due', '-inf', ts + ARGV[4]), redis.call('SCARD', base .. 'agents'),
     meta[1] or 0, meta[2] or '', redis.call('ZCARD', base .. 'alone'), meta[3] or '0:0',
     meta[4] or '' },
   upcoming(base .. 'due'), upcoming(base .. 'timeouts'), workers,

@@ -183,3 +183,14 @@ async def test_a_termination_concurrent_with_a_restart_is_written(any_redis_url:
         acted = await pool.log.act(POOL, spawned.agent_id, Terminate(), ORIGIN, agent=read)
     assert acted.outcome == Outcome.DONE
     assert types(any_redis_url)[-2:] == ["agent.termination_requested", "agent.terminated"]
+
+
+async def test_of_restarts_those_are_counted_that_are_due_soon(redis_url: str) -> None:
+    """For the others no worker is needed yet."""
+    async with open_pool(redis_url) as pool:
+        ts = (await pool.log.survey(POOL)).ts
+        with redis.Redis.from_url(redis_url) as client:
+            due = {"now": ts, "soon": ts + 60_000, "tomorrow": ts + 86_400_000}
+            client.zadd(f"pool:{{{POOL}}}:due", due)
+        assert (await pool.log.survey(POOL, ahead_ms=65_000)).restarting == 2
+        assert (await pool.log.survey(POOL)).restarting == 3
