@@ -74,6 +74,8 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=0, le=10_000)] | Annotated[str, Meta(pattern=BUFFER_PATTERN)] | None
     ) = None
     service_level: Annotated[float, Meta(ge=0, le=0.9999)] | None = None
+    paused: Annotated[str, Meta(min_length=1, max_length=512)] | None = None
+    """Why workers are neither added nor removed; None: they are."""
     schedules: Annotated[tuple[Schedule, ...], Meta(max_length=64)] | None = None
     up: BehaviourSettings | None = None
     down: BehaviourSettings | None = None
@@ -144,6 +146,7 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             buffer_share=share,
             service_level=service_level,
             schedules=self.schedules or (),
+            paused=self.paused is not None,
             up=policy.up.with_settings(self.up or BehaviourSettings()),
             down=down.with_settings(self.down or BehaviourSettings()),
         )

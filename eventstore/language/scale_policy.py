@@ -56,6 +56,8 @@ class ScalePolicy(Struct, frozen=True, kw_only=True):
     """The share of spawns that find a free slot at once; 0: none is aimed at."""
     schedules: tuple[Schedule, ...] = ()
     """More workers than `min_workers`, at times."""
+    paused: bool = False
+    """Whether nothing is changed, except that a deleted pool is emptied."""
     start_seconds: float = 5.0
     """How long the start of a worker takes, until one was measured."""
     up: Behaviour = Behaviour()

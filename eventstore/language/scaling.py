@@ -132,7 +132,9 @@ def decide_scale(seen: Observation, policy: ScalePolicy, memory: Memory) -> tupl
     most = _extreme(before, wanted, policy.down, seen.ts, 1)
     fewest = _extreme(memory.fewest, wanted, policy.up, seen.ts, -1)
     desired, limit = current, ""
-    if wanted > current:
+    if policy.paused and not seen.deleted:
+        limit = "paused" if wanted != current else ""
+    elif wanted > current:
         desired, limit = _limit_up(wanted, fewest, policy, seen, memory)
     elif wanted < current:
         desired, limit = _limit_down(wanted, most, policy, seen, memory)

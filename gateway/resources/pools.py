@@ -6,7 +6,10 @@ leader.
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
+
+from msgspec.structs import replace
 
 from eventstore.errors import LogError, OutcomeUnknown, Unreadable
 from eventstore.keys import CATALOGUE
@@ -29,6 +32,7 @@ from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import (
     AsOfQuery,
     DeletePoolQuery,
+    PauseRequest,
     PoolName,
     PoolPatch,
     PoolQuery,
@@ -105,7 +109,6 @@ async def _unprojected(call: Call, name: str) -> PoolRow | None:
 async def change_pool(call: Call, pool_name: PoolName, body: PoolPatch) -> Answer:
     """Change settings of a pool."""
     backend = call.backend
-    durability = await durability_request(call)
     defaults = backend.options.defaults_of((await backend.pool(pool_name)).role_type)
 
     def change(config: PoolConfig) -> PoolConfig:
@@ -113,6 +116,22 @@ async def change_pool(call: Call, pool_name: PoolName, body: PoolPatch) -> Answe
         decoding.check_intervals(changed, backend.limits, "config.")
         return changed
 
+    return await _change(call, pool_name, change)
+
+
+async def pause_pool(call: Call, pool_name: PoolName, body: PauseRequest) -> Answer:
+    """Neither add nor remove workers of a pool until it is resumed."""
+    return await _change(call, pool_name, lambda config: replace(config, paused=body.reason))
+
+
+async def resume_pool(call: Call, pool_name: PoolName) -> Answer:
+    """Scale a pool again."""
+    return await _change(call, pool_name, lambda config: replace(config, paused=None))
+
+
+async def _change(call: Call, pool_name: str, change: Callable[[PoolConfig], PoolConfig]) -> Answer:
+    backend = call.backend
+    durability = await durability_request(call)
     result = await backend.with_catalogue(
         lambda catalogue: catalogue.change_pool(pool_name, change, call.origin)
     )

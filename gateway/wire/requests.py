@@ -156,6 +156,12 @@ class PoolPatch(Request, frozen=True):
     config: Settings
 
 
+class PauseRequest(Request, frozen=True):
+    """Say why a pool's workers are neither to be added nor removed."""
+
+    reason: Annotated[str, Meta(min_length=1, max_length=512)]
+
+
 class AsOfQuery(Request, frozen=True):
     """Now, or as of a point in time."""
 

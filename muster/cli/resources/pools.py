@@ -1,13 +1,14 @@
 """list, show, create, change or delete pools
 
-Lists pools and how full they are, shows one (`show` may be left out), creates, changes or deletes
-one.
+Lists pools and how full they are, shows one (`show` may be left out), creates, changes, pauses,
+resumes or deletes one.
 
   muster pools                                  all pools and how full they are
   muster pools developer_pool                   one, with its settings
   muster pools --as-of -15m                     15 minutes ago
   muster pools create night --role developer --set max_workers=4
   muster pools set night max_workers=8 empty_worker_seconds=60
+  muster pools pause night --reason "the database moves"
   muster pools delete night --force
 """
 
@@ -57,6 +58,13 @@ def add(subparsers: Subparsers) -> None:
     change = declare_action(actions, "set", _set, "change settings of a pool", example)
     change.add_argument("name", metavar="NAME")
     change.add_argument("settings", nargs="+", metavar="K=V", help="a setting and its value")
+    example = 'muster pools pause night --reason "the database moves"'
+    pause = declare_action(actions, "pause", _pause, "neither add nor remove workers", example)
+    pause.add_argument("name", metavar="NAME")
+    pause.add_argument("--reason", required=True, metavar="TEXT", help="why, for others to read")
+    example = "muster pools resume night"
+    resume = declare_action(actions, "resume", _resume, "add and remove workers again", example)
+    resume.add_argument("name", metavar="NAME")
     example = "muster pools delete night --force"
     delete = declare_action(actions, "delete", _delete, "delete a pool", example)
     delete.add_argument("name", metavar="NAME")
@@ -85,6 +93,15 @@ def _create(args: argparse.Namespace) -> int:
 def _set(args: argparse.Namespace) -> int:
     body = {"config": _settings(args.settings, "K=V")}
     return _print_answer(GatewayClient(args).call("PATCH", _path(args), body=body), args)
+
+
+def _pause(args: argparse.Namespace) -> int:
+    body = {"reason": args.reason}
+    return _print_answer(GatewayClient(args).call("POST", f"{_path(args)}/pause", body=body), args)
+
+
+def _resume(args: argparse.Namespace) -> int:
+    return _print_answer(GatewayClient(args).call("POST", f"{_path(args)}/resume"), args)
 
 
 def _delete(args: argparse.Namespace) -> int:

@@ -77,6 +77,19 @@ async def test_only_the_settings_of_the_request_change(stage):
     assert back.json["config"]["max_workers"] == 100
 
 
+async def test_a_pool_is_paused_with_a_reason_and_resumed(stage):
+    path = f"{POOLS}/{POOL}"
+    paused = await stage.ask("POST", f"{path}/pause", json={"reason": "the database moves"})
+    assert (paused.status, paused.json["config"]["paused"]) == (200, "the database moves")
+    resumed = await stage.ask("POST", f"{path}/resume")
+    assert (resumed.status, resumed.json["config"]["paused"]) == (200, None)
+    refused = await stage.ask("POST", f"{path}/pause", json={"reason": ""})
+    assert (refused.status, refused.fields) == (400, ["reason"])
+    refused = await stage.ask("POST", f"{path}/pause", json={})
+    assert (refused.status, refused.fields) == (400, ["reason"])
+    assert (await stage.ask("POST", f"{POOLS}/none/resume")).status == 404
+
+
 async def test_an_empty_pool_is_deleted_and_accepts_no_more_spawns(stage):
     answer = await stage.ask("DELETE", f"{POOLS}/{POOL}")
     assert answer.json == {"pool_name": POOL, "status": "deleted", "agent_count": 0}

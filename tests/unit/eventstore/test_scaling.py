@@ -253,6 +253,14 @@ def test_a_limit_is_named_only_where_it_held_something_back() -> None:
     assert pool.observe(15).limit == "", "no fewer are wanted, whatever was wanted before"
 
 
+def test_a_paused_pool_stays_as_it_is_unless_it_is_deleted() -> None:
+    policy = PoolConfig(paused="the database moves", min_workers=3).scale_policy
+    few, many = decide(seen(90, 2), policy), decide(seen(0, 9), policy)
+    assert {(one.desired - one.current, one.limit) for one in (few, many)} == {(0, "paused")}
+    assert decide(seen(25, 3), policy).limit == ""
+    assert decide(replace(seen(0, 9), deleted=True), policy).remove == 9
+
+
 def test_a_deleted_pool_is_emptied_at_once_and_gets_no_worker() -> None:
     policy = ScalePolicy(min_workers=2, down=Behaviour(window_seconds=60.0, tolerance=0.5))
     gone = replace(seen(5, 3), deleted=True)

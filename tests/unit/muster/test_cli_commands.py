@@ -32,6 +32,17 @@ def test_a_pool_is_shown_by_its_name_without_an_action(gateway, muster, words):
     assert (json.loads(out) == POOL) if "--json" in words else "max_workers" in out
 
 
+def test_a_pool_is_paused_with_a_reason_and_resumed(gateway, muster):
+    gateway.answers |= {"POST /pools/night/pause": POOL, "POST /pools/night/resume": POOL}
+    assert muster("pools", "pause", "night", "--reason", "the database moves")[0] == 0
+    assert muster("pools", "resume", "night")[0] == 0
+    [pause, resume] = gateway.requests
+    assert (pause.call, pause.body) == ("POST /pools/night/pause", {"reason": "the database moves"})
+    assert resume.call == "POST /pools/night/resume"
+    with pytest.raises(SystemExit):
+        muster("pools", "pause", "night")
+
+
 def test_pools_are_created_changed_and_deleted(gateway, muster):
     gateway.answers |= {"POST /pools": (201, POOL), "PATCH /pools/night": POOL}
     gateway.answers["DELETE /pools/night"] = (202, {"pool_name": "night", "status": "deleting"})

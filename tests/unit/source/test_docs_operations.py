@@ -92,6 +92,8 @@ def allowed(kind: Any) -> str:
     [bounds] = kind.__metadata__
     if bounds.pattern is not None:
         return "a share such as `10%`"
+    if bounds.min_length is not None:
+        return f"{bounds.min_length} to {bounds.max_length} characters"
     if bounds.max_length is not None:
         return f"up to {bounds.max_length}"
     least = f"above {bounds.gt:,}" if bounds.gt is not None else f"{bounds.ge:,}"
