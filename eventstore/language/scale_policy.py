@@ -1,7 +1,7 @@
 """What a pool's settings say about its size: the rules of `scaling.decide_scale`."""
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
@@ -9,7 +9,8 @@ from msgspec.structs import asdict, replace
 from eventstore.language.schedules import Schedule
 
 Share = Annotated[float, Meta(ge=0, le=1)]
-Preset = Literal["reactive", "proactive"]
+PRESET_PATTERN: Final = r"^(reactive|proactive)$(?!\n)"
+Preset = Annotated[str, Meta(pattern=PRESET_PATTERN)]
 BUFFER_PATTERN: Final = r"^[0-9]{1,3}%$(?!\n)"
 
 

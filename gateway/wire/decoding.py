@@ -183,13 +183,34 @@ def _describe(message: str, shape: type, path: str) -> str:
         pattern = literal_eval(pattern_match["pattern"])
         return f"Expected {PATTERN_DESCRIPTIONS.get(pattern, 'another text')}"
     unknown = _UNKNOWN_FIELD.fullmatch(message)
-    if unknown and not path:
+    if unknown and (inner := _shape_at(shape, path)):
         return unknown_name(
-            "field", unknown["name"], [one.encode_name for one in structs.fields(shape)]
+            "field", unknown["name"], [one.encode_name for one in structs.fields(inner)]
         )
     if message.startswith("Invalid enum value ") and (choices := _choices(shape, path)):
         return f"{message}; expected {', '.join(choices)}"
     return message
+
+
+def _shape_at(shape: type, path: str) -> type | None:
+    """The Struct at a path of fields and indexes within another one, if it is one."""
+    found: type | None = shape
+    for name in re.findall(r"[^.\[\]]+", path):
+        if found is None or name == "...":
+            return None
+        if name.isdecimal():
+            continue
+        types = [field.type for field in structs.fields(found) if field.encode_name == name]
+        found = None
+        while types and found is None:
+            candidate = types.pop()
+            found = candidate if _is_struct(candidate) else None
+            types += get_args(candidate)
+    return found
+
+
+def _is_struct(candidate: object) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, Struct)
 
 
 def _choices(shape: type, path: str) -> Sequence[str]:

@@ -20,9 +20,10 @@ from eventstore.language.pool_config import (
     LOGGER_PATTERN,
     PoolConfig,
 )
-from eventstore.language.scale_policy import BUFFER_PATTERN
+from eventstore.language.scale_policy import BUFFER_PATTERN, PRESET_PATTERN
 
 PATTERN_DESCRIPTIONS: Final[dict[str, str]] = {
+    PRESET_PATTERN: "reactive or proactive",
     BUFFER_PATTERN: "a number of slots, or a share of the load such as 10%",
     LEVEL_PATTERN: "debug, info, warning, error or critical",
     LOGGER_PATTERN: "1 to 128 letters, digits, dots, _ or -",

@@ -22,8 +22,8 @@ DATA_MAX = 500
 """The number of characters shown of data that cannot be decoded."""
 HIDDEN_FIELDS = {
     "at_ms", "config", "deadline_ms", "digest", "due_ms", "expires_ms", "heartbeat_interval",
-    "input", "max_idle_time", "operation_id", "operation_ms", "pending_timeout",
-    "start_time", "window_ms",
+    "input", "max_idle_time", "memory", "observed", "operation_id", "operation_ms",
+    "pending_timeout", "start_time", "window_ms",
 }  # fmt: skip
 STYLES = {
     **dict.fromkeys(("crashed", "start_failed", "unhealthy", "failed", "lost"), "red"),

@@ -143,6 +143,8 @@ def print_pool(answer: Answer) -> None:
 def _value(value: object) -> str:
     if isinstance(value, dict):
         return ",".join(f"{name}={inner}" for name, inner in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(_value, value))
     if value is None:
         return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -8,6 +8,7 @@ import pytest
 from multidict import MultiDict
 
 from eventstore.language.agents import Status
+from eventstore.language.pool_config import PoolConfig
 from gateway.wire import decoding, requests
 from gateway.wire.problems import Problem
 
@@ -47,6 +48,24 @@ def test_an_invalid_parked_id_is_refused_with_the_source_of_ids() -> None:
     with pytest.raises(Problem) as caught:
         decoding.convert("x", shape, strict=True, prefix="parked_id")
     assert str(caught.value).startswith("parked_id: Expected an id from the list of what is parked")
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"preset": "lazy"}, "config.preset: Expected reactive or proactive"),
+        ({"buffer": "10 %"}, "config.buffer: Expected a number of slots, or a share of the load"),
+        ({"down": {"window": 3}}, "config.down.window: no field `window`; did you mean"),
+        (
+            {"schedules": [{"corn": "* * * * *"}]},
+            "config.schedules[0].corn: no field `corn`; did you",
+        ),
+    ],
+)
+def test_a_setting_of_scaling_is_refused_with_what_is_right(config: Any, said: str) -> None:
+    with pytest.raises(Problem) as caught:
+        decoding.pool_config(config, PoolConfig())
+    assert str(caught.value).startswith(said)
 
 
 def test_every_pattern_of_a_request_has_a_description() -> None:

@@ -152,7 +152,7 @@ def test_and_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("policy", "why"),
     [
-        ('preset = "lazy"', "p.toml: Invalid enum value 'lazy' - at `$.preset`"),
+        ('preset = "lazy"', "p.toml: Expected `str` matching regex '^(reactive|proactive)$"),
         ("speed = 1", "p.toml: Object contains unknown field `speed`"),
         ("speed =", "p.toml: Invalid value"),
     ],

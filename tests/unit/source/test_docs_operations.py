@@ -3,13 +3,13 @@
 import re
 import runpy
 import types
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 import msgspec
 import pytest
 
 from eventstore.language.pool_config import PoolConfig
-from eventstore.language.scale_policy import BehaviourSettings
+from eventstore.language.scale_policy import BUFFER_PATTERN, PRESET_PATTERN, BehaviourSettings
 from gateway.health.alert_rules import RULES
 from muster.__main__ import main
 from muster.settings.settings import Settings
@@ -83,15 +83,14 @@ def allowed(kind: Any) -> str:
     """The range that a type's bounds leave."""
     if kind is BehaviourSettings:
         return "a table"
-    if get_origin(kind) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(kind))
     if isinstance(kind, types.UnionType) or get_origin(kind) is Union:
         return " or ".join(map(allowed, get_args(kind)))
     if kind is type(None):
         return "null"
     [bounds] = kind.__metadata__
     if bounds.pattern is not None:
-        return "a share such as `10%`"
+        shown = {PRESET_PATTERN: "`reactive`, `proactive`", BUFFER_PATTERN: "a share such as `10%`"}
+        return shown[bounds.pattern]
     if bounds.min_length is not None:
         return f"{bounds.min_length} to {bounds.max_length} characters"
     if bounds.max_length is not None:
