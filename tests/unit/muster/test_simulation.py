@@ -1,12 +1,13 @@
 """`muster simulate`: a simulated pool, what is possible at best, files of arrivals, the command."""
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from eventstore.language.scale_policy import Behaviour, ScalePolicy
+from eventstore.language.scale_policy import PRESETS, Behaviour, ScalePolicy
 from muster.__main__ import main
 from muster.simulation.arrivals import Arrival, FileError, Lives, arrivals_of, counts_of
 from muster.simulation.ideal import ideal_worker_seconds
@@ -59,6 +60,20 @@ def test_who_knows_all_arrivals_needs_full_workers_for_the_start_and_the_window(
     apart = [(0.0, 10.0), (2000.0, 10.0)]
     assert ideal_worker_seconds(apart, 1, 10.0) == pytest.approx(310 + 320, abs=8)
     assert ideal_worker_seconds([], 1, 10.0) == 0
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_on_a_noisy_plateau_nobody_waits_and_turns_are_rare(seed: int) -> None:
+    """An agent a second comes, for 200 seconds; the start of a worker takes thirty."""
+    chance, at, arrivals = random.Random(seed), 0.0, []
+    while at < 7_200:
+        at += chance.expovariate(1.0)
+        arrivals.append((at, chance.expovariate(1 / 200)))
+    outcome = simulated(arrivals, PRESETS["proactive"], 30.0)
+    first = sum(at < 40 for at, _ in arrivals)
+    assert len(outcome.waits) <= first, "a pool that begins empty can only let them wait"
+    assert outcome.turns <= 7_200 / 300
+    assert outcome.worker_seconds < 1.15 * ideal_worker_seconds(arrivals, 10, 30.0)
 
 
 # ---- files ----------------------------------------------------------------------------------
