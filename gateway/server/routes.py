@@ -14,7 +14,16 @@ from gateway.backend.read_state import requested_position
 from gateway.following.subscriptions import FlatEvent
 from gateway.health import metrics, monitor, readiness
 from gateway.options import Limits
-from gateway.resources import agents, event_stream, lookup, parked, pools, restart, spawn
+from gateway.resources import (
+    agents,
+    event_stream,
+    lookup,
+    parked,
+    pools,
+    restart,
+    spawn,
+    worker_commands,
+)
 from gateway.server import openapi, pages
 from gateway.server.admission import PROBES, Handler, Response, answering, require_understood
 from gateway.server.openapi import DURABILITY, IDEMPOTENCY_KEY, LAST_EVENT_ID, PREFER, Operation
@@ -135,6 +144,8 @@ OPERATIONS: Final = (
               (404,)),
     Operation("pools", "GET", "/api/v1/agents/workers/{worker_id}", agents.get_worker, WorkerRow,
               {200: "The worker"}, (404,)),
+    Operation("pools", "POST", "/api/v1/agents/workers/{worker_id}/drain", worker_commands.drain,
+              WorkerRow, {200: "It has ended", 202: "It drains"}, (404, 409), name="drain_worker"),
     Operation("monitoring", "GET", "/api/v1/agents/monitor/system", monitor.system,
               monitor.SystemFigures, {200: "The figures"}, name="get_system"),
     Operation("monitoring", "GET", "/api/v1/agents/monitor/dashboard", monitor.dashboard,

@@ -249,6 +249,13 @@ class RestartRequest(Request, frozen=True):
     reason: Annotated[str, Meta(min_length=1, max_length=200)] = "requested"
 
 
+class DrainRequest(Request, frozen=True):
+    """Why a worker is to release its agents and end. The body may be left out."""
+
+    may_be_empty: ClassVar[bool] = True
+    reason: Annotated[str, Meta(min_length=1, max_length=200)] = "requested"
+
+
 class HealthQuery(Request, frozen=True):
     pool_name: PoolName | None = None
     limit: PageSize = 1000

@@ -34,7 +34,17 @@ MUSTER_<FLAG>, and in muster.toml.
 
 COMMANDS: Mapping[str, Sequence[str]] = {
     "foreground": ("run",),
-    "resources": ("spawn", "terminate", "restart", "ps", "describe", "pools", "workers", "parked"),
+    "resources": (
+        "spawn",
+        "terminate",
+        "restart",
+        "drain",
+        "ps",
+        "describe",
+        "pools",
+        "workers",
+        "parked",
+    ),
     "events": ("logs", "tail"),
     "simulation": ("simulate",),
     "maintenance": ("replay", "recover", "verify"),

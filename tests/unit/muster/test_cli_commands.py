@@ -12,7 +12,7 @@ import pytest
 from muster import cli
 from muster.__main__ import main
 from muster.cli.main import COMMANDS
-from tests.unit.muster.gateway_stub import API, POOL, Request
+from tests.unit.muster.gateway_stub import AGENT, API, OTHER, POOL, Request
 
 
 def test_pools_show_how_full_they_are(gateway, muster):
@@ -55,6 +55,22 @@ def test_pools_are_created_changed_and_deleted(gateway, muster):
     assert created.body == {"pool_name": "night", "role_type": "developer", "config": config}
     assert changed.body == {"config": {"max_workers": 8}}
     assert deleted.query == {"force": "true"}
+
+
+def test_workers_are_drained(gateway, muster):
+    one, two = AGENT, OTHER  # ids have one form
+    gateway.answers |= {
+        f"POST /workers/{one}/drain": (202, {"worker_id": one, "agent_count": 3}),
+        f"POST /workers/{two}/drain": {"worker_id": two, "ended_at": 5},
+    }
+    code, out, _ = muster("drain", one, two, "--reason", "a new kernel")
+    assert (code, [request.body for request in gateway.requests]) == (
+        0, [{"reason": "a new kernel"}] * 2,
+    )  # fmt: skip
+    assert out.splitlines() == [
+        f"worker {one} drains, and releases 3 agents",
+        f"worker {two} has ended",
+    ]
 
 
 def test_workers_are_listed_with_their_load(gateway, muster):
