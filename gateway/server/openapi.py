@@ -16,8 +16,8 @@ from gateway.server.admission import is_public
 from gateway.wire.answer import JSON, Answer
 from gateway.wire.problems import CONTENT_TYPE
 from gateway.wire.problems import Body as ProblemBody
+from gateway.wire.requests import SCHEMA_REFERENCE, SETTING_SHAPES
 
-REFERENCE: Final = "#/components/schemas/{name}"
 COMMON_STATUSES: Final = (400, 408, 421, 431)
 """What any request may be refused with."""
 
@@ -86,10 +86,12 @@ class Operation(Struct, frozen=True):
 
 def describe(operations: Sequence[Operation], version: str, token: bool) -> dict[str, Any]:
     """The complete document."""
-    shapes = [ProblemBody]
+    shapes = [ProblemBody, *SETTING_SHAPES]
     for op in operations:
         shapes += [op.shape, *(op.inputs[name] for name in ("query", "body") if name in op.inputs)]
-    schemas, components = schema_components(shapes, ref_template=REFERENCE, schema_hook=_any_schema)
+    schemas, components = schema_components(
+        shapes, ref_template=SCHEMA_REFERENCE, schema_hook=_any_schema
+    )
     schemas_of_values.add_values(components)
     by_shape = dict(zip(map(repr, shapes), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}

@@ -5,7 +5,7 @@
 
 import re
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
 import msgspec
 from msgspec import Meta, Struct
@@ -20,7 +20,12 @@ from eventstore.language.pool_config import (
     LOGGER_PATTERN,
     PoolConfig,
 )
-from eventstore.language.scale_policy import BUFFER_PATTERN, PRESET_PATTERN
+from eventstore.language.scale_policy import (
+    BUFFER_PATTERN,
+    PRESET_PATTERN,
+    BehaviourSettings,
+)
+from eventstore.language.schedules import Schedule
 
 PATTERN_DESCRIPTIONS: Final[dict[str, str]] = {
     PRESET_PATTERN: "reactive or proactive",
@@ -89,21 +94,11 @@ AsOfParameter = Annotated[
     ),
 ]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
-_CONFIG_SHAPES = msgspec.json.schema(PoolConfig)["$defs"]
-
-
-def _inline(part: Any) -> Any:
-    """A part of a schema with the shapes that it refers to: the document has no names for them."""
-    if isinstance(part, list):
-        return [_inline(one) for one in part]
-    if not isinstance(part, dict):
-        return part
-    if "$ref" in part:
-        return _inline(_CONFIG_SHAPES[part["$ref"].rpartition("/")[2]])
-    return {name: _inline(one) for name, one in part.items()}
-
-
-_CONFIG_FIELDS = _inline(_CONFIG_SHAPES["PoolConfig"]["properties"])
+SCHEMA_REFERENCE: Final = "#/components/schemas/{name}"
+SETTING_SHAPES: Final = (BehaviourSettings, Schedule)
+"""Settings that are tables."""
+_, _CONFIG_SHAPES = msgspec.json.schema_components([PoolConfig], ref_template=SCHEMA_REFERENCE)
+_CONFIG_FIELDS = _CONFIG_SHAPES["PoolConfig"]["properties"]
 _SETTINGS = {name: {"anyOf": [field, {"type": "null"}]} for name, field in _CONFIG_FIELDS.items()}
 Settings = Annotated[
     dict[str, object],

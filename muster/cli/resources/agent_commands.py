@@ -3,8 +3,9 @@
 import argparse
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, as_completed
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext, suppress
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Final, TypeVar
 
@@ -20,6 +21,8 @@ from muster.terminal import render
 R = TypeVar("R")
 WAIT_SECONDS: Final = 5.0
 THREADS_MAX: Final = 32
+SIGNAL_SECONDS: Final = 0.2
+"""How long Ctrl-C may take, where it comes just before a wait."""
 NOT_REACHED: Final = 1
 """The exit code where the requested durability was not reached in time."""
 COLUMNS: Mapping[str, Callable[[AgentAnswer], render.Cell | str]] = {
@@ -127,6 +130,7 @@ def run_concurrently(
     """
     results: list[Future[R]] = [Future() for _ in items]
     todo = deque(zip(items, results, strict=True))
+    done: SimpleQueue[Future[R]] = SimpleQueue()
 
     def work() -> None:
         while todo:
@@ -138,13 +142,21 @@ def run_concurrently(
                 result.set_result(call(item))
             except BaseException as error:  # noqa: BLE001  (raised in the caller)
                 result.set_exception(error)
+            done.put(result)
 
     try:
         for _ in range(min(len(items), THREADS_MAX)):
             Thread(target=work, daemon=True).start()
-        for result in as_completed(results):
-            result.result()
+        for _ in items:
+            _next(done).result()
             advance()
     finally:
         todo.clear()
     return [result.result() for result in results]
+
+
+def _next(done: "SimpleQueue[R]") -> R:
+    """Wait in parts: a signal that comes just before a wait does not end it."""
+    while True:
+        with suppress(Empty):
+            return done.get(timeout=SIGNAL_SECONDS)

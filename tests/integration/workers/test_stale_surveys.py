@@ -127,9 +127,9 @@ async def test_the_duration_of_a_survey_does_not_count_against_a_lease(
     await pool.worker("w")
     clock, survey = [100.0], pool.pool_log.survey
 
-    async def slow() -> Survey:
+    async def slow(**how: int) -> Survey:
         clock[0] += 1.9
-        return await survey()
+        return await survey(**how)
 
     monkeypatch.setattr("workers.supervisor.pool_supervisor.boot_seconds", lambda: clock[0])
     pool_supervisor = PoolSupervisor(context_of(pool, "other"))
