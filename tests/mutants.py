@@ -1,6 +1,6 @@
 """Change one operator of a module at a time, and see whether its tests fail.
 
-    python -m tests.mutants eventstore/language/scaling.py tests/unit/eventstore/test_scaling.py
+    python -m tests.mutants eventstore/language/scaling.py tests/unit/eventstore/test_scaling_*.py
 
 Comparisons, signs, `and`, `or` and `not` are changed. Prints the changes that no test notices, and
 how many of all were noticed; exit code 1 if that is less than `--least` (0.95).

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from eventstore.language.scale_policy import (
     BUFFER_PATTERN,
+    PRESET_PATTERN,
     PRESETS,
     BehaviourSettings,
     Preset,
@@ -49,6 +50,13 @@ LEVEL_PATTERN = r"^(debug|info|warning|error|critical|DEBUG|INFO|WARNING|ERROR|C
 LOGGER_PATTERN = r"^[A-Za-z0-9_.-]{1,128}$(?!\n)"
 LogLevel = Annotated[str, Meta(pattern=LEVEL_PATTERN)]
 LoggerName = Annotated[str, Meta(pattern=LOGGER_PATTERN)]
+PATTERN_WORDS: Final[Mapping[str, str]] = {
+    PRESET_PATTERN: "reactive or proactive",
+    BUFFER_PATTERN: "a number of slots, or a share of the load such as 10%",
+    LEVEL_PATTERN: "debug, info, warning, error or critical",
+    LOGGER_PATTERN: "1 to 128 letters, digits, dots, _ or -",
+}
+"""What the pattern of a setting expects."""
 LABEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}"
 LABEL_VALUE = r"[^\x00-\x1f\x7f]{0,256}"
 LABELS_MAX = 16
@@ -189,6 +197,14 @@ def override(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, 
     """Settings, as people write them, over others; to be converted to a `PoolConfig`."""
     found = {**base, **settings}
     return {**found, "max_idle_time": 0.0} if found.get("max_idle_time") == NEVER else found
+
+
+def in_words(error: msgspec.ValidationError) -> str:
+    """An error of a setting, with words instead of patterns."""
+    text = str(error)
+    for pattern, words in PATTERN_WORDS.items():
+        text = text.replace(f"Expected `str` matching regex {pattern!r}", f"expected {words}")
+    return text
 
 
 def read_config(raw: msgspec.Raw | bytes) -> tuple[PoolConfig, dict[str, object]]:

@@ -13,6 +13,7 @@ from math import ceil, erfc, exp, log, pi, sqrt
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from eventstore.language.scale_policy import Behaviour, ScalePolicy
 from eventstore.language.schedules import scheduled_workers
@@ -146,19 +147,12 @@ def decide_scale(seen: Observation, policy: ScalePolicy, memory: Memory) -> tupl
     limits = () if changed else memory.limits
     if limit and limit not in limits:
         limits = (*limits, limit)
-    return decision, Memory(
-        ts=sampled.ts,
-        load=sampled.load,
-        growths=sampled.growths,
-        weight=sampled.weight,
-        trend=sampled.trend,
-        spread=sampled.spread,
-        start_seconds=sampled.start_seconds,
-        most=most,
-        fewest=fewest,
-        ordered=_add(memory.ordered, decision.order, seen.ts) if changed else memory.ordered,
-        removed=_add(memory.removed, decision.remove, seen.ts) if changed else memory.removed,
-        limits=limits,
+    ordered, removed = memory.ordered, memory.removed
+    if changed:
+        ordered = _add(ordered, decision.order, seen.ts)
+        removed = _add(removed, decision.remove, seen.ts)
+    return decision, replace(
+        sampled, most=most, fewest=fewest, ordered=ordered, removed=removed, limits=limits
     )
 
 
@@ -175,18 +169,15 @@ def _slots_by_rule(load: int, policy: ScalePolicy, sampled: Memory) -> dict[str,
 
 
 def _sample(seen: Observation, policy: ScalePolicy, memory: Memory) -> Memory:
-    """The averages after this observation, in a `Memory` that has nothing else."""
+    """The memory with the averages after this observation."""
     start_seconds = memory.start_seconds or policy.start_seconds
     if seen.start_ms:  # a slower start counts at once, a quicker one by and by
         start_seconds = max(seen.start_ms / 1000, start_seconds * 0.8 + seen.start_ms / 5000)
     load, seconds = seen.held + seen.waiting, (seen.ts - memory.ts) / 1000
     if not memory.ts:
-        return Memory(ts=seen.ts, load=load, start_seconds=start_seconds)
+        return replace(memory, ts=seen.ts, load=load, start_seconds=start_seconds)
     if seconds * 1000 < SAMPLE_MS:
-        return Memory(
-            ts=memory.ts, load=memory.load, growths=memory.growths, weight=memory.weight,
-            trend=memory.trend, spread=memory.spread, start_seconds=start_seconds,
-        )  # fmt: skip
+        return replace(memory, start_seconds=start_seconds)
     growth = load - memory.load
     growths = (*memory.growths[1 - GROWTHS :], abs(growth))
     bound = SMALL_GROWTH
@@ -194,7 +185,8 @@ def _sample(seen: Observation, policy: ScalePolicy, memory: Memory) -> Memory:
         bound = max(3 * sorted(growths)[GROWTHS // 2], SMALL_GROWTH)
     growth = max(min(growth, bound), -bound) if abs(growth) <= BURST * bound else 0
     kept = exp(-seconds / AVERAGE_SECONDS)
-    return Memory(
+    return replace(
+        memory,
         ts=seen.ts,
         load=load,
         growths=growths,

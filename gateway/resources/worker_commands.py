@@ -13,12 +13,12 @@ async def drain(call: Call, worker_id: WorkerId, body: DrainRequest) -> Answer:
     """Let a worker release its agents, which run elsewhere then, and end."""
     backend, row = call.backend, await _row(call, worker_id)
     command = Drain(reason=body.reason)
-    await backend.log.act_on_worker(row.pool_name, worker_id, command, call.origin)
-    backend.report_position(call.read_state, row.pool_name)
-    row = await _row(call, worker_id)
-    if row.status == WorkerStatus.REQUESTED:
+    acted = await backend.log.act_on_worker(row.pool_name, worker_id, command, call.origin)
+    if acted.worker is not None and acted.worker.status is WorkerStatus.REQUESTED:
         detail = f"worker {worker_id} has not started yet"
         raise Problem(Kind.WORKER_NOT_STARTED, detail, field="worker_id")
+    backend.report_position(call.read_state, row.pool_name)
+    row = await _row(call, worker_id)
     return Answer(row, status=202 if row.ended_at is None else 200)
 
 

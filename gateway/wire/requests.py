@@ -16,23 +16,13 @@ from eventstore.language.pool_config import (
     LABEL_NAME,
     LABEL_VALUE,
     LABELS_MAX,
-    LEVEL_PATTERN,
-    LOGGER_PATTERN,
+    PATTERN_WORDS,
     PoolConfig,
 )
-from eventstore.language.scale_policy import (
-    BUFFER_PATTERN,
-    PRESET_PATTERN,
-    BehaviourSettings,
-)
+from eventstore.language.scale_policy import BehaviourSettings
 from eventstore.language.schedules import Schedule
 
-PATTERN_DESCRIPTIONS: Final[dict[str, str]] = {
-    PRESET_PATTERN: "reactive or proactive",
-    BUFFER_PATTERN: "a number of slots, or a share of the load such as 10%",
-    LEVEL_PATTERN: "debug, info, warning, error or critical",
-    LOGGER_PATTERN: "1 to 128 letters, digits, dots, _ or -",
-}
+PATTERN_DESCRIPTIONS: Final[dict[str, str]] = dict(PATTERN_WORDS)
 """What each pattern expects."""
 
 

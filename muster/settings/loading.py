@@ -13,7 +13,7 @@ import msgspec
 
 from eventstore.errors import ConfigurationError
 from eventstore.keys import POOL_NAME
-from eventstore.language.pool_config import SPAWN_DEFAULTS, PoolConfig
+from eventstore.language.pool_config import SPAWN_DEFAULTS, PoolConfig, in_words
 from eventstore.names import similar_name, suggestion
 from muster.settings import addresses
 from muster.settings.checks import check
@@ -183,7 +183,7 @@ def _check_settings(declaration: PoolDeclaration, place: str) -> None:
     try:
         declaration.config()
     except msgspec.ValidationError as error:
-        what, _, key = str(error).partition(" - at `$.")
+        what, _, key = in_words(error).partition(" - at `$.")
         raise ConfigurationError(f"{place}{f' {key[:-1]}' if key else ''}: {what}") from None
 
 

@@ -45,6 +45,8 @@ def arrivals_of(path: Path, lives: Lives) -> Callable[[], Iterator[Arrival]]:
         if column is not None:
             seconds = _number(path, line, row, column) * lives.scale
         found.append((_time(path, line, row), seconds))
+    if not found:
+        raise FileError(f"{path}: has no arrivals")
     found.sort()
     return lambda: iter(found)
 

@@ -14,19 +14,18 @@ WINDOW_SECONDS = 300.0
 
 def ideal_worker_seconds(arrivals: Iterable[Arrival], slots: int, start_seconds: float) -> float:
     """Each worker is full, and started exactly as long before it is needed as its start takes."""
-    peaks = _peaks(arrivals)
     before, after = int(WINDOW_SECONDS / POLL_SECONDS), int(start_seconds / POLL_SECONDS)
     total = 0
     most: deque[tuple[int, int]] = deque()
-    for index in range(len(peaks) + before):
-        if index < len(peaks):
-            workers = -(-peaks[index] // slots)
-            while most and most[-1][1] <= workers:
+    needed = [-(-peak // slots) for peak in _peaks(arrivals)]
+    for index in range(-after, len(needed)):  # also what is needed once one has started
+        if (coming := index + after) < len(needed):
+            while most and most[-1][1] <= needed[coming]:
                 most.pop()
-            most.append((index, workers))
-        while most and most[0][0] < index - before - after:
+            most.append((coming, needed[coming]))
+        while most and most[0][0] < index - before:
             most.popleft()
-        total += most[0][1] if most else 0
+        total += most[0][1] if index >= 0 and most else 0
     return total * POLL_SECONDS
 
 

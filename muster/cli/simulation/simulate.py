@@ -18,10 +18,10 @@ from typing import Any
 
 import msgspec
 
-from eventstore.errors import MusterError
-from eventstore.language.pool_config import PoolConfig
-from muster.cli.arguments.command import Subparsers, declare
+from eventstore.language.pool_config import PoolConfig, in_words
+from muster.cli.arguments.command import BadInput, Subparsers, declare
 from muster.cli.arguments.output import add_output_flags, is_json, print_document
+from muster.cli.arguments.values import seconds
 from muster.simulation.arrivals import Arrival, Lives, arrivals_of, counts_of
 from muster.simulation.ideal import ideal_worker_seconds
 from muster.simulation.pool import Outcome, SimulatedPool
@@ -41,35 +41,25 @@ def add(subparsers: Subparsers) -> None:
                         help="CSV, an arrival a row, its time in the first column")  # fmt: skip
     source.add_argument("--counts", type=Path, metavar="FILE",
                         help="CSV of times and how many arrived from each to the next")  # fmt: skip
-    add("--scale", type=float, default=1.0, metavar="N", help="counts times N")
-    add("--seed", type=int, default=1, metavar="N", help="of the times within --counts' intervals")
-    add("--agent-seconds", type=_seconds, default=600.0, metavar="S", help="how long agents live")
-    add("--seconds-column", default="", metavar="NAME", help="how long, by a column of --arrivals")
-    add("--seconds-scale", type=float, default=1.0, metavar="F", help="times F")
+    add("--scale", metavar="N", help="counts times N")
+    add("--seed", type=int, metavar="N", help="of the times within --counts' intervals")
+    add("--agent-seconds", default="600", metavar="S", help="how long agents live (default 600)")
+    add("--seconds-column", metavar="NAME", help="how long, by a column of --arrivals")
+    add("--seconds-scale", metavar="F", help="times F")
     add("--agents-per-worker", type=int, metavar="N", help="instead of the policy's")
-    add("--start-seconds", type=_seconds, default=5.0, metavar="S",
+    add("--start-seconds", default="5", metavar="S",
         help="how long a worker takes to start (default 5)")  # fmt: skip
     add_output_flags(parser)
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds <= 31_536_000:
-        raise argparse.ArgumentTypeError(f"expected 0 to 31,536,000 seconds, got {text}")
-    return seconds
-
-
 def run(args: argparse.Namespace) -> int:
-    policies = {path.stem: _policy(path, args.agents_per_worker) for path in args.policies}
-    lives = Lives(args.agent_seconds, args.seconds_column, args.seconds_scale)
-    if args.counts:
-        arrive = counts_of(args.counts, args.scale, args.seed, lives)
-    else:
-        arrive = arrivals_of(args.arrivals, lives)
+    policies = _policies(args)
     slots = next(iter(policies.values())).agents_per_worker
-    ideal = ideal_worker_seconds(arrive(), slots, args.start_seconds)
+    start_seconds = seconds(args.start_seconds, "--start-seconds")
+    arrive = _arrivals(args)
+    ideal = ideal_worker_seconds(arrive(), slots, start_seconds)
     rows = [
-        _row(name, _simulate(name, config, arrive, args.start_seconds), ideal)
+        _row(name, _simulate(name, config, arrive, start_seconds), ideal)
         for name, config in policies.items()
     ]
     if is_json(args):
@@ -79,14 +69,62 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _policies(args: argparse.Namespace) -> dict[str, PoolConfig]:
+    """By name. Raises `BadInput`."""
+    policies: dict[str, PoolConfig] = {}
+    for path in args.policies:
+        if path.stem in policies:
+            raise BadInput(f"--policy: two are named {path.stem}")
+        policies[path.stem] = _policy(path, args.agents_per_worker)
+    sizes = sorted({config.agents_per_worker for config in policies.values()})
+    if len(sizes) > 1:
+        found = " and ".join(map(str, sizes))
+        raise BadInput(f"workers of {found} slots cannot be compared: use --agents-per-worker")
+    return policies
+
+
+def _arrivals(args: argparse.Namespace) -> Callable[[], Iterator[Arrival]]:
+    """Raises `BadInput` where a flag is for the other kind of file, and `FileError`."""
+    others = {"--seconds-column": args.seconds_column, "--seconds-scale": args.seconds_scale}
+    if args.arrivals:
+        others = {"--scale": args.scale, "--seed": args.seed}
+    if wrong := [flag for flag, value in others.items() if value is not None]:
+        kind = "--counts" if args.arrivals else "--arrivals"
+        raise BadInput(f"{wrong[0]}: only with {kind}")
+    lives = Lives(
+        seconds(args.agent_seconds, "--agent-seconds"),
+        args.seconds_column or "",
+        _number(args.seconds_scale, "--seconds-scale"),
+    )
+    if args.arrivals:
+        return arrivals_of(args.arrivals, lives)
+    seed = 1 if args.seed is None else args.seed
+    return counts_of(args.counts, _number(args.scale, "--scale"), seed, lives)
+
+
+def _number(text: str | None, flag: str) -> float:
+    try:
+        number = float(text or "1")
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1e12:
+        raise BadInput(f"{flag}: expected a number above 0, got {text}")
+    return number
+
+
 def _policy(path: Path, slots: int | None) -> PoolConfig:
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
         if slots:
             settings["agents_per_worker"] = slots
         return msgspec.convert(settings, PoolConfig)
-    except (OSError, ValueError) as error:  # a ValidationError is one
-        raise MusterError(f"{path}: {error}") from None
+    except msgspec.ValidationError as error:
+        what, _, key = in_words(error).partition(" - at `$.")
+        raise BadInput(f"{path}: {f'{key[:-1]}: ' if key else ''}{what}") from None
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    except ValueError as error:  # it is no TOML
+        raise BadInput(f"{path}: {error}") from None
 
 
 def _simulate(
@@ -125,12 +163,12 @@ def _print_table(rows: list[dict[str, Any]], ideal: float) -> None:
         (
             row["name"],
             *(f"{seconds:.1f} s" for seconds in row["wait_seconds"].values()),
-            f"{row['worker_hours']:,.1f}",
+            f"{row['worker_hours']:,.2f}",
             f"{row['slack']:.1%}",
             *(f"{row[key]:,}" for key in ("starts", "stops", "turns")),
         )
         for row in rows
     ]
     render.show(render.Table(columns, cells))
-    arrivals, hours = rows[0]["arrivals"], f"{ideal / 3600:,.1f} worker-hours"
+    arrivals, hours = rows[0]["arrivals"], f"{ideal / 3600:,.2f} worker-hours"
     print(f"\n{arrivals:,} arrivals; {hours} are possible where all of them are known before")

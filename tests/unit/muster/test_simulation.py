@@ -53,12 +53,12 @@ def test_a_worker_is_stopped_after_the_window_and_started_again() -> None:
 
 
 def test_who_knows_all_arrivals_needs_full_workers_for_the_start_and_the_window() -> None:
-    """Time begins with the first arrival, so that the first start counts nothing."""
+    """From the first arrival to the last end: the first start and the last window count nothing."""
     arrivals = [(0.0, 100.0), (0.0, 100.0)]
-    assert ideal_worker_seconds(arrivals, 2, 10.0) == pytest.approx(100 + 300, abs=4)
-    assert ideal_worker_seconds(arrivals, 1, 10.0) == pytest.approx(2 * 400, abs=8)
+    assert ideal_worker_seconds(arrivals, 2, 10.0) == pytest.approx(100, abs=4)
+    assert ideal_worker_seconds(arrivals, 1, 10.0) == pytest.approx(200, abs=8)
     apart = [(0.0, 10.0), (2000.0, 10.0)]
-    assert ideal_worker_seconds(apart, 1, 10.0) == pytest.approx(310 + 320, abs=8)
+    assert ideal_worker_seconds(apart, 1, 10.0) == pytest.approx(310 + 20, abs=8)
     assert ideal_worker_seconds([], 1, 10.0) == 0
 
 
@@ -167,7 +167,7 @@ def test_and_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("policy", "why"),
     [
-        ('preset = "lazy"', "p.toml: Expected `str` matching regex '^(reactive|proactive)$"),
+        ('preset = "lazy"', "p.toml: preset: expected reactive or proactive"),
         ("speed = 1", "p.toml: Object contains unknown field `speed`"),
         ("speed =", "p.toml: Invalid value"),
     ],
@@ -175,5 +175,35 @@ def test_and_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_policy_that_is_none_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: str, why: str
 ) -> None:
-    assert simulate(tmp_path, policy=policy) == 1
+    assert simulate(tmp_path, policy=policy) == 2
     assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("--scale 2", "--scale: only with --counts"),
+        ("--seed 2", "--seed: only with --counts"),
+        ("--start-seconds soon", "--start-seconds: 'soon' is not a number of seconds"),
+        ("--seconds-scale 0", "--seconds-scale: expected a number above 0, got 0"),
+        ("--policy p.toml", "--policy: two are named p"),
+        ("--policy five.toml", "workers of 5 and 10 slots cannot be compared: use --agents-per"),
+        ("--policy none.toml", "none.toml: No such file or directory"),
+    ],
+)
+def test_a_flag_that_means_nothing_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    why: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "five.toml").write_text("agents_per_worker = 5")
+    assert simulate(tmp_path, *words.split()) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_a_file_without_arrivals_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="has no arrivals"):
+        arrivals_of(written(tmp_path, "at\n"), Lives())
