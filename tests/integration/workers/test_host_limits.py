@@ -15,7 +15,7 @@ from tests.waiting import until
 from workers.host.capacity import HostLimits
 from workers.launch.pool_processes import HostProcesses
 from workers.supervisor import host_reports
-from workers.supervisor.scaler import LaunchTracker
+from workers.supervisor.launch_tracker import LaunchTracker
 
 
 @pytest.mark.parametrize(

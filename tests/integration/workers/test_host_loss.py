@@ -12,7 +12,7 @@ from tests.pools import raw_events, types
 from tests.waiting import timed, until
 from workers.host.processes import Process
 from workers.launch.launchers import LaunchFailed
-from workers.supervisor.scaler import BACKOFF_SECONDS
+from workers.supervisor.launch_tracker import BACKOFF_SECONDS
 
 
 async def test_a_killed_workers_agents_run_elsewhere_within_two_seconds(site: Site) -> None:

@@ -3,7 +3,7 @@
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.survey import ObservedWorker
 from tests.unit.workers.test_scaling import survey, worker
-from workers.supervisor.scaler import BACKOFF_SECONDS, ROLE_BACKOFF_SECONDS, LaunchTracker
+from workers.supervisor.launch_tracker import BACKOFF_SECONDS, ROLE_BACKOFF_SECONDS, LaunchTracker
 
 ORDERED = WorkerStatus.REQUESTED
 
