@@ -2,9 +2,10 @@
 
 import csv
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 
 from msgspec import Struct
@@ -19,6 +20,25 @@ class FileError(MusterError):
     """A file of arrivals that cannot be read; names the line."""
 
 
+class Load(Struct, frozen=True):
+    """What comes to a pool. Times in seconds."""
+
+    arrive: Callable[[], Iterator[Arrival]]
+    """The arrivals in order of time; the same each time."""
+    present: Sequence[float] = ()
+    """How long those live from `since` on that are there before."""
+    since: float | None = None
+    """When it begins; None: with the first arrival."""
+    until: float = -inf
+    """It does not end before, nor before the last agent has ended."""
+
+    def everyone(self) -> Iterator[Arrival]:
+        """All lives, also of those that are there before."""
+        for life in self.present:
+            yield self.since or 0.0, life
+        yield from self.arrive()
+
+
 class Lives(Struct, frozen=True):
     """How long agents live: `seconds`, or a column of the file times `scale`."""
 
@@ -27,7 +47,7 @@ class Lives(Struct, frozen=True):
     scale: float = 1.0
 
 
-def arrivals_of(path: Path, lives: Lives) -> Callable[[], Iterator[Arrival]]:
+def arrivals_of(path: Path, lives: Lives) -> Load:
     """An arrival a row, with its time in the first column; a header is optional.
 
     Raises `FileError`.
@@ -48,10 +68,10 @@ def arrivals_of(path: Path, lives: Lives) -> Callable[[], Iterator[Arrival]]:
     if not found:
         raise FileError(f"{path}: has no arrivals")
     found.sort()
-    return lambda: iter(found)
+    return Load(lambda: iter(found))
 
 
-def counts_of(path: Path, scale: float, seed: int, lives: Lives) -> Callable[[], Iterator[Arrival]]:
+def counts_of(path: Path, scale: float, seed: int, lives: Lives) -> Load:
     """Rows of a time and how many arrived from then to the next; Poisson within it.
 
     Raises `FileError`.
@@ -74,7 +94,7 @@ def counts_of(path: Path, scale: float, seed: int, lives: Lives) -> Callable[[],
                 yield at, lives.seconds
                 at += draw(rate)
 
-    return arrive
+    return Load(arrive)
 
 
 def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

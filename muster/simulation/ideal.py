@@ -5,36 +5,65 @@ from collections import deque
 from collections.abc import Iterable
 from heapq import heappop, heappush
 
+from msgspec import Struct
+
 from eventstore.language.scaling import POLL_SECONDS
 from muster.simulation.arrivals import Arrival
+from muster.simulation.outcome import Curve, curve_of
 
 WINDOW_SECONDS = 300.0
 """A worker that is needed again within so long is not stopped."""
 
 
-def ideal_worker_seconds(arrivals: Iterable[Arrival], slots: int, start_seconds: float) -> float:
+class Ideal(Struct, frozen=True):
+    """What would be needed at each time. Times in seconds."""
+
+    since: float
+    """The first arrival."""
+    load: "array[int]"
+    """The most agents in each `POLL_SECONDS`..."""
+    workers: "array[int]"
+    """...and the fewest workers for them."""
+
+    @property
+    def worker_seconds(self) -> float:
+        return sum(self.workers) * POLL_SECONDS
+
+    @property
+    def until(self) -> float:
+        """The last end."""
+        return self.since + len(self.load) * POLL_SECONDS
+
+    def curve(self, values: "array[int]") -> Curve:
+        return curve_of(values, self.since, POLL_SECONDS)
+
+
+def ideal_of(arrivals: Iterable[Arrival], slots: int, start_seconds: float) -> Ideal:
     """Each worker is full, and started exactly as long before it is needed as its start takes."""
     before, after = int(WINDOW_SECONDS / POLL_SECONDS), int(start_seconds / POLL_SECONDS)
-    total = 0
     most: deque[tuple[int, int]] = deque()
-    needed = [-(-peak // slots) for peak in _peaks(arrivals)]
-    for index in range(-after, len(needed)):  # also what is needed once one has started
-        if (coming := index + after) < len(needed):
-            while most and most[-1][1] <= needed[coming]:
+    since, load = _peaks(arrivals)
+    workers = array("i")
+    for index in range(-after, len(load)):  # also what is needed once one has started
+        if (coming := index + after) < len(load):
+            needed = -(-load[coming] // slots)
+            while most and most[-1][1] <= needed:
                 most.pop()
-            most.append((coming, needed[coming]))
+            most.append((coming, needed))
         while most and most[0][0] < index - before:
             most.popleft()
-        total += most[0][1] if index >= 0 and most else 0
-    return total * POLL_SECONDS
+        if index >= 0:
+            workers.append(most[0][1] if most else 0)
+    return Ideal(since, load, workers)
 
 
-def _peaks(arrivals: Iterable[Arrival]) -> "array[int]":
-    """The most agents at once in each `POLL_SECONDS`."""
+def _peaks(arrivals: Iterable[Arrival]) -> tuple[float, "array[int]"]:
+    """The first arrival, and the most agents at once in each `POLL_SECONDS` from then on."""
     peaks = array("i")
     ends: list[float] = []
     load = peak = 0
-    until: float | None = None
+    since: float | None = None
+    until = 0.0
 
     def end_those_before(at: float) -> None:
         nonlocal load, peak, until
@@ -45,13 +74,14 @@ def _peaks(arrivals: Iterable[Arrival]) -> "array[int]":
 
     def close_before(at: float) -> None:
         nonlocal peak, until
-        until = at + POLL_SECONDS if until is None else until
         while at > until:
             peaks.append(peak)
             until += POLL_SECONDS
             peak = load
 
     for at, life in arrivals:
+        if since is None:
+            since, until = at, at + POLL_SECONDS
         end_those_before(at)
         heappush(ends, at + life)
         load += 1
@@ -59,4 +89,4 @@ def _peaks(arrivals: Iterable[Arrival]) -> "array[int]":
     if ends:
         end_those_before(max(ends))
         peaks.append(peak)
-    return peaks
+    return since or 0.0, peaks

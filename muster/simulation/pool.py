@@ -4,41 +4,28 @@ Agents are placed as in a real pool without a placer: the fullest worker that ha
 next. Decisions are made when an agent finds no slot, and every `POLL_SECONDS`.
 """
 
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
-from math import ceil, inf
-
-from msgspec import Struct
+from math import inf
 
 from eventstore.language.scale_policy import ScalePolicy
 from eventstore.language.scaling import POLL_SECONDS, Memory, Observation, decide_scale
-from muster.simulation.arrivals import Arrival
-
-
-class Outcome(Struct):
-    """What became of all arrivals. Times in seconds."""
-
-    arrivals: int = 0
-    waits: list[float] = []
-    """Of those that found no slot, in order of size once the simulation has ended."""
-    worker_seconds: float = 0.0
-    starts: int = 0
-    stops: int = 0
-    turns: int = 0
-    """How often the number of workers went down after up, or up after down."""
-
-    def wait_seconds(self, share: float) -> float:
-        """So long, at most, this share of all arrivals has waited."""
-        at = ceil(self.arrivals * share) - 1 - (self.arrivals - len(self.waits))
-        return self.waits[at] if at >= 0 and self.waits else 0.0
+from muster.simulation.arrivals import Arrival, Load
+from muster.simulation.outcome import Curve, Outcome
 
 
 class SimulatedPool:
-    """One pool that begins empty. `start_seconds`: how long a worker takes to start."""
+    """One pool that begins empty. `start_seconds`: how long a worker takes to start.
 
-    def __init__(self, policy: ScalePolicy, start_seconds: float) -> None:
-        self.outcome = Outcome()
+    `since`, `until`: what its curves span.
+    """
+
+    def __init__(
+        self, policy: ScalePolicy, start_seconds: float, since: float, until: float
+    ) -> None:
+        self.outcome = Outcome(workers=Curve(since, until), longest=Curve(since, until))
         self._policy = policy
         self._start_seconds = start_seconds
         self._memory = Memory()
@@ -54,10 +41,12 @@ class SimulatedPool:
         self._last_change = 0
         self._changed_at = 0.0
 
-    def run(self, arrivals: Iterable[Arrival], report: Callable[[int, float], None]) -> Outcome:
+    def run(self, load: Load, report: Callable[[int, float], None]) -> Outcome:
         """Simulate until the last agent has ended; `report`: arrivals so far, and their time."""
-        decided_at = None
-        for number, (at, life) in enumerate(arrivals):
+        decided_at = load.since
+        if decided_at is not None:
+            self._begin(decided_at, load.present)
+        for number, (at, life) in enumerate(load.arrive()):
             if decided_at is None:
                 self._changed_at = decided_at = at
             while decided_at + POLL_SECONDS < at:
@@ -66,11 +55,29 @@ class SimulatedPool:
             self._arrive(at, life)
             if number % 100_000 == 0:
                 report(number, at)
-        while decided_at is not None and (self._ends or self._waiting):
+        while decided_at is not None and (
+            self._ends or self._waiting or decided_at + POLL_SECONDS <= load.until
+        ):
             decided_at = self._poll(decided_at)
         self._add_worker_seconds(decided_at or 0.0)
-        self.outcome.waits.sort()
+        self.outcome.waits = array("d", sorted(self.outcome.waits))
         return self.outcome
+
+    def _begin(self, at: float, lives: Sequence[float]) -> None:
+        """With agents that were there before, on workers that are full."""
+        self._changed_at = at
+        for first in range(0, len(lives), self._slots):
+            worker, some = self._new_worker(), lives[first : first + self._slots]
+            self._by_agents[len(some)][worker] = None
+            self._agents[worker] = len(some)
+            for life in some:
+                heappush(self._ends, (at + life, worker))
+        self._held = len(lives)
+        self._add_worker_seconds(at)
+
+    def _new_worker(self) -> int:
+        self._ordered_count += 1
+        return self._ordered_count
 
     def _poll(self, decided_at: float) -> float:
         now = decided_at + POLL_SECONDS
@@ -124,6 +131,7 @@ class SimulatedPool:
         """The agent that has waited the longest."""
         came, life = self._waiting.popleft()
         self.outcome.waits.append(now - came)
+        self.outcome.longest.peak(came, now - came)
         heappush(self._ends, (now + life, worker))
 
     def _decide(self, now: float) -> None:
@@ -145,13 +153,14 @@ class SimulatedPool:
             self.outcome.starts += decision.order
             self.outcome.stops += decision.remove
             for _ in range(decision.order):
-                self._starting.append((now + self._start_seconds, self._ordered_count))
-                self._ordered_count += 1
+                self._starting.append((now + self._start_seconds, self._new_worker()))
             for _ in range(decision.remove):
                 worker, _ = self._by_agents[0].popitem()
                 del self._agents[worker]
+            self.outcome.workers.step(now, workers + change)
 
     def _add_worker_seconds(self, now: float) -> None:
         workers = len(self._agents) + len(self._starting)
+        self.outcome.workers.step(now, workers)
         self.outcome.worker_seconds += workers * (now - self._changed_at)
         self._changed_at = now

@@ -9,22 +9,28 @@ import pytest
 
 from eventstore.language.scale_policy import PRESETS, Behaviour, ScalePolicy
 from muster.__main__ import main
-from muster.simulation.arrivals import Arrival, FileError, Lives, arrivals_of, counts_of
-from muster.simulation.ideal import ideal_worker_seconds
-from muster.simulation.pool import Outcome, SimulatedPool
+from muster.simulation.arrivals import Arrival, FileError, Lives, Load, arrivals_of, counts_of
+from muster.simulation.ideal import ideal_of
+from muster.simulation.outcome import Outcome
+from muster.simulation.pool import SimulatedPool
 
 AT_ONCE = Behaviour(window_seconds=0.0)
 
 
 def simulated(arrivals: list[Arrival], policy: ScalePolicy, start_seconds: float = 10.0) -> Outcome:
-    return SimulatedPool(policy, start_seconds).run(arrivals, lambda *_: None)
+    pool = SimulatedPool(policy, start_seconds, 0.0, 1.0)
+    return pool.run(Load(lambda: iter(arrivals)), lambda *_: None)
+
+
+def ideal_worker_seconds(arrivals: list[Arrival], slots: int, start_seconds: float) -> float:
+    return ideal_of(arrivals, slots, start_seconds).worker_seconds
 
 
 def test_who_finds_no_slot_waits_for_the_start_of_a_worker() -> None:
     """The third shares no worker; the fourth finds the slot that the first has left."""
     arrivals = [(0.0, 20.0), (1.0, 20.0), (1.0, 20.0), (31.0, 5.0)]
     outcome = simulated(arrivals, ScalePolicy(slots=2))
-    assert outcome.waits == [9.0, 10.0, 10.0]
+    assert list(outcome.waits) == [9.0, 10.0, 10.0]
     assert (outcome.arrivals, outcome.starts, outcome.stops) == (4, 2, 0)
     assert [outcome.wait_seconds(share) for share in (0.25, 0.5, 0.75, 1)] == [0, 9, 10, 10]
     assert outcome.worker_seconds == pytest.approx(36.0 + 35.0)
@@ -33,7 +39,7 @@ def test_who_finds_no_slot_waits_for_the_start_of_a_worker() -> None:
 def test_slots_that_become_free_go_to_those_that_have_waited_the_longest() -> None:
     arrivals = [(0.0, 3.0), (1.0, 3.0), (2.0, 3.0)]
     outcome = simulated(arrivals, ScalePolicy(slots=1, max_workers=1))
-    assert outcome.waits == [10.0, 12.0, 14.0]
+    assert list(outcome.waits) == [10.0, 12.0, 14.0]
 
 
 def test_the_fullest_worker_with_room_gets_the_next_agent() -> None:
@@ -91,18 +97,18 @@ def listed(arrivals: Iterator[Arrival]) -> list[Arrival]:
 
 def test_arrivals_are_times_or_seconds_in_any_order(tmp_path: Path) -> None:
     path = written(tmp_path, "3\n1\n2.5\n")
-    assert listed(arrivals_of(path, Lives(7.0))()) == [(1.0, 7.0), (2.5, 7.0), (3.0, 7.0)]
+    assert listed(arrivals_of(path, Lives(7.0)).arrive()) == [(1.0, 7.0), (2.5, 7.0), (3.0, 7.0)]
     path = written(tmp_path, "at,tokens\n1970-01-01 00:00:05.25,4\n1970-01-01T00:00:02+00:00,8\n")
     lives = Lives(column="tokens", scale=0.5)
-    assert listed(arrivals_of(path, lives)()) == [(2.0, 4.0), (5.25, 2.0)]
+    assert listed(arrivals_of(path, lives).arrive()) == [(2.0, 4.0), (5.25, 2.0)]
 
 
 def test_counts_arrive_within_their_interval_the_same_for_a_seed(tmp_path: Path) -> None:
     path = written(tmp_path, "at,value\n0,1000\n100,0\n200,3000\n")
-    arrive = counts_of(path, 2.0, 5, Lives(7.0))
-    found = listed(arrive())
-    assert found == listed(arrive())
-    assert found != listed(counts_of(path, 2.0, 6, Lives(7.0))())
+    load = counts_of(path, 2.0, 5, Lives(7.0))
+    found = listed(load.arrive())
+    assert found == listed(load.arrive())
+    assert found != listed(counts_of(path, 2.0, 6, Lives(7.0)).arrive())
     first, last = (sum(low <= at < low + 100 for at, _ in found) for low in (0, 200))
     assert len(found) == first + last
     assert first == pytest.approx(2000, abs=200)
