@@ -6,10 +6,11 @@ of a pool, such as `preset = "proactive"`.
 
   muster simulate --policy p.toml --arrivals requests.csv --agent-seconds 600
   muster simulate --policy p.toml --policy q.toml --counts taxi.csv --scale 0.04 -o json
-  muster simulate --policy p.toml --pool developer_pool --from 7d
+  muster simulate --policy p.toml --pool developer_pool --from 7d -o png > policies.png
 """
 
 import argparse
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,10 +29,12 @@ from muster.cli.simulation.progress import Progress
 from muster.simulation.arrivals import Lives, Load, arrivals_of, counts_of
 from muster.simulation.ideal import Ideal, ideal_of
 from muster.simulation.outcome import Outcome
+from muster.simulation.picture import draw, require_matplotlib
 from muster.simulation.pool import SimulatedPool
 from muster.terminal import render
 
-FORMATS = ("table", *JSON)
+PICTURE = "png"
+FORMATS = ("table", *JSON, PICTURE)
 OF_POOL = ("agents_per_worker", "min_workers", "max_workers")
 """Of these settings those of the pool count where a policy does not have them."""
 START_SECONDS = 5.0
@@ -84,6 +87,12 @@ class _Tried(Struct, frozen=True):
 
 def run(args: argparse.Namespace) -> int:
     _check_flags(args)
+    if args.output == PICTURE:
+        if render.at_terminal():
+            raise BadInput(
+                "-o png: this is a terminal; write it to a file: … -o png > policies.png"
+            )
+        require_matplotlib()
     _policies(args, {})  # before what takes longer
     tried = _of_pool(args) if args.pool else _Tried(_of_file(args))
     policies = _policies(args, tried.settings)
@@ -96,13 +105,16 @@ def run(args: argparse.Namespace) -> int:
         name: _simulate(name, config, tried.load, start_seconds, ideal)
         for name, config in policies.items()
     }
-    rows = [_row(name, outcome, ideal) for name, outcome in outcomes.items()]
-    real = None if tried.recorded is None else _row("recorded", tried.recorded, ideal)
+    real = {} if tried.recorded is None else {"recorded": tried.recorded}
+    rows = [_row(name, outcome, ideal) for name, outcome in {**outcomes, **real}.items()]
     if is_json(args):
         hours = {"worker_hours": ideal.worker_seconds / 3600}
-        print_document(args, {"policies": rows, "ideal": hours, "recorded": real})
+        found = {"policies": rows[: len(outcomes)], "ideal": hours}
+        print_document(args, {**found, "recorded": rows[-1] if real else None})
+    elif args.output == PICTURE:
+        draw(sys.stdout.buffer, ideal, {**outcomes, **real})
     else:
-        _print_table(rows if real is None else [*rows, real], ideal)
+        _print_table(rows, ideal)
     return 0
 
 

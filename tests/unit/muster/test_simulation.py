@@ -2,6 +2,8 @@
 
 import json
 import random
+import sys
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from eventstore.language.scale_policy import PRESETS, Behaviour, ScalePolicy
 from muster.__main__ import main
 from muster.simulation.arrivals import Arrival, FileError, Lives, Load, arrivals_of, counts_of
 from muster.simulation.ideal import ideal_of
-from muster.simulation.outcome import Outcome
+from muster.simulation.outcome import Curve, Outcome, curve_of
 from muster.simulation.pool import SimulatedPool
 
 AT_ONCE = Behaviour(window_seconds=0.0)
@@ -168,6 +170,34 @@ def test_and_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert ahead["worker_hours"] > usual["worker_hours"] > 0
     hours = document["ideal"]["worker_hours"]
     assert ahead["slack"] == pytest.approx(ahead["worker_hours"] / hours - 1)
+
+
+def test_and_as_a_picture(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert simulate(tmp_path, "-o", "png") == 0
+    assert capfdbinary.readouterr().out.startswith(b"\x89PNG\r\n")
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_simulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as terminal:
+        terminal.setattr("muster.terminal.render.at_terminal", lambda: True)
+        assert simulate(tmp_path, "-o", "png") == 2
+    assert "write it to a file: " in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert simulate(tmp_path, "-o", "png") == 2
+    assert 'pip install "agent-muster[plot]"' in capsys.readouterr().err
+
+
+def test_the_curve_of_a_picture_has_the_highest_value_of_each_part() -> None:
+    curve = Curve(0.0, 1000.0)
+    curve.step(10.5, 3)
+    curve.step(10.7, 1)
+    curve.step(20.5, 0)
+    assert curve.values[9:13] == [0, 3, 1, 1]
+    assert curve.values[20:22] == [1, 0]
+    longer = curve_of(array("i", range(5000)), 0.0, 2.0)
+    assert (longer.values[0], longer.values[-1], longer.part_seconds) == (4, 4999, 10)
 
 
 @pytest.mark.parametrize(
