@@ -105,6 +105,8 @@ class History:
                 (events.WorkerStarted(host="h", pid=7, start_time=1, max_agents=3), "active")
             ],
             "active": [
+                (events.WorkerCordoned(reason="odd"), "active"),
+                (events.WorkerUncordoned(reason="requested"), "active"),
                 (events.WorkerSuspect(reason="silent"), "suspect"),
                 (events.WorkerDraining(reason="drain"), "draining"),
                 (events.WorkerLost(reason="killed"), "ended"),
@@ -212,7 +214,7 @@ def summary(rows: Sequence[EventRow], pool: str) -> dict[str, tuple[str, str, in
             if row.type == "agent.termination_requested":
                 status = "stopping" if status == "running" else status
             else:
-                status = STATUSES[row.type]
+                status = STATUSES.get(row.type, status)
             if row.type == "agent.claimed":
                 worker = row.worker_id
             elif status in ("pending", "restarting", "terminated", "failed"):

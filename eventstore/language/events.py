@@ -238,6 +238,20 @@ class WorkerRecovered(Body, frozen=True):
     reason: str = ""
 
 
+class WorkerCordoned(Body, frozen=True):
+    """It claims no more agents; those that it has run on."""
+
+    type = "worker.cordoned"
+    reason: str
+
+
+class WorkerUncordoned(Body, frozen=True):
+    """It claims agents again."""
+
+    type = "worker.uncordoned"
+    reason: str
+
+
 class WorkerDraining(Body, frozen=True):
     """It claims no more agents and releases those that it has."""
 
@@ -365,6 +379,8 @@ WorkerBody: TypeAlias = (
     | WorkerStarted
     | WorkerSuspect
     | WorkerRecovered
+    | WorkerCordoned
+    | WorkerUncordoned
     | WorkerDraining
     | WorkerStopped
     | WorkerLost

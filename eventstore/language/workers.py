@@ -5,7 +5,8 @@
     requested | active | draining -> lost
 
 A worker is first an order for a launch, with a deadline; `worker.started` is refused after it.
-`epoch` is its fencing number, allocated when it starts and raised when it is declared lost.
+`epoch` is its fencing number, allocated when it starts and raised when it is declared lost. Beside
+its status it is cordoned from `worker.cordoned` until `worker.uncordoned`: it claims no agents.
 """
 
 from enum import StrEnum
@@ -50,6 +51,8 @@ class Worker(Struct, frozen=True, kw_only=True):
     status: WorkerStatus = WorkerStatus.REQUESTED
     reason: str = ""
     draining: bool = False
+    cordoned: str = ""
+    """Why it claims no more agents; empty if it claims them."""
     version: int = 0
     epoch: int = 0
     pid: int = 0
@@ -66,6 +69,11 @@ class Worker(Struct, frozen=True, kw_only=True):
     @property
     def alive(self) -> bool:
         return self.status in ALIVE
+
+    @property
+    def claims(self) -> bool:
+        """Whether its free slots are room for agents."""
+        return self.status is WorkerStatus.ACTIVE and not self.cordoned
 
     @property
     def ended(self) -> bool:
@@ -90,6 +98,14 @@ class Drain(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class Cordon(Struct, frozen=True, kw_only=True):
+    reason: str
+
+
+class Uncordon(Struct, frozen=True, kw_only=True):
+    reason: str
+
+
 class StopWorker(Struct, frozen=True, kw_only=True):
     reason: str
 
@@ -100,7 +116,9 @@ class DeclareLost(Struct, frozen=True, kw_only=True):
     reason: str
 
 
-WorkerCommand: TypeAlias = Start | Suspect | Recover | Drain | StopWorker | DeclareLost
+WorkerCommand: TypeAlias = (
+    Start | Suspect | Recover | Cordon | Uncordon | Drain | StopWorker | DeclareLost
+)
 
 
 def decide(command: WorkerCommand, worker: Worker) -> tuple[events.WorkerBody, ...]:
@@ -118,6 +136,10 @@ def decide(command: WorkerCommand, worker: Worker) -> tuple[events.WorkerBody, .
             return (events.WorkerRecovered(),)
         case Drain() if worker.alive and not worker.draining:
             return (events.WorkerDraining(reason=command.reason),)
+        case Cordon() if worker.alive and not (worker.draining or worker.cordoned):
+            return (events.WorkerCordoned(reason=command.reason),)
+        case Uncordon() if worker.alive and worker.cordoned:
+            return (events.WorkerUncordoned(reason=command.reason),)
         case StopWorker() if worker.alive:
             return (events.WorkerStopped(reason=command.reason),)
         case DeclareLost():
@@ -154,6 +176,10 @@ def evolve(worker: Worker | None, event: events.Event, pool: str) -> Worker:
         case events.WorkerRecovered():
             next_status = WorkerStatus.DRAINING if worker.draining else WorkerStatus.ACTIVE
             return replace(worker, status=next_status, reason=body.reason)
+        case events.WorkerCordoned():
+            return replace(worker, cordoned=body.reason)
+        case events.WorkerUncordoned():
+            return replace(worker, cordoned="")
         case events.WorkerDraining():
             return replace(worker, status=WorkerStatus.DRAINING, draining=True, reason=body.reason)
         case events.WorkerStopped():

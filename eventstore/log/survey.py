@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eventstore.errors import Unreadable
-from eventstore.language.workers import Worker, WorkerStatus
+from eventstore.language.workers import Worker
 from eventstore.log.replies import Reply, fields_of, scores_of, text_of
 from eventstore.steps import hashes
 
@@ -66,13 +66,12 @@ class ObservedWorker(Struct, frozen=True):
     @property
     def has_room(self) -> bool:
         """Whether it claims what waits, or is about to, if it has free slots."""
-        is_active = self.worker.status is WorkerStatus.ACTIVE
-        return is_active and (self.preparing or not self.stalled)
+        return self.worker.claims and (self.preparing or not self.stalled)
 
     @property
     def free(self) -> int:
         """Its part of the pool's free slots."""
-        if self.worker.status is not WorkerStatus.ACTIVE or self.isolated_agent:
+        if not self.worker.claims or self.isolated_agent:
             return 0
         return self.worker.max_agents - self.agent_count
 

@@ -278,6 +278,8 @@ class Step:
             self.write(clauses.Signal("started", worker_id))
         elif new.draining and not (old and old.draining):
             self.write(clauses.Message(worker_id, "drain"))
+        elif old is not None and bool(new.cordoned) != bool(old.cordoned):
+            self.write(clauses.Signal("cordon", worker_id), clauses.WakeWorkers())
 
 
 def _leaves(old: Agent, new: Agent) -> Leaves:

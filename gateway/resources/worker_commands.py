@@ -1,25 +1,39 @@
 """Commands on worker processes."""
 
-from eventstore.language.workers import Drain, WorkerStatus
+from eventstore.language.workers import Cordon, Drain, Uncordon, WorkerCommand, WorkerStatus
 from eventstore.names import unknown_name
 from gateway.backend.call import Call
 from gateway.wire.answer import Answer
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.requests import DrainRequest, WorkerId
+from gateway.wire.requests import CordonRequest, DrainRequest, WorkerId
 from projector.queries.views import WorkerRow
+
+
+async def cordon(call: Call, worker_id: WorkerId, body: CordonRequest) -> Answer:
+    """Let a worker get no more agents; those that it has run on."""
+    return Answer(await _act(call, worker_id, Cordon(reason=body.reason)))
+
+
+async def uncordon(call: Call, worker_id: WorkerId, body: CordonRequest) -> Answer:
+    """Let a worker get agents again."""
+    return Answer(await _act(call, worker_id, Uncordon(reason=body.reason)))
 
 
 async def drain(call: Call, worker_id: WorkerId, body: DrainRequest) -> Answer:
     """Let a worker release its agents, which run elsewhere then, and end."""
+    row = await _act(call, worker_id, Drain(reason=body.reason))
+    return Answer(row, status=202 if row.ended_at is None else 200)
+
+
+async def _act(call: Call, worker_id: str, command: WorkerCommand) -> WorkerRow:
+    """Returns the worker as it is then."""
     backend, row = call.backend, await _row(call, worker_id)
-    command = Drain(reason=body.reason)
     acted = await backend.log.act_on_worker(row.pool_name, worker_id, command, call.origin)
     if acted.worker is not None and acted.worker.status is WorkerStatus.REQUESTED:
         detail = f"worker {worker_id} has not started yet"
         raise Problem(Kind.WORKER_NOT_STARTED, detail, field="worker_id")
     backend.report_position(call.read_state, row.pool_name)
-    row = await _row(call, worker_id)
-    return Answer(row, status=202 if row.ended_at is None else 200)
+    return await _row(call, worker_id)
 
 
 async def _row(call: Call, worker_id: str) -> WorkerRow:

@@ -33,11 +33,11 @@ function drawFigures(pools) {
 
 function drawWorker(worker) {
   const title = `${worker.worker_id}\n${worker.status}, pid ${worker.pid} on ${worker.host}\n` +
-    `${worker.agent_count} of ${worker.max_agents} slots`;
+    `${worker.agent_count} of ${worker.max_agents} slots${worker.cordoned ? `, cordoned: ${worker.cordoned}` : ""}`;
   const busy = worker.status === "requested" ? "starting" : worker.status === "draining" ? "stopping" : "running";
   const slots = Array.from({ length: Math.min(worker.max_agents, 60) }, (_, n) =>
     element("span", { class: `slot ${n < worker.agent_count ? busy : ""}` }));
-  return element("div", { class: `worker ${worker.status}`, title }, ...slots);
+  return element("div", { class: `worker ${worker.cordoned ? "cordoned" : worker.status}`, title }, ...slots);
 }
 
 function drawPool(pool, workers, counts) {

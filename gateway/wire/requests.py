@@ -234,6 +234,13 @@ class RestartRequest(Request, frozen=True):
     reason: Annotated[str, Meta(min_length=1, max_length=200)] = "requested"
 
 
+class CordonRequest(Request, frozen=True):
+    """Why a worker is cordoned, or is not any more. The body may be left out."""
+
+    may_be_empty: ClassVar[bool] = True
+    reason: Annotated[str, Meta(min_length=1, max_length=200)] = "requested"
+
+
 class DrainRequest(Request, frozen=True):
     """Why a worker is to release its agents and end. The body may be left out."""
 

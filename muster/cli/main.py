@@ -38,6 +38,8 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         "spawn",
         "terminate",
         "restart",
+        "cordon",
+        "uncordon",
         "drain",
         "ps",
         "describe",

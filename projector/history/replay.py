@@ -73,14 +73,18 @@ class PoolStatistics(Struct, frozen=True):
 
     def _used(self, worker: Worker) -> int:
         """Slots that no other agent can have."""
-        is_isolated = worker.worker_id in self.isolated
-        return worker.max_agents if is_isolated else self.agent_counts.get(worker.worker_id, 0)
+        is_full = worker.worker_id in self.isolated and not worker.cordoned
+        return worker.max_agents if is_full else self._agents(worker)
+
+    def _agents(self, worker: Worker) -> int:
+        return self.agent_counts.get(worker.worker_id, 0)
 
     def capacity(self) -> dict[str, Any]:
         """As the SQL view `pool_capacity` counts it."""
         counts = Counter(worker.status for worker in self.workers)
         active = [worker for worker in self.workers if worker.status is WorkerStatus.ACTIVE]
-        total, used = sum(worker.max_agents for worker in active), sum(map(self._used, active))
+        total = sum(self._agents(one) if one.cordoned else one.max_agents for one in active)
+        used = sum(map(self._used, active))
         return {
             "process_count": sum(counts[status] for status in ALIVE),
             "active_worker_processes": len(active),
@@ -264,4 +268,7 @@ def capacity_of(catalogue: Catalogue, pool: str, statistics: PoolStatistics) -> 
         ordered_workers=counts["ordered_worker_processes"],
         max_workers=pool_state.config.max_workers,
         isolated_workers=len(statistics.isolated),
+        cordoned_workers=sum(
+            bool(worker.cordoned) for worker in statistics.workers if worker.alive
+        ),
     )

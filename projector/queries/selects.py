@@ -182,9 +182,10 @@ def _capacities(connection: Connection, names: Iterable[str]) -> dict[str, PoolC
     p, c, w = SERVING.pools, CAPACITY, SERVING.workers
     of_pool = (w.c.pool_name == p.c.pool_name) & w.c.status.in_(LIVE_WORKER_STATUSES)
     isolated = select(func.count()).where(of_pool, w.c.alone != "").scalar_subquery()
+    cordoned = select(func.count()).where(of_pool, w.c.cordoned != "").scalar_subquery()
     counts = (c.c.available_capacity, c.c.process_count, c.c.ordered_worker_processes)
     query = (
-        select(p, *counts, isolated.label("alone_workers"))
+        select(p, *counts, isolated.label("alone_workers"), cordoned.label("cordoned_workers"))
         .join_from(p, c, p.c.pool_name == c.c.pool_name)
         .where(p.c.pool_name.in_(sorted(names)))
     )
@@ -195,6 +196,7 @@ def _capacities(connection: Connection, names: Iterable[str]) -> dict[str, PoolC
             ordered_workers=row["ordered_worker_processes"],
             max_workers=pool_of(row).config.max_workers,
             isolated_workers=row["alone_workers"],
+            cordoned_workers=row["cordoned_workers"],
         )
         for row in connection.execute(query).mappings()
     }

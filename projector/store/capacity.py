@@ -19,6 +19,7 @@ class PoolCapacity(Struct, frozen=True):
     max_workers: int = 0
     isolated_workers: int = 0
     """Workers that each have one isolated agent."""
+    cordoned_workers: int = 0
 
     def reason_of(self, agent: Agent) -> str:
         """What a pending agent waits for, and in brackets why it was requeued."""
@@ -38,6 +39,8 @@ class PoolCapacity(Struct, frozen=True):
         return WAITS_FOR_CLAIM
 
     def _full_reason(self) -> str:
-        count = self.isolated_workers
-        isolated = f", {count} of them for one agent alone" if count else ""
-        return f"pool is at its maximum of {self.max_workers} workers{isolated}"
+        isolated, cordoned = self.isolated_workers, self.cordoned_workers
+        parts = [f"pool is at its maximum of {self.max_workers} workers"]
+        parts += [f"{isolated} of them for one agent alone"] if isolated else []
+        parts += [f"{cordoned} of them cordoned"] if cordoned else []
+        return ", ".join(parts)

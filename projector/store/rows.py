@@ -166,6 +166,8 @@ class WorkerRow(Timed, frozen=True, kw_only=True):
     max_agents: int
     alone: str
     """The agent that has it for itself, if one does: then no slot of it is free."""
+    cordoned: str = ""
+    """Why it gets no more agents; empty if it does."""
     requested_at: int | None
     requested_time: datetime | None = None
     started_at: int | None
@@ -179,7 +181,8 @@ class WorkerRow(Timed, frozen=True, kw_only=True):
 
 
 class PoolRow(Timed, frozen=True, kw_only=True):
-    """Capacity of a pool. A worker counts while it lives; its slots, while it is active."""
+    """Capacity of a pool. A worker counts while it lives; its slots, while it is active. Of a
+    cordoned one only those that hold agents do."""
 
     pool_name: str
     role_type: str

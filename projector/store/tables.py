@@ -26,7 +26,7 @@ from sqlalchemy.types import TypeEngine
 from projector.store.mapping import AGENTS, HOSTS, POOLS, WORKERS, RowCodec
 from projector.store.rows import EventRow, Position
 
-VIEW_VERSION: Final = 6
+VIEW_VERSION: Final = 7
 """Raised when the meaning, columns or indexes of a view change: a projector that finds another one
 rebuilds."""
 
@@ -173,9 +173,13 @@ FROM (
             AND w.status = 'active') AS active_worker_processes,
         (SELECT count(*) FROM {schema}workers w WHERE w.pool_name = p.pool_name
             AND w.status = 'requested') AS ordered_worker_processes,
-        (SELECT coalesce(sum(w.max_agents), 0) FROM {schema}workers w
+        (SELECT coalesce(sum(
+                CASE WHEN w.cordoned <> '' THEN w.agent_count ELSE w.max_agents END), 0)
+            FROM {schema}workers w
             WHERE w.pool_name = p.pool_name AND w.status = 'active') AS total_capacity,
-        (SELECT coalesce(sum(CASE WHEN w.alone = '' THEN w.agent_count ELSE w.max_agents END), 0)
+        (SELECT coalesce(sum(
+                CASE WHEN w.cordoned <> '' OR w.alone = '' THEN w.agent_count
+                    ELSE w.max_agents END), 0)
             FROM {schema}workers w
             WHERE w.pool_name = p.pool_name AND w.status = 'active') AS used_capacity,
         (SELECT count(*) FROM {schema}agents a WHERE a.pool_name = p.pool_name

@@ -123,11 +123,11 @@ class ReferenceFold:
         return {a.worker_id: a.agent_id for a in self.agents.live.values() if a.held and a.alone}
 
     def free_slots(self) -> dict[str, int]:
-        """The free slots of each live worker: none unless it is active."""
+        """The free slots of each live worker: none unless it is active and not cordoned."""
         agent_counts, isolated = self.agent_counts(), self.isolated()
         return {
             worker.worker_id: worker.max_agents - agent_counts[worker.worker_id]
-            if worker.status is WorkerStatus.ACTIVE and worker.worker_id not in isolated
+            if worker.claims and worker.worker_id not in isolated
             else 0
             for worker in self.workers.live.values()
             if worker.alive

@@ -53,7 +53,7 @@ def max_wait_seconds(survey: Survey, config: PoolConfig) -> float:
     workers = [o for o in survey.workers if not (o.worker.ended or o.worker.draining)]
     isolated = sum(bool(o.isolated_agent) for o in workers)
     empty_or_new = len(workers) < config.max_workers or any(
-        o.agent_count == 0 and not o.stalled for o in workers
+        o.agent_count == 0 and not (o.stalled or o.worker.cordoned) for o in workers
     )
     available = isolated < config.isolation_limit and empty_or_new
     return config.suspicion_window_seconds * (1.0 if available else WAIT_SHARE)

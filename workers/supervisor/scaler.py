@@ -49,12 +49,9 @@ class Scaler:
         joined = {host.host: host.joined_ms for host in known if host.status == "joined"}
         await self._observe_launches(survey, joined, now)
         pool = self._context.pool()
-        seen = scaling.observe(
-            survey,
-            pool.config,
-            start_ms=self._launches.slowest_start_ms(),
-            deleted=pool.deleted or survey.closed == str(pool.created_seq),
-        )
+        deleted = pool.deleted or survey.closed == str(pool.created_seq)
+        start_ms = self._launches.slowest_start_ms()
+        seen = scaling.observe(survey, pool.config, start_ms=start_ms, deleted=deleted)
         decision, memory = decide_scale(seen, pool.config.scale_policy, self._memory)
         hosts: list[str] = []
         waiting = survey.waiting + survey.waiting_isolated
@@ -67,7 +64,7 @@ class Scaler:
             if not any(room.values()) and full and not blocked:
                 blocked = "no host has room for another worker: " + "; ".join(full)
         await self._report_blocked(blocked[:BLOCKED_MAX], survey)
-        removed = scaling.victims(survey, decision.remove)
+        removed = scaling.victims(survey, decision.remove, deleted=deleted)
         if hosts or removed or (decision.limit and decision.limit not in self._memory.limits):
             event = scaling.event_of(decision, seen, self._memory, survey, pool.config)
             if not await self._carry_out(event, hosts, removed, survey, now):

@@ -1,7 +1,9 @@
 """What a survey says about a pool's size, and which workers a decision concerns: pure functions.
 
 An agent that is to be isolated needs an empty worker. A worker whose event loop is stalled has no
-room: its free slots are passed over, so that what waits gets another worker. It counts as one.
+room: its free slots are passed over, so that what waits gets another worker. It counts as one. So
+does a cordoned one, which is kept also if it is empty: whoever cordoned it wants to see it. Only
+the deletion of its pool removes it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,20 +42,26 @@ def observe(
         waiting=waiting + survey.restarting,
         capacity=held + survey.room - sum(reserved) + ordered_slots,
         workers=len(alive) + ordered,
-        empty=len(claimable) - len(reserved) if not isolated else 0,
+        empty=len(victims(survey, deleted=deleted)) - len(reserved) if not isolated else 0,
         additional=wanted - len(reserved) - arriving,
         start_ms=start_ms,
         deleted=deleted,
     )
 
 
-def _is_empty(observed: ObservedWorker) -> bool:
-    return observed.has_room and observed.agent_count == 0
+def _is_empty(observed: ObservedWorker, *, deleted: bool = False) -> bool:
+    """`deleted`: also if it is cordoned."""
+    is_active = observed.worker.status is WorkerStatus.ACTIVE
+    return (observed.has_room or (deleted and is_active)) and observed.agent_count == 0
 
 
-def victims(survey: Survey, count: int) -> Sequence[str]:
-    """So many empty workers, those that were ordered first."""
-    return sorted(o.worker.worker_id for o in survey.workers if _is_empty(o))[:count]
+def victims(survey: Survey, count: int | None = None, *, deleted: bool = False) -> Sequence[str]:
+    """So many empty workers (None: all), those that were ordered first.
+
+    `deleted`: the pool is, and its cordoned workers are not kept.
+    """
+    empty = (o.worker.worker_id for o in survey.workers if _is_empty(o, deleted=deleted))
+    return sorted(empty)[:count]
 
 
 def event_of(

@@ -144,9 +144,10 @@ local function worker_of(id)
   local worker = workers[id]
   if not worker then
     local found = redis.call('HMGET', process_key(id), 'epoch', 'status', 'max_agents',
-      'agent_count', 'alone')
+      'agent_count', 'alone', 'cordoned')
     worker = { epoch = tonumber(found[1]), status = found[2], slots = tonumber(found[3]) or 0,
-      count = tonumber(found[4]) or 0, alone = found[5] or '', left = 0, rescored = true }
+      count = tonumber(found[4]) or 0, alone = found[5] or '', cordoned = found[6] or '',
+      left = 0, rescored = true }
     workers[id] = worker
   end
   return worker
@@ -158,7 +159,7 @@ local function is_fenced(worker, epoch)
 end
 
 local function free_slots(worker)
-  if worker.status ~= 'active' or worker.alone ~= '' then return 0 end
+  if worker.status ~= 'active' or worker.alone ~= '' or worker.cordoned ~= '' then return 0 end
   return worker.slots - worker.count
 end
 
@@ -170,8 +171,8 @@ local function settle(id)
   end
 end
 
--- Sets a worker's score to its free slots: 0 unless it is active and runs no isolated agent. No
--- change if it is not listed, unless `enlist`.
+-- Sets a worker's score to its free slots: 0 unless it is active, not cordoned, and runs no isolated
+-- agent. No change if it is not listed, unless `enlist`.
 local function rescore(id, enlist)
   settle(id)
   local processes = base .. 'processes'

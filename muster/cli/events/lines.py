@@ -29,7 +29,7 @@ STYLES = {
     **dict.fromkeys(("crashed", "start_failed", "unhealthy", "failed", "lost"), "red"),
     **dict.fromkeys(("suspect", "restarting", "draining", "cordoned"), "yellow"),
     "termination_requested": "yellow",
-    **dict.fromkeys(("started", "created", "joined", "recovered"), "green"),
+    **dict.fromkeys(("started", "created", "joined", "recovered", "uncordoned"), "green"),
 }
 """By the type of the event, without what comes before its point."""
 CATALOGUE = "catalogue"

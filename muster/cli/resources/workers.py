@@ -38,9 +38,11 @@ def _memory(worker: WorkerAnswer) -> str:
 
 
 def reason_text(worker: WorkerAnswer) -> str:
-    """The reason for its status, and the isolated agent that it runs, if any."""
+    """The reason for its status, that it is cordoned, and the isolated agent that it runs."""
+    is_cordoned = worker.cordoned and worker.ended_at is None
+    cordoned = f"cordoned: {worker.cordoned}" if is_cordoned else ""
     isolated = f"{worker.alone} runs isolated: it was lost twice" if worker.alone else ""
-    return "; ".join(text for text in (worker.reason, isolated) if text)
+    return "; ".join(text for text in (worker.reason, cordoned, isolated) if text)
 
 
 WORKERS: Listing[WorkerAnswer] = Listing(

@@ -196,6 +196,7 @@ def worker_fields(pool: str, worker: Worker) -> dict[str, str]:
         "start_time": str(worker.start_time),
         "deadline_ms": str(worker.deadline_ms),
         "draining": "1" if worker.draining else "",
+        "cordoned": worker.cordoned,
         "reason": worker.reason,
     }
 

@@ -160,6 +160,7 @@ def worker_row(name: str, pool: str, worker: Worker) -> Row:
         "status": worker.status,
         "reason": worker.reason,
         "draining": worker.draining,
+        "cordoned": worker.cordoned,
         "epoch": worker.epoch,
         "version": worker.version,
         "agent_count": len(worker.holds),

@@ -12,6 +12,8 @@ MAY_FOLLOW: Final = {
     "worker.started": frozenset({"requested"}),
     "worker.suspect": frozenset({"active", "draining"}),
     "worker.recovered": frozenset({"suspect"}),
+    "worker.cordoned": frozenset({"active", "suspect"}),
+    "worker.uncordoned": ALIVE,
     "worker.draining": frozenset({"active", "suspect"}),
     "worker.stopped": ALIVE,
     "worker.lost": ALIVE | {"requested"},
@@ -32,6 +34,7 @@ class Worker:
     status: str = "requested"
     reason: str = ""
     draining: bool = False
+    cordoned: str = ""
     version: int = 1
     epoch: int = 0
     pid: int = 0
@@ -57,7 +60,7 @@ class Worker:
     @property
     def free(self) -> int:
         """Slots that a claim may book."""
-        closed = self.alone or self.status != "active"
+        closed = self.alone or self.cordoned or self.status != "active"
         return 0 if closed else self.max_agents - len(self.holds)
 
 
@@ -81,6 +84,10 @@ def judge(worker: Worker, entry: Entry, drawn: dict[int, Entry]) -> Iterator[Off
         yield entry.offence(4, f"it was {worker.status}")
     if entry.type == "worker.draining" and worker.draining:
         yield entry.offence(4, "it was draining")
+    if entry.type == "worker.cordoned" and (worker.draining or worker.cordoned):
+        yield entry.offence(4, "it was draining, or cordoned")
+    if entry.type == "worker.uncordoned" and not worker.cordoned:
+        yield entry.offence(4, "it was not cordoned")
     if entry.type == "worker.stopped" and worker.holds:
         yield entry.offence(2, f"stopped with {len(worker.holds)} agents")
     if entry.type == "worker.started" and entry.body.get("max_agents") != worker.max_agents:
@@ -104,7 +111,8 @@ def evolve(worker: Worker, entry: Entry) -> None:
     """What the event makes of the worker, right or wrong."""
     body = entry.body
     worker.version += 1
-    worker.reason = str(body.get("reason", ""))
+    if entry.type not in {"worker.cordoned", "worker.uncordoned"}:
+        worker.reason = str(body.get("reason", ""))
     match entry.type:
         case "worker.started":
             worker.status, worker.deadline_ms = "active", 0
@@ -115,6 +123,10 @@ def evolve(worker: Worker, entry: Entry) -> None:
             worker.status = "suspect"
         case "worker.recovered":
             worker.status = "draining" if worker.draining else "active"
+        case "worker.cordoned":
+            worker.cordoned = str(body.get("reason", ""))
+        case "worker.uncordoned":
+            worker.cordoned = ""
         case "worker.draining":
             worker.status, worker.draining = "draining", True
         case "worker.stopped":

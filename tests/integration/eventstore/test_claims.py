@@ -46,6 +46,32 @@ async def test_after_a_lost_reply_claimed_agents_are_returned_again(any_redis_ur
     assert survey.workers[0].agent_count == 3
 
 
+async def test_a_cordoned_worker_claims_nothing_and_its_slots_are_no_room(
+    any_redis_url: str,
+) -> None:
+    """Nor is it woken: what waits is for others, and for a new worker."""
+    cordon, uncordon = workers.Cordon(reason="t"), workers.Uncordon(reason="t")
+    async with open_pool(any_redis_url) as pool:
+        fence = await pool.worker("w", slots=3)
+        await pool.spawn()
+        assert len(await pool.claim(fence)) == 1
+        await pool.log.client.execute_command("DEL", f"pool:{{{POOL}}}:inbox:w")
+        cordoned = await pool.log.act_on_worker(POOL, "w", cordon, ORIGIN)
+        assert cordoned.outcome is Outcome.DONE
+        again = await pool.log.act_on_worker(POOL, "w", cordon, ORIGIN)
+        assert again.outcome is Outcome.ALREADY
+        await pool.spawn()
+        assert await pool.claim(fence) == []
+        survey = await pool.log.survey(POOL)
+        assert (survey.free, survey.room, survey.waiting) == (0, 0, 1)
+        inbox = f"pool:{{{POOL}}}:inbox:w"
+        assert await pool.log.client.execute_command("LRANGE", inbox, 0, -1) == []
+        await pool.log.act_on_worker(POOL, "w", uncordon, ORIGIN)
+        assert await pool.log.client.execute_command("LRANGE", inbox, 0, -1) == [b"work"]
+        assert (await pool.log.survey(POOL)).room == 2
+        assert len(await pool.claim(fence)) == 1
+
+
 async def test_a_worker_that_is_fenced_draining_or_full_claims_nothing(
     any_redis_url: str,
 ) -> None:

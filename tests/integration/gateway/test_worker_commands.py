@@ -22,12 +22,34 @@ async def test_a_worker_is_drained_once_with_a_reason(stage: GatewayStage) -> No
     assert await stage.log.client.execute_command("LRANGE", inbox, 0, -1) == [b"drain"]
 
 
+async def test_a_worker_is_cordoned_and_uncordoned_once_with_a_reason(stage: GatewayStage) -> None:
+    fence = await stage.worker()
+    await stage.stage.settle(POOL)
+    path = f"{WORKERS}/{fence.worker_id}"
+    for _ in range(2):
+        answer = await stage.ask("POST", f"{path}/cordon", json={"reason": "its memory grows"})
+        row = answer.json
+        assert (answer.status, row["cordoned"], row["status"]) == (
+            200, "its memory grows", "active",
+        )  # fmt: skip
+    pool = (await stage.ask("GET", f"{AGENTS}/pools/{POOL}")).json
+    assert (pool["process_count"], pool["total_capacity"], pool["available_capacity"]) == (1, 0, 0)
+    for _ in range(2):
+        answer = await stage.ask("POST", f"{path}/uncordon")
+        assert (answer.status, answer.json["cordoned"]) == (200, "")
+    pool = (await stage.ask("GET", f"{AGENTS}/pools/{POOL}")).json
+    assert pool["available_capacity"] == pool["total_capacity"] > 0
+    recorded = await stage.events()
+    assert (recorded.count("worker.cordoned"), recorded.count("worker.uncordoned")) == (1, 1)
+
+
 async def test_a_worker_that_is_none_or_has_not_started_is_not_drained(stage: GatewayStage) -> None:
     unknown = await stage.ask("POST", f"{WORKERS}/01a2b3c4-0000-7000-8000-000000000000/drain")
     assert (unknown.status, unknown.kind) == (404, "worker-not-found")
     await stage.pool.order("ordered")
     await stage.stage.settle(POOL)
-    early = await stage.ask("POST", f"{WORKERS}/ordered/drain")
-    assert (early.status, early.kind) == (409, "worker-not-started")
+    for command in ("drain", "cordon"):
+        early = await stage.ask("POST", f"{WORKERS}/ordered/{command}")
+        assert (early.status, early.kind) == (409, "worker-not-started")
     refused = await stage.ask("POST", f"{WORKERS}/ordered/drain", json={"reason": ""})
     assert (refused.status, refused.fields) == (400, ["reason"])

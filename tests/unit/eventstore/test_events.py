@@ -37,6 +37,8 @@ def test_every_type_is_named_as_the_design_names_it() -> None:
             "worker.started",
             "worker.suspect",
             "worker.recovered",
+            "worker.cordoned",
+            "worker.uncordoned",
             "worker.draining",
             "worker.stopped",
             "worker.lost",

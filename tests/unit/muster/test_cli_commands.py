@@ -73,6 +73,19 @@ def test_workers_are_drained(gateway, muster):
     ]
 
 
+def test_workers_are_cordoned_and_uncordoned(gateway, muster):
+    worker = {"worker_id": AGENT, "status": "active", "agent_count": 1}
+    gateway.answers |= {
+        f"POST /workers/{AGENT}/cordon": {**worker, "cordoned": "its memory grows"},
+        f"POST /workers/{AGENT}/uncordon": worker,
+    }
+    code, out, _ = muster("cordon", AGENT, "--reason", "its memory grows")
+    assert (code, out) == (0, f"worker {AGENT} is cordoned, and has 1 agent\n")
+    code, out, _ = muster("uncordon", AGENT)
+    assert (code, out) == (0, f"worker {AGENT} is not cordoned\n")
+    assert [request.body for request in gateway.requests] == [{"reason": "its memory grows"}, {}]
+
+
 def test_workers_are_listed_with_their_load(gateway, muster):
     worker = {"worker_id": "w1", "pool_name": "night", "host": "h", "pid": 7, "status": "active",
               "agent_count": 3, "max_agents": 10, "loop_lag_ms": 0.5}  # fmt: skip

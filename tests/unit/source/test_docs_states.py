@@ -88,6 +88,8 @@ def worker_steps(worker: workers.Worker) -> Iterable[list[workers.Worker]]:
         workers.Start(host="h", pid=1, start_time=1),
         workers.Suspect(reason=""),
         workers.Recover(),
+        workers.Cordon(reason=""),
+        workers.Uncordon(reason=""),
         workers.Drain(reason=""),
         workers.StopWorker(reason=""),
         workers.DeclareLost(reason=""),

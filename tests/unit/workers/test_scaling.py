@@ -12,21 +12,23 @@ from workers.supervisor import scaling
 
 
 def worker(
-    name: str, agents: int = 0, status: WorkerStatus = WorkerStatus.ACTIVE, slots: int = 10
+    name: str,
+    agents: int = 0,
+    status: WorkerStatus = WorkerStatus.ACTIVE,
+    slots: int = 10,
+    *,
+    cordoned: bool = False,
 ) -> ObservedWorker:
     draining = status is WorkerStatus.DRAINING
     state = Worker(
-        worker_id=name, pool_name="p", host="h", max_agents=slots, status=status, draining=draining
-    )
+        worker_id=name, pool_name="p", host="h", max_agents=slots, status=status,
+        draining=draining, cordoned="odd" if cordoned else "",
+    )  # fmt: skip
     return ObservedWorker(state, agents, 1, 0)
 
 
 def survey(*workers: ObservedWorker, waiting: int = 0, restarting: int = 0) -> Survey:
-    free = sum(
-        o.worker.max_agents - o.agent_count
-        for o in workers
-        if o.worker.status is WorkerStatus.ACTIVE
-    )
+    free = sum(o.worker.max_agents - o.agent_count for o in workers if o.worker.claims)
     return Survey(
         ts=0,
         waiting=waiting,
@@ -142,6 +144,16 @@ def test_empty_workers_are_removed_in_the_order_of_their_orders() -> None:
     assert scaling.victims(found, 1) == ["b"]
 
 
+def test_a_cordoned_worker_is_no_room_and_is_kept_until_its_pool_is_deleted() -> None:
+    found = survey(worker("a", cordoned=True), waiting=1)
+    assert decide(found).order == 1
+    assert decide(found, PoolConfig(max_workers=1)).limit == "max_workers"
+    empty = survey(worker("a", cordoned=True), worker("b"))
+    assert scaling.victims(empty, after(400, empty).remove) == ["b"]
+    decision = decide(empty, deleted=True)
+    assert scaling.victims(empty, decision.remove, deleted=True) == ["a", "b"]
+
+
 def test_a_deleted_pool_stops_all_workers_and_starts_none() -> None:
     config = PoolConfig(min_workers=1)
     decision = decide(survey(worker("a")), config, deleted=True)
@@ -150,21 +162,25 @@ def test_a_deleted_pool_stops_all_workers_and_starts_none() -> None:
 
 
 workers_drawn = st.lists(
-    st.tuples(st.integers(0, 10), st.sampled_from(list(WorkerStatus))), max_size=8
+    st.tuples(st.integers(0, 10), st.sampled_from(list(WorkerStatus)), st.booleans()), max_size=8
 )
 
 
 @given(drawn=workers_drawn, waiting=st.integers(0, 200), restarting=st.integers(0, 20))
 def test_no_worker_with_agents_is_ever_stopped(
-    drawn: list[tuple[int, WorkerStatus]], waiting: int, restarting: int
+    drawn: list[tuple[int, WorkerStatus, bool]], waiting: int, restarting: int
 ) -> None:
-    observed = [worker(f"w{n}", agents, status) for n, (agents, status) in enumerate(drawn)]
+    observed = [
+        worker(f"w{n}", agents, status, cordoned=cordoned)
+        for n, (agents, status, cordoned) in enumerate(drawn)
+    ]
     found = survey(*observed, waiting=waiting, restarting=restarting)
     config = PoolConfig(max_workers=6)
     decision = after(320, found, config)
     removed = scaling.victims(found, decision.remove)
     assert len(removed) == decision.remove
-    assert not {o.worker.worker_id for o in observed if o.agent_count} & set(removed)
+    kept = {o.worker.worker_id for o in observed if o.agent_count or o.worker.cordoned}
+    assert not kept & set(removed)
     staying = sum(
         o.worker.status is not WorkerStatus.DRAINING and not o.worker.ended for o in observed
     )
