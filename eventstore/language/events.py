@@ -239,10 +239,14 @@ class WorkerRecovered(Body, frozen=True):
 
 
 class WorkerCordoned(Body, frozen=True):
-    """It claims no more agents; those that it has run on."""
+    """It claims no more agents; those that it has run on.
+
+    `drain_ms`: until then they may end, then it drains; 0: they run on.
+    """
 
     type = "worker.cordoned"
     reason: str
+    drain_ms: Number = 0
 
 
 class WorkerUncordoned(Body, frozen=True):

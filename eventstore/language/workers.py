@@ -53,6 +53,8 @@ class Worker(Struct, frozen=True, kw_only=True):
     draining: bool = False
     cordoned: str = ""
     """Why it claims no more agents; empty if it claims them."""
+    drain_ms: int = 0
+    """When it drains that is cordoned, in log time; 0: it does not."""
     version: int = 0
     epoch: int = 0
     pid: int = 0
@@ -99,7 +101,10 @@ class Drain(Struct, frozen=True, kw_only=True):
 
 
 class Cordon(Struct, frozen=True, kw_only=True):
+    """`drain_ms`: when it drains if it has agents then; it does so before when it is empty."""
+
     reason: str
+    drain_ms: int = 0
 
 
 class Uncordon(Struct, frozen=True, kw_only=True):
@@ -136,8 +141,10 @@ def decide(command: WorkerCommand, worker: Worker) -> tuple[events.WorkerBody, .
             return (events.WorkerRecovered(),)
         case Drain() if worker.alive and not worker.draining:
             return (events.WorkerDraining(reason=command.reason),)
-        case Cordon() if worker.alive and not (worker.draining or worker.cordoned):
-            return (events.WorkerCordoned(reason=command.reason),)
+        case Cordon(drain_ms=drain_ms) if worker.alive and not worker.draining:
+            if worker.cordoned and drain_ms in (0, worker.drain_ms):
+                return ()
+            return (events.WorkerCordoned(reason=command.reason, drain_ms=drain_ms),)
         case Uncordon() if worker.alive and worker.cordoned:
             return (events.WorkerUncordoned(reason=command.reason),)
         case StopWorker() if worker.alive:
@@ -177,9 +184,9 @@ def evolve(worker: Worker | None, event: events.Event, pool: str) -> Worker:
             next_status = WorkerStatus.DRAINING if worker.draining else WorkerStatus.ACTIVE
             return replace(worker, status=next_status, reason=body.reason)
         case events.WorkerCordoned():
-            return replace(worker, cordoned=body.reason)
+            return replace(worker, cordoned=body.reason, drain_ms=body.drain_ms)
         case events.WorkerUncordoned():
-            return replace(worker, cordoned="")
+            return replace(worker, cordoned="", drain_ms=0)
         case events.WorkerDraining():
             return replace(worker, status=WorkerStatus.DRAINING, draining=True, reason=body.reason)
         case events.WorkerStopped():

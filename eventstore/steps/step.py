@@ -278,7 +278,7 @@ class Step:
             self.write(clauses.Signal("started", worker_id))
         elif new.draining and not (old and old.draining):
             self.write(clauses.Message(worker_id, "drain"))
-        elif old is not None and bool(new.cordoned) != bool(old.cordoned):
+        elif old and (new.cordoned, new.drain_ms) != (old.cordoned, old.drain_ms):
             self.write(clauses.Signal("cordon", worker_id), clauses.WakeWorkers())
 
 

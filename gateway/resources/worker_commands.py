@@ -20,8 +20,16 @@ async def uncordon(call: Call, worker_id: WorkerId, body: CordonRequest) -> Answ
 
 
 async def drain(call: Call, worker_id: WorkerId, body: DrainRequest) -> Answer:
-    """Let a worker release its agents, which run elsewhere then, and end."""
-    row = await _act(call, worker_id, Drain(reason=body.reason))
+    """Let a worker release its agents, which run elsewhere then, and end.
+
+    With a deadline it gets no more agents first, and those that it has may end by themselves.
+    """
+    command: WorkerCommand = Drain(reason=body.reason)
+    if body.deadline_seconds:
+        pool = (await _row(call, worker_id)).pool_name
+        drain_ms = call.backend.log.now_ms(pool) + max(int(body.deadline_seconds * 1000), 1)
+        command = Cordon(reason=body.reason, drain_ms=drain_ms)
+    row = await _act(call, worker_id, command)
     return Answer(row, status=202 if row.ended_at is None else 200)
 
 

@@ -168,6 +168,8 @@ class WorkerRow(Timed, frozen=True, kw_only=True):
     """The agent that has it for itself, if one does: then no slot of it is free."""
     cordoned: str = ""
     """Why it gets no more agents; empty if it does."""
+    drain_at: int | None = None
+    drain_time: datetime | None = None
     requested_at: int | None
     requested_time: datetime | None = None
     started_at: int | None

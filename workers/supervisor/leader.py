@@ -9,12 +9,13 @@ from typing import Final
 
 import structlog
 
+from eventstore.language import workers
 from eventstore.language.agent_commands import Command, Restart, Terminate, Withdraw
 from eventstore.language.pool_config import write_config
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import Leadership, Outcome
-from eventstore.log.survey import Survey
+from eventstore.log.survey import ObservedWorker, Survey
 from eventstore.steps import clauses
 from eventstore.steps.clauses import Leaves
 from workers.supervisor import polling
@@ -53,6 +54,7 @@ class Leader:
         await self._acquire_lead(survey, now)
         if self.leads:
             await run_due(self._pool_log, survey)
+            await drain_due(self._pool_log, survey)
             await self._expire_orders(survey)
             await self._continue_deletion(survey)
             await clear_suspects(self._pool_log, survey, self._context.pool().config)
@@ -157,6 +159,25 @@ class Leader:
         for name in set(await consumers(self._pool_log)) - known:
             await requeue_unclaimed(self._pool_log, name)
             log.warning("command.requeued", pool=self._pool_log.pool, consumer=name)
+
+
+async def drain_due(pool_log: PoolLog, survey: Survey) -> None:
+    """Drain those whose deadline has come, or which are empty before it.
+
+    One that has changed since the survey, which may be uncordoned, is left to the next round.
+    """
+    for observed in survey.workers:
+        worker = observed.worker
+        if worker.alive and not worker.draining and is_drain_due(observed, survey.ts):
+            step = pool_log.step()
+            drain = workers.decide(workers.Drain(reason=worker.cordoned), worker)
+            step.worker(worker.worker_id, worker, drain)
+            await pool_log.commit(step)
+
+
+def is_drain_due(observed: ObservedWorker, now_ms: int) -> bool:
+    drain_ms = observed.worker.drain_ms
+    return drain_ms > 0 and (drain_ms <= now_ms or observed.agent_count == 0)
 
 
 async def run_due(pool_log: PoolLog, survey: Survey) -> None:

@@ -96,7 +96,9 @@ class PoolSupervisor:
             strays=self._context.local.running(self._pool_log.pool),
         )
         if self._leader.leads:
-            for _, at_ms in (*survey.due[:1], *survey.timeouts[:1]):
+            drains = [o.worker.drain_ms for o in survey.workers if o.worker.drain_ms]
+            next_due = [at_ms for _, at_ms in (*survey.due[:1], *survey.timeouts[:1])]
+            for at_ms in (*next_due, *drains):
                 seconds = min(seconds, (at_ms - survey.ts) / 1000)
         return max(seconds - elapsed, seconds / 4, 0.01)
 

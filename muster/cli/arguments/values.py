@@ -73,6 +73,18 @@ def seconds(text: str, flag: str) -> float:
     return number
 
 
+def span(text: str, flag: str) -> float:
+    """A time span such as `90s`, `10m` or `1h30m`, or a number of seconds."""
+    found = span_seconds(text)
+    if found is not None:
+        return found
+    try:
+        return seconds(text, flag)
+    except BadInput as error:
+        what = f"{abbreviate(text)} is not a time span such as 90s, 10m or 1h30m"
+        raise BadInput(f"{flag}: {what}") from error
+
+
 def setting(text: str) -> object:
     """A value of a pool's settings: a number where it is valid JSON, else text."""
     try:

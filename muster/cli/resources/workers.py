@@ -41,6 +41,8 @@ def reason_text(worker: WorkerAnswer) -> str:
     """The reason for its status, that it is cordoned, and the isolated agent that it runs."""
     is_cordoned = worker.cordoned and worker.ended_at is None
     cordoned = f"cordoned: {worker.cordoned}" if is_cordoned else ""
+    if is_cordoned and worker.drain_at and worker.status != "draining":
+        cordoned += f", drains at {render.timestamp(worker.drain_at)}"
     isolated = f"{worker.alone} runs isolated: it was lost twice" if worker.alone else ""
     return "; ".join(text for text in (worker.reason, cordoned, isolated) if text)
 

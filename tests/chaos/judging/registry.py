@@ -197,6 +197,7 @@ def worker_fields(pool: str, worker: Worker) -> dict[str, str]:
         "deadline_ms": str(worker.deadline_ms),
         "draining": "1" if worker.draining else "",
         "cordoned": worker.cordoned,
+        "drain_ms": str(worker.drain_ms),
         "reason": worker.reason,
     }
 

@@ -161,6 +161,7 @@ def worker_row(name: str, pool: str, worker: Worker) -> Row:
         "reason": worker.reason,
         "draining": worker.draining,
         "cordoned": worker.cordoned,
+        "drain_at": worker.drain_ms,
         "epoch": worker.epoch,
         "version": worker.version,
         "agent_count": len(worker.holds),

@@ -35,6 +35,7 @@ class Worker:
     reason: str = ""
     draining: bool = False
     cordoned: str = ""
+    drain_ms: int = 0
     version: int = 1
     epoch: int = 0
     pid: int = 0
@@ -84,8 +85,11 @@ def judge(worker: Worker, entry: Entry, drawn: dict[int, Entry]) -> Iterator[Off
         yield entry.offence(4, f"it was {worker.status}")
     if entry.type == "worker.draining" and worker.draining:
         yield entry.offence(4, "it was draining")
-    if entry.type == "worker.cordoned" and (worker.draining or worker.cordoned):
-        yield entry.offence(4, "it was draining, or cordoned")
+    if entry.type == "worker.cordoned" and worker.draining:
+        yield entry.offence(4, "it was draining")
+    is_known = worker.cordoned and entry.body.get("drain_ms", 0) in (0, worker.drain_ms)
+    if entry.type == "worker.cordoned" and is_known:
+        yield entry.offence(4, "it was cordoned")
     if entry.type == "worker.uncordoned" and not worker.cordoned:
         yield entry.offence(4, "it was not cordoned")
     if entry.type == "worker.stopped" and worker.holds:
@@ -125,8 +129,9 @@ def evolve(worker: Worker, entry: Entry) -> None:
             worker.status = "draining" if worker.draining else "active"
         case "worker.cordoned":
             worker.cordoned = str(body.get("reason", ""))
+            worker.drain_ms = int(body.get("drain_ms", 0))
         case "worker.uncordoned":
-            worker.cordoned = ""
+            worker.cordoned, worker.drain_ms = "", 0
         case "worker.draining":
             worker.status, worker.draining = "draining", True
         case "worker.stopped":

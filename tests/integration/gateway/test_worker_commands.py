@@ -43,6 +43,25 @@ async def test_a_worker_is_cordoned_and_uncordoned_once_with_a_reason(stage: Gat
     assert (recorded.count("worker.cordoned"), recorded.count("worker.uncordoned")) == (1, 1)
 
 
+async def test_a_worker_drains_at_a_deadline_unless_it_is_uncordoned(stage: GatewayStage) -> None:
+    fence = await stage.worker()
+    await stage.stage.settle(POOL)
+    path = f"{WORKERS}/{fence.worker_id}"
+    before = stage.log.now_ms(POOL)
+    for seconds in (600, 60):
+        body = {"reason": "the kernel is updated", "deadline_seconds": seconds}
+        answer = await stage.ask("POST", f"{path}/drain", json=body)
+        row = answer.json
+        assert (answer.status, row["status"], row["cordoned"]) == (
+            202, "active", "the kernel is updated",
+        )  # fmt: skip
+        assert 0 <= row["drain_at"] - before - seconds * 1000 < 10_000
+    answer = await stage.ask("POST", f"{path}/uncordon")
+    assert (answer.json["cordoned"], answer.json["drain_at"]) == ("", None)
+    refused = await stage.ask("POST", f"{path}/drain", json={"deadline_seconds": -1})
+    assert (refused.status, refused.fields) == (400, ["deadline_seconds"])
+
+
 async def test_a_worker_that_is_none_or_has_not_started_is_not_drained(stage: GatewayStage) -> None:
     unknown = await stage.ask("POST", f"{WORKERS}/01a2b3c4-0000-7000-8000-000000000000/drain")
     assert (unknown.status, unknown.kind) == (404, "worker-not-found")

@@ -73,6 +73,17 @@ def test_workers_are_drained(gateway, muster):
     ]
 
 
+def test_workers_are_drained_at_a_deadline(gateway, muster):
+    worker = {"worker_id": AGENT, "status": "active", "agent_count": 2, "drain_at": 86_400_000}
+    gateway.answers[f"POST /workers/{AGENT}/drain"] = (202, worker)
+    code, out, _ = muster("drain", AGENT, "--deadline", "1m30s")
+    assert (code, gateway.requests[0].body) == (0, {"deadline_seconds": 90.0})
+    assert out.endswith(", and has 2 agents\n")
+    code, _, err = muster("drain", AGENT, "--deadline", "soon")
+    assert code == 2
+    assert "90s, 10m or 1h30m" in err
+
+
 def test_workers_are_cordoned_and_uncordoned(gateway, muster):
     worker = {"worker_id": AGENT, "status": "active", "agent_count": 1}
     gateway.answers |= {
