@@ -112,7 +112,10 @@ def _supervisor(settings: Settings, owner: Owner, *, is_fallback: bool) -> Part:
             fallback=is_fallback,
             retention=settings.retention,
             limits=HostLimits(
-                settings.host_workers_max, settings.host_launches_max, settings.host_memory_min_mb
+                settings.host_workers_max,
+                settings.host_launches_max,
+                settings.host_memory_min_mb,
+                settings.host_load_max,
             ),
             log_limits=LogLimits(
                 age_seconds=settings.retention_logs_days * 86_400,

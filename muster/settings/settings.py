@@ -66,6 +66,7 @@ class NamedSettings(Struct, frozen=True, kw_only=True):
     host_workers_max: Annotated[int, Meta(ge=0, le=100_000)] = 0
     host_launches_max: Annotated[int, Meta(ge=0, le=10_000)] = 0
     host_memory_min_mb: Annotated[float, Meta(ge=0, le=10_000_000)] = 128.0
+    host_load_max: Annotated[float, Meta(ge=0, le=10_000)] = 32.0
     shutdown_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 25.0
     poll_seconds: Annotated[float, Meta(ge=0.01, le=60)] = 2.0
     min_heartbeat_interval: Annotated[float, Meta(ge=0.05, le=3600)] = 10.0

@@ -57,7 +57,10 @@ class HostProcesses(Struct, eq=False):
 
     def room(self) -> tuple[int, str]:
         """How many more workers this host takes, and if none, why not."""
-        full = self.limits.full(self.count)
+        was_full = bool(self._full)
+        full = self.limits.full(self.count, was_full=was_full) or self.limits.busy(
+            was_full=was_full
+        )
         if full and full != self._full:
             log.warning("host.full", workers=self.count, reason=full)
         self._full = full
@@ -118,10 +121,13 @@ class HostProcesses(Struct, eq=False):
         return {worker_id for worker_id, local in self._running.items() if local.pool == pool}
 
     async def launch(self, pool: Pool, worker_id: str) -> None:
-        """Start the process of an order, once. A later call does so if there is no room yet."""
+        """Start the process of an order, once. A later call does so if there is no room yet.
+
+        However busy the processors are by now: an order has a deadline.
+        """
         if worker_id in self._running or worker_id in self._ended:
             return
-        if len(self._starting) >= self.limits.launches or self.room()[1]:
+        if len(self._starting) >= self.limits.launches or self.limits.full(self.count):
             return
         self._starting.add(worker_id)
         local = LocalProcess(pool.pool_name, Process(0, 0), lambda: None)

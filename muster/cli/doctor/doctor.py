@@ -53,7 +53,10 @@ def run(args: argparse.Namespace) -> int:
         roles = None if refused else tuple(settings.roles)
         checks += asyncio.run(check_logs(redis, prefix, database, roles))
     limits = HostLimits(
-        settings.host_workers_max, settings.host_launches_max, settings.host_memory_min_mb
+        settings.host_workers_max,
+        settings.host_launches_max,
+        settings.host_memory_min_mb,
+        settings.host_load_max,
     )
     parts = urlsplit(redis)
     local = parts.scheme == "unix" or parts.hostname in (None, *LOOPBACK)

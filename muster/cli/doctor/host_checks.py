@@ -46,7 +46,7 @@ def check_host(limits: HostLimits, *, redis_is_local: bool) -> Iterator[Check]:
 
 def _capacity(limits: HostLimits) -> Check:
     """How many workers it takes, and whether it has memory for one more."""
-    available, full = available_memory_mb(), limits.full(0)
+    available, full = available_memory_mb(), limits.full(0) or limits.busy()
     memory = "" if available is None else f"; {available:.0f} MB of memory are available"
     found = f"at most {limits.workers}, {limits.launches} starting at the same time{memory}"
     change = f"no worker would be started: {full}" if full else ""

@@ -23,6 +23,7 @@ from workers.supervisor.launch_tracker import LaunchTracker
     [
         (HostLimits(workers_max=2), 2, "(host_workers_max)"),
         (HostLimits(memory_min_mb=1e9), 0, "(host_memory_min_mb)"),
+        (HostLimits(load_max=1e-9), 0, "(host_load_max)"),
     ],
 )
 async def test_a_full_host_starts_no_more_workers_and_that_is_known(
