@@ -48,7 +48,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         "parked",
     ),
     "events": ("logs", "tail"),
-    "simulation": ("simulate",),
+    "simulation": ("simulate", "shadow"),
     "maintenance": ("replay", "recover", "verify"),
     "doctor": ("doctor",),
 }
