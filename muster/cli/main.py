@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         "drain",
         "ps",
         "describe",
+        "explain",
         "pools",
         "workers",
         "parked",

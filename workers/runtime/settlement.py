@@ -5,12 +5,13 @@ from functools import cached_property
 from typing import Any, Final
 
 import structlog
+from msgspec.structs import replace
 
 from eventstore.connection.backoff import Backoff, retry
 from eventstore.errors import Unreadable
 from eventstore.language.agent_commands import Clear, Command, Fail, Release
+from eventstore.language.agents import RESTART_REQUESTED, Status
 from eventstore.language.agents import Agent as State
-from eventstore.language.agents import Status
 from eventstore.language.events import Error
 from eventstore.log.replies import AgentResult, Outcome
 from workers.runtime.stop_signal import StopRequest, StopSignal
@@ -93,12 +94,20 @@ class Settlement:
         pool_log, agent_id = self._worker_context.log, self.state.agent_id
         fence, incarnation = self._worker_context.fence, self.state.incarnation
         backoff = Backoff("settle", agent_id=agent_id)
+        origin = pool_log.origin
+        if isinstance(command, Release) and command.reason != RESTART_REQUESTED:
+            origin = replace(origin, causation_id=self._worker_context.drained_by)
 
         async def act() -> AgentResult | None:
             known = None if backoff.active else self.state
             try:
                 acted = await pool_log.act(
-                    agent_id, command, fence=fence, incarnation=incarnation, agent=known
+                    agent_id,
+                    command,
+                    origin=origin,
+                    fence=fence,
+                    incarnation=incarnation,
+                    agent=known,
                 )
                 if acted.outcome is Outcome.ABSENT and agent_id in await pool_log.live():
                     raise Unreadable("agent", agent_id, "its hash is gone")

@@ -8,7 +8,7 @@ from eventstore.language.agent_commands import Command, decide
 from eventstore.language.agents import Agent, evolve
 from eventstore.language.events import AgentBody, AgentClaimed, AgentRequested, Event
 from eventstore.log.replies import AgentResult, Outcome
-from eventstore.steps.step import Fence
+from eventstore.steps.step import Fence, Origin
 
 
 class MemoryLog:
@@ -16,6 +16,7 @@ class MemoryLog:
 
     def __init__(self, request: AgentRequested, pool: str, fence: Fence) -> None:
         self.events: list[AgentBody] = []
+        self.origin = Origin()
         self._pool, self._fence = pool, fence
         self._agent_id = new_id()
         self.agent = self._fold(None, request)
