@@ -46,5 +46,9 @@ class Keys:
     def agent(self, pool: str, agent_id: str) -> str:
         return f"{self.prefix}agent:{{{pool}}}:{agent_id}"
 
+    def state(self, pool: str, agent_id: str) -> str:
+        """What an agent saved last."""
+        return f"{self.prefix}state:{{{pool}}}:{agent_id}"
+
     def process(self, pool: str, worker_id: str) -> str:
         return f"{self.prefix}process:{{{pool}}}:{worker_id}"

@@ -123,6 +123,8 @@ def as_stored_in_redis(agent: Agent) -> Agent:
         input=msgspec.Raw(b"{}"),
         labels={},
         last_error=None,
+        state_size=0,
+        saved_ms=0,
         requested_ms=0,
         started_ms=0,
         ended_ms=0,

@@ -45,8 +45,34 @@ class End(Struct, frozen=True, kw_only=True):
     error: events.Error | None = None
 
 
+class Save(Struct, frozen=True, kw_only=True):
+    """Its state is stored, unless an operator has discarded what it saved.
+
+    `after`: how often it had saved; if it has saved the same since, that was this.
+    """
+
+    after: int
+    size: int
+    sha256: str
+
+
+class LoseState(Struct, frozen=True, kw_only=True):
+    """The state that it saved last was found nowhere; `save`, `sha256`: which one that is."""
+
+    save: int
+    sha256: str
+
+
+class FindState(Struct, frozen=True):
+    """The state that it waits for was found."""
+
+
 class Release(Struct, frozen=True, kw_only=True):
+    """`saved`: its state, which is stored in the same step; `save_error`: why it is not."""
+
     reason: str
+    saved: Save | None = None
+    save_error: str = ""
 
 
 class MarkLost(Struct, frozen=True, kw_only=True):
@@ -82,9 +108,10 @@ class Restart(Struct, frozen=True, kw_only=True):
 
 class RequestRestart(Struct, frozen=True, kw_only=True):
     """Start it again: at once if it failed or waits for that, else as soon as its worker has
-    released it."""
+    released it. `discard_state`: without what it saved, also if it waits to be claimed."""
 
     reason: str
+    discard_state: bool = False
     operation_id: str = ""
     digest: str = ""
     operation_ms: int = 0
@@ -97,6 +124,9 @@ Command: TypeAlias = (
     | Started
     | Fail
     | End
+    | Save
+    | LoseState
+    | FindState
     | Release
     | MarkLost
     | Restart
@@ -106,7 +136,7 @@ Command: TypeAlias = (
 )
 
 
-_FINAL_IF_STOPPED: Final = (Fail, End, Release, MarkLost, Restart)
+_FINAL_IF_STOPPED: Final = (Fail, End, Release, MarkLost, Restart, LoseState)
 """Commands that end an agent whose end was requested."""
 _FAILURE_EVENTS: Final[dict[str, Callable[..., events.AgentBody]]] = {
     "start": events.AgentStartFailed,
@@ -130,16 +160,19 @@ def decide(command: Command, agent: Agent | None) -> tuple[events.AgentBody, ...
             return (
                 (requested,) if agent.held else (requested, events.AgentTerminated(reason=reason))
             )
-        case Withdraw():
-            return (events.AgentTerminated(reason="pending-timeout"),)
+        case Withdraw() | Drop():
+            reason = "dropped" if isinstance(command, Drop) else "pending-timeout"
+            return (events.AgentTerminated(reason=reason),)
         case Started():
             return (events.AgentStarted(at_ms=command.now_ms),)
         case Fail():
             return _fail(command, agent)
         case End():
             return (events.AgentTerminated(reason=command.reason, error=command.error),)
-        case Release(reason=reason):
-            return (events.AgentReleased(reason=reason, next_incarnation=agent.incarnation + 1),)
+        case Save() | LoseState() | FindState():
+            return (_state_event(command, agent),)
+        case Release():
+            return _release(command, agent)
         case MarkLost():
             return _mark_lost(command, agent)
         case Restart():
@@ -149,8 +182,6 @@ def decide(command: Command, agent: Agent | None) -> tuple[events.AgentBody, ...
             return (events.AgentRestartRequested(**asdict(command), next_incarnation=following),)
         case Clear():
             return (events.AgentCleared(reason=command.reason),)
-        case Drop():
-            return (events.AgentTerminated(reason="dropped"),)
         case _:
             assert_never(command)
 
@@ -169,15 +200,24 @@ def _applies(command: Command, agent: Agent) -> bool:
             return agent.status is Status.STARTING and agent.stop is Stop.NO
         case Fail() | End():
             return agent.held
+        case Save():
+            done = agent.save > command.after and agent.state_sha256 == command.sha256
+            return agent.held and not done and not agent.discards
+        case LoseState():
+            return not agent.state_lost
+        case FindState():
+            return agent.state_lost
         case Release():
             return bool(agent.stop) or agent.status in {Status.STARTING, Status.RUNNING}
         case MarkLost():
             return agent.held and agent.worker_id == command.worker_id
         case Restart():
             return agent.status is Status.RESTARTING
-        case RequestRestart():
+        case RequestRestart(discard_state=discard):
             waits = agent.status in {Status.RESTARTING, Status.FAILED}
-            return not agent.stop and (waits or (agent.held and not agent.restart))
+            discards = discard and (agent.state_lost or bool(agent.state_sha256))
+            runs_on = agent.held and not agent.restart
+            return not agent.stop and (waits or discards or runs_on)
         case Clear():
             return agent.alone
         case _:
@@ -186,6 +226,25 @@ def _applies(command: Command, agent: Agent) -> bool:
 
 def _restarting(agent: Agent, reason: str) -> events.AgentRestarting:
     return events.AgentRestarting(reason=reason, next_incarnation=agent.incarnation + 1)
+
+
+def _state_event(command: Save | LoseState | FindState, agent: Agent) -> events.AgentBody:
+    match command:
+        case Save(size=size, sha256=sha256):
+            return events.AgentSaved(save=agent.save + 1, size=size, sha256=sha256)
+        case LoseState(save=save, sha256=sha256):
+            return events.AgentStateLost(save=save, sha256=sha256)
+        case FindState():
+            return _restarting(agent, "state-found")
+
+
+def _release(command: Release, agent: Agent) -> tuple[events.AgentBody, ...]:
+    body = events.AgentReleased(
+        reason=command.reason,
+        next_incarnation=agent.incarnation + 1,
+        save_error=command.save_error,
+    )
+    return (*(decide(command.saved, agent) if command.saved else ()), body)
 
 
 def _fail(command: Fail, agent: Agent) -> tuple[events.AgentBody, ...]:

@@ -11,6 +11,7 @@ error) are folded too, but only the views store them.
     restarting -> pending (when due, or requested) | failed | terminated
     starting | running -> pending (released)
     failed -> pending (requested)
+    starting -> pending (its saved state was lost; not queued until an operator decides)
 
 An agent that was lost twice within the suspicion window is `alone`: it runs isolated in a worker of
 its own until it has run long enough without harm. If that worker dies, too, the loss is the agent's
@@ -49,6 +50,7 @@ HELD: Final = frozenset({Status.STARTING, Status.RUNNING, Status.STOPPING})
 
 
 RESTART_REQUESTED: Final = "restart-requested"
+STATE_LOST: Final = "state-lost"
 REASON_MAX: Final = 48
 FAILURES_STORED: Final = 5
 """How many times of failures are stored: a value over 64 bytes would double a hash."""
@@ -94,11 +96,21 @@ class Agent(events.AgentSpec, frozen=True, kw_only=True):
     """Of the request that spawned it."""
     last_event_id: str = ""
     """The cause of its next event."""
+    save: int = 0
+    """How often it saved its state."""
+    state_sha256: str = ""
+    """Of the state that it saved last; empty: it has none."""
+    state_lost: bool = False
+    """That state was found nowhere: it waits for an operator."""
+    discards: bool = False
+    """Its state was discarded while it ran: this incarnation saves no more."""
 
     # Folded for the views only.
     input: msgspec.Raw = msgspec.Raw(b"{}")
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     last_error: events.Error | None = None
+    state_size: int = 0
+    saved_ms: int = 0
     requested_ms: int = 0
     started_ms: int = 0
     ended_ms: int = 0
@@ -156,9 +168,11 @@ def evolve(agent: Agent | None, event: events.Event, pool: str) -> Agent:
 
 
 _VACATED: Final = {
-    "worker_id": "", "epoch": 0, "claim_seq": 0, "due_ms": 0, "expires_ms": 0, "restart": False
+    "worker_id": "", "epoch": 0, "claim_seq": 0, "due_ms": 0, "expires_ms": 0, "restart": False,
+    "discards": False,
 }  # fmt: skip
 """What an agent that leaves its worker, or waits no longer, has no more."""
+_STATELESS: Final = {"state_sha256": "", "state_size": 0, "saved_ms": 0}
 _FORGIVEN: Final = {"failures": (), "failures_in_row": 0, "losses_in_row": 0, "well_ms": 0}
 
 
@@ -175,7 +189,8 @@ def _changes(agent: Agent, event: events.Event) -> dict[str, Any]:
             return {"status": Status.RUNNING, "started_ms": event.ts, **well}
         case events.AgentTerminated():
             end = {"status": Status.TERMINATED, "reason": body.reason, "ended_ms": event.ts}
-            return {**_VACATED, **end, "last_error": body.error or agent.last_error}
+            error = body.error or agent.last_error
+            return {**_VACATED, **_STATELESS, **end, "state_lost": False, "last_error": error}
         case events.AgentFailed():
             end = {"status": Status.FAILED, "reason": body.reason, "ended_ms": event.ts}
             return {**_VACATED, **end}
@@ -189,19 +204,28 @@ def _changes(agent: Agent, event: events.Event) -> dict[str, Any]:
             return _lost(agent, body)
         case events.AgentCleared():
             return {"alone": False, "losses": ()}
+        case events.AgentSaved():
+            saved = {"save": body.save, "state_sha256": body.sha256, "state_size": body.size}
+            return {**saved, "saved_ms": event.ts}
+        case events.AgentStateLost():
+            waits = {"status": Status.PENDING, "reason": STATE_LOST, "state_lost": True}
+            return {**_VACATED, **waits, "save": body.save, "state_sha256": body.sha256}
         case events.AgentReleased() | events.AgentRestarting():
             return {**_VACATED, **_queued(body.next_incarnation, body.reason)}
         case events.AgentRestartRequested(next_incarnation=0):
-            return {"restart": True}
+            discarded = {**_STATELESS, "discards": True} if body.discard_state else {}
+            return {"restart": True, **discarded}
         case events.AgentRestartRequested():
             queued = _queued(body.next_incarnation, RESTART_REQUESTED)
-            return {**_VACATED, **_FORGIVEN, **queued, "ended_ms": 0}
+            discarded = _STATELESS if body.discard_state else {}
+            return {**_VACATED, **_FORGIVEN, **queued, **discarded, "ended_ms": 0}
         case _:
             raise TypeError(f"{event.type} is not an event of an agent")
 
 
 def _queued(incarnation: int, reason: str) -> dict[str, Any]:
-    return {"status": Status.PENDING, "incarnation": incarnation, "reason": reason}
+    queued = {"status": Status.PENDING, "incarnation": incarnation, "reason": reason}
+    return {**queued, "state_lost": False}
 
 
 def _failed(agent: Agent, body: events.AgentFailure) -> dict[str, Any]:

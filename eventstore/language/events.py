@@ -149,12 +149,33 @@ class AgentCleared(Body, frozen=True):
     reason: str
 
 
+class AgentSaved(Body, frozen=True):
+    """It saved its state, for the `save`th time: `size` bytes, which its next incarnation gets."""
+
+    type = "agent.saved"
+    save: Number
+    size: Count
+    sha256: str
+
+
+class AgentStateLost(Body, frozen=True):
+    """The state that it saved last, its `save`th, was found nowhere: it waits for an operator."""
+
+    type = "agent.state_lost"
+    save: Number
+    sha256: str
+
+
 class AgentReleased(Body, frozen=True):
-    """It was stopped properly, to run again elsewhere or later as `next_incarnation`."""
+    """It was stopped properly, to run again elsewhere or later as `next_incarnation`.
+
+    `save_error`: why its state was not saved in this step, although its class has a `save`.
+    """
 
     type = "agent.released"
     reason: str
     next_incarnation: Number
+    save_error: str = ""
 
 
 class AgentRestarting(Body, frozen=True):
@@ -169,7 +190,8 @@ class AgentRestartRequested(Body, frozen=True):
     """Its restart was requested: it is queued as `next_incarnation`.
 
     `next_incarnation` 0: it is in a worker, which is to release it. The operation id, with its
-    digest and how long it is remembered, is empty where the client gave none.
+    digest and how long it is remembered, is empty where the client gave none. `discard_state`: what
+    it saved is deleted.
     """
 
     type = "agent.restart_requested"
@@ -178,6 +200,7 @@ class AgentRestartRequested(Body, frozen=True):
     operation_id: str = ""
     digest: str = ""
     operation_ms: Number = 0
+    discard_state: bool = False
 
 
 class AgentTerminationRequested(Body, frozen=True):
@@ -325,26 +348,6 @@ class PoolScalingDecided(Body, frozen=True):
     memory: Memory | None = None
 
 
-class PoolShadowDecided(Body, frozen=True):
-    """A shadow policy would have changed the number of workers, or is tried from now on.
-
-    Nothing was done. The fields are those of `PoolScalingDecided`, of the workers that it would
-    have had.
-    """
-
-    type = "pool.shadow_decided"
-    policy: str
-    reason: str
-    current: Number
-    desired: Number
-    wanted: Number
-    limit: str
-    term: Number
-    candidates: dict[str, Number]
-    observed: Observation
-    memory: Memory
-
-
 class HostJoined(Body, frozen=True):
     type = "host.joined"
     hostname: str
@@ -391,6 +394,8 @@ AgentBody: TypeAlias = (
     | AgentUnhealthy
     | AgentLost
     | AgentCleared
+    | AgentSaved
+    | AgentStateLost
     | AgentReleased
     | AgentRestarting
     | AgentRestartRequested
@@ -410,13 +415,7 @@ WorkerBody: TypeAlias = (
     | WorkerLost
 )
 PoolBody: TypeAlias = (
-    PoolCreated
-    | PoolChanged
-    | PoolDeleted
-    | PoolRemoved
-    | PoolScalingDecided
-    | PoolShadowDecided
-    | LogRecovered
+    PoolCreated | PoolChanged | PoolDeleted | PoolRemoved | PoolScalingDecided | LogRecovered
 )
 HostBody: TypeAlias = HostJoined | HostCordoned | HostLeft | HostRemoved
 AnyBody: TypeAlias = AgentBody | WorkerBody | PoolBody | HostBody

@@ -36,11 +36,12 @@ class Attempts:
         with reraise_unknown(self.unknown):
             return await state()
 
-    async def commit(self, step: Step) -> Reply | None:
+    async def commit(self, step: Step, *, adds_load: bool = False) -> Reply | None:
         """None if no reply came or the log was recovered: the state must be read again."""
+        generation = self._generation
         try:
             with reraise_unknown(self.unknown):
-                return await self._log.commit(step, read_generation=self._generation)
+                return await self._log.commit(step, read_generation=generation, adds_load=adds_load)
         except OutcomeUnknown as error:
             self.unknown = error
         except Recovered:

@@ -177,12 +177,15 @@ class Log(LogQueries):
         incarnation: int | None = None,
         created_seq: int | None = None,
         agent: Agent | None = None,
+        state: bytes | None = None,
+        adds_load: bool = False,
     ) -> replies.AgentResult:
         """Carry out a command on an agent: read, decide, commit, and repeat on a conflict.
 
         `fence`: act as this worker. `incarnation`: only on this one, else FENCED. `created_seq`:
         only in this creation of the pool, else FENCED. `agent`: its state if it is known, which
-        saves the first read. Raises `Busy` after too many conflicts.
+        saves the first read. `state`: what it saved, to be stored. `adds_load`: raise
+        `MemoryExhausted` near Redis' memory limit. Raises `Busy` after too many conflicts.
         """
         attempts = Attempts(self, pool, f"agent {agent_id}")
         while True:
@@ -202,8 +205,8 @@ class Log(LogQueries):
                 step.check(clauses.WorkerActs(fence.worker_id, fence.epoch, fence.lost))
             if created_seq is not None:
                 step.check(clauses.PoolIs(created_seq, takes_spawns=False))
-            new = step.agent(agent_id, agent, bodies, fence=fence)
-            reply = await attempts.commit(step)
+            new = step.agent(agent_id, agent, bodies, fence=fence, state=state)
+            reply = await attempts.commit(step, adds_load=adds_load)
             if reply and reply.outcome is Outcome.DONE:
                 return replies.AgentResult(Outcome.DONE, new, proof_of(step, reply))
             may_be_fenced = fence or incarnation is not None or created_seq is not None

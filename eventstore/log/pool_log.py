@@ -27,6 +27,7 @@ class PoolLog:
         self.survey = partial(log.survey, pool)
         self.agent = partial(log.agent, pool)
         self.worker = partial(log.worker, pool)
+        self.saved_state = partial(log.saved_state, pool)
         self.held = partial(log.held, pool)
         self.live = partial(log.live, pool)
         self.waiting_isolated = partial(log.waiting_isolated, pool)

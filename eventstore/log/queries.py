@@ -1,5 +1,6 @@
 """Reads of a pool's write side; nothing here changes a log."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -63,6 +64,12 @@ class LogQueries(ScriptRunner):
         except WrongType as error:
             raise Unreadable("agent", agent_id, "its key is not a hash") from error
         return hashes.AGENT.from_flat(agent_id, flat) if flat else None
+
+    async def saved_state(self, pool: str, agent: Agent) -> bytes | None:
+        """The state that an agent saved last; None if it is not there."""
+        state = await self._read(pool, "GET", self.keys.state(pool, agent.agent_id))
+        found = state is not None and hashlib.sha256(state).hexdigest() == agent.state_sha256
+        return state if found else None
 
     async def pool_of(self, agent_id: str, pools: Sequence[str]) -> str | None:
         """The pool that has an agent's state, among these."""

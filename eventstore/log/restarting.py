@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from eventstore.language import agent_commands
-from eventstore.language.agent_commands import RequestRestart
+from eventstore.language.agent_commands import FindState, RequestRestart
 from eventstore.language.agents import Agent, Status
 from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRestartRequested
@@ -45,13 +45,16 @@ async def request_restart(
     origin: Origin,
     *,
     from_views: Callable[[], Awaitable[Agent | None]],
+    copied_state: Callable[[Agent], Awaitable[bytes | None]] | None = None,
+    discard_state: bool = False,
     operation: Operation | None = None,
 ) -> RestartResult:
     """Queue an agent, or have its worker release it. Raises `Unreadable`, and as `Log.act`.
 
-    `from_views`: called for an agent that has failed, or of which Redis has nothing.
+    `from_views`: called for an agent that has failed, or of which Redis has nothing. `copied_state`
+    is called for a saved state that Redis does not have. `discard_state`: start without it.
     """
-    name, command = pool.pool_name, RequestRestart(reason=reason)
+    name, command = pool.pool_name, RequestRestart(reason=reason, discard_state=discard_state)
     if operation is not None:
         command = replace(command, **asdict(operation), operation_ms=log.retention.keys_ms)
     attempts = Attempts(log, name, f"agent {agent_id}")
@@ -67,7 +70,12 @@ async def request_restart(
             step.check(clauses.OperationNew(operation.operation_id))
             recorded = (command.operation_id, command.digest, agent_id, command.operation_ms)
             step.write(clauses.RecordOperation(*recorded))
-        new = _decide(step, pool, command, stored, agent)
+        state = None
+        if agent.state_sha256 and (agent.ended or agent.state_lost) and not command.discard_state:
+            state = await log.saved_state(name, agent)
+            if state is None and copied_state is not None:
+                state = await copied_state(agent)
+        new = _decide(step, pool, command, stored, agent, state)
         reply = await attempts.commit(step)
         if reply is None:
             continue
@@ -95,16 +103,23 @@ def _complete(stored: Agent | None, viewed: Agent | None) -> Agent | None:
 
 
 def _decide(
-    step: Step, pool: Pool, command: RequestRestart, stored: Agent | None, agent: Agent
+    step: Step,
+    pool: Pool,
+    command: RequestRestart,
+    stored: Agent | None,
+    agent: Agent,
+    state: bytes | None,
 ) -> Agent | None:
     """Add the events of a restart; None if there is nothing to do."""
     bodies = agent_commands.decide(command, agent)
+    if state is not None and agent.state_lost:
+        bodies = agent_commands.decide(FindState(), agent)
     if not bodies:
         return None
     if not agent.ended:
-        return step.agent(agent.agent_id, agent, bodies)
+        return step.agent(agent.agent_id, agent, bodies, state=state)
     step.check(clauses.PoolIs(pool.created_seq, takes_spawns=True))
     step.check(clauses.BacklogBelow(pool.config.backlog_limit))
     [body] = bodies
     assert isinstance(body, AgentRestartRequested)
-    return step.revive_agent(agent, body, stored=stored is not None)
+    return step.revive_agent(agent, body, stored=stored is not None, state=state)

@@ -41,6 +41,9 @@ class LossReport(Struct, frozen=True, kw_only=True):
     ts: int = 0
     """Log time of the acknowledgement."""
     operation_id: str = ""
+    save: int = 0
+    """Of the state that the agent saved last, as far as the reporter knows."""
+    sha256: str = ""
 
 
 async def write_reports(log: Log, pool: str, reports: Iterable[LossReport]) -> None:

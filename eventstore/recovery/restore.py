@@ -9,7 +9,7 @@ requested. The caller must have waited for a complete lease after the halt, so t
 still runs. If a recovery is interrupted, the log stays halted and the next attempt starts again.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -20,7 +20,7 @@ from eventstore.connection.calls import scan, translated_errors
 from eventstore.errors import Halted
 from eventstore.keys import CATALOGUE
 from eventstore.language import agent_commands, workers
-from eventstore.language.agent_commands import MarkLost, Terminate
+from eventstore.language.agent_commands import LoseState, MarkLost, Terminate
 from eventstore.language.agents import Agent
 from eventstore.language.events import LogRecovered
 from eventstore.language.workers import Worker
@@ -119,16 +119,25 @@ class LogRestore:
         return epochs
 
     async def restore_agents(
-        self, agents_to_restore: Sequence[Agent], epochs: dict[str, int], *, deleted: bool = False
+        self,
+        agents_to_restore: Sequence[Agent],
+        epochs: dict[str, int],
+        *,
+        deleted: bool = False,
+        lost_states: Mapping[str, LoseState] = {},
     ) -> int:
         """Restore agents that had not ended; returns how many of them had a slot.
 
-        `deleted`: their pool was deleted, so they end.
+        `deleted`: their pool was deleted, so they end. `lost_states`: by agent, a later state than
+        the archive knows of.
         """
         for start in range(0, len(agents_to_restore), CHUNK):
             step = self._step()
             for agent in agents_to_restore[start : start + CHUNK]:
                 restored = self._restore_agent(step, agent, epochs)
+                if agent.agent_id in lost_states and not restored.ended:
+                    bodies = agent_commands.decide(lost_states[agent.agent_id], restored)
+                    restored = step.agent(agent.agent_id, restored, bodies) if bodies else restored
                 if deleted and not restored.ended:
                     bodies = agent_commands.decide(POOL_DELETED, restored)
                     step.agent(agent.agent_id, restored, bodies)
@@ -144,6 +153,21 @@ class LogRestore:
         )
         fence = Fence(agent.worker_id, epochs.get(agent.worker_id, self._epoch), lost=True)
         return step.agent(agent.agent_id, agent, agent_commands.decide(lost, agent), fence=fence)
+
+    async def restore_state(self, agent_id: str, state: bytes) -> None:
+        """Store what an agent has saved last."""
+        step = self._step()
+        step.write(clauses.PutState(agent_id, clauses.packed(state)))
+        await self._write(step)
+
+    async def drop_states(self, *, but: Collection[str]) -> None:
+        """Delete what all agents but these have saved."""
+        prefix = self._log.keys.state(self._pool, "")
+        kept = {prefix + agent_id for agent_id in but}
+        with translated_errors("'SCAN' failed"):
+            async for some in scan(self._log.client, prefix):
+                if found := [key for key in some if key.decode() not in kept]:
+                    await self._recover("drop", *found)
 
     async def restore_operations(self, operations: Iterable[tuple[str, str, str, int]]) -> None:
         """Record operations again: id, digest, answer, and remaining time in ms."""

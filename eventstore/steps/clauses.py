@@ -163,6 +163,20 @@ class PutSpec(Write, frozen=True):
     spec: str
 
 
+class PutState(Write, frozen=True):
+    """The state that an agent saved last, as `packed` returns it."""
+
+    agent_id: str
+    state: msgspec.Raw
+
+
+class DropState(Write, frozen=True):
+    """Delete the state of an agent after so many ms (0: at once)."""
+
+    agent_id: str
+    after_ms: int = 0
+
+
 class PutWorker(Write, frozen=True):
     """Alternating names and values for a worker's hash, and where it is listed.
 
@@ -231,6 +245,11 @@ class Unpark(Write, frozen=True):
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
+
+
+def packed(content: bytes) -> msgspec.Raw:
+    """Any bytes, as a string of MessagePack: the servers' library knows no binary values."""
+    return msgspec.Raw(b"\xdb" + len(content).to_bytes(4, "big") + content)
 
 
 def encode(checks: Sequence[Check], writes: Sequence[Write]) -> bytes:

@@ -21,8 +21,11 @@ from eventstore.language.workers import Worker
 HASH_NAMES: Final = {"worker_id": "process_id"}
 """Fields that have another name in the hash."""
 VIEWS_ONLY: Final = frozenset(
-    ("input", "labels", "last_error", "requested_ms", "started_ms", "ended_ms", "changed_ms")
-)
+    (
+        "input", "labels", "last_error", "state_size", "saved_ms",
+        "requested_ms", "started_ms", "ended_ms", "changed_ms",
+    )
+)  # fmt: skip
 """Fields that are folded for the views, and not stored in the hash."""
 
 CAUSES: Final = ("correlation_id", "last_event_id")

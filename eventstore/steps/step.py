@@ -46,6 +46,14 @@ STARTS: Final = (
     events.AgentTerminationRequested,
 )
 """Events of an agent that follow from a request, and not from its last event."""
+STORES_STATE: Final = (
+    events.AgentSaved,
+    events.AgentRestarting,
+    events.AgentRestartRequested,
+)
+"""Events that may store a state: it was saved, or found."""
+FAILED_STATE_MS: Final = 86_400_000
+"""How long Redis retains the state of an agent that failed, and may be restarted."""
 
 
 class Origin(Struct, frozen=True, kw_only=True):
@@ -137,10 +145,12 @@ class Step:
         *,
         fence: Fence | None = None,
         checked: bool = True,
+        state: bytes | None = None,
     ) -> Agent:
         """Append events of an agent; returns its state after them.
 
-        `checked`: only if it is unchanged since `old` was read.
+        `checked`: only if it is unchanged since `old` was read. `state`: what an `agent.saved` or a
+        restart of it stores.
         """
         if checked:
             known = (old.version, old.incarnation) if old else (0, 0)
@@ -161,21 +171,28 @@ class Step:
             new, cause = agents.evolve(new, event, self.pool), ""
             if isinstance(body, events.AgentRequested):
                 self.store_spec(agent_id, body)
+            elif state is not None and isinstance(body, STORES_STATE):
+                self.write(clauses.PutState(agent_id, clauses.packed(state)))
         if new is None:
             raise ValueError("an agent cannot change without an event")
         self._move(old, new)
         return new
 
     def revive_agent(
-        self, old: Agent, body: events.AgentRestartRequested, *, stored: bool
+        self,
+        old: Agent,
+        body: events.AgentRestartRequested,
+        *,
+        stored: bool,
+        state: bytes | None = None,
     ) -> Agent:
         """Queue an agent that has failed. `stored`: its hash is still there, and is replaced.
 
-        `old` has its input and labels: Redis has deleted these at its end.
+        `old` has its input and labels: Redis has deleted these at its end. `state`: what it saved.
         """
         if not stored:
             self.check(clauses.AgentUnchanged(old.agent_id, 0, 0))
-        new = self.agent(old.agent_id, old, (body,), checked=stored)
+        new = self.agent(old.agent_id, old, (body,), checked=stored, state=state)
         self.store_spec(old.agent_id, old)
         return new
 
@@ -211,6 +228,9 @@ class Step:
                 replace=replace,
             )
         )
+        if old is not None and old.state_sha256 and (new.ended or not new.state_sha256):
+            kept_ms = FAILED_STATE_MS if new.state_sha256 else 0
+            self.write(clauses.DropState(new.agent_id, kept_ms))
         if new.status is Status.RESTARTING:
             self.write(clauses.Signal("due", new.due_ms))
         flags = (new.stop, new.restart)
@@ -299,7 +319,7 @@ def _enters(new: Agent) -> Enters | Literal[False]:
     """What a change adds an agent to, if anything. Slots are booked by a claim."""
     if LISTED[new.status].due:
         return Enters(due_ms=new.due_ms)
-    if new.status is not Status.PENDING:
+    if new.status is not Status.PENDING or new.state_lost:
         return False
     if new.alone:
         return Enters(isolation=True, timeout_ms=new.expires_ms)

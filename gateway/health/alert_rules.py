@@ -37,6 +37,12 @@ RULES: Final[Mapping[str, Rule]] = {
         "agent failed: {reason}",
         "see last_error of the agent; `muster restart {subject}` once the cause is removed",
     ),
+    "state-lost": _critical(
+        "agent waits: the state that it saved last (save {save}) is in neither Redis nor the"
+        " database",
+        "put the table agent_states back from a backup and run `muster restart {subject}`, or start"
+        " it without: `muster restart {subject} --discard-state`",
+    ),
     "role-unavailable": _critical(
         "agents of pool {subject} wait: {reason}",
         "declare the role in the file of every supervisor, or repair its import or set-up, and"

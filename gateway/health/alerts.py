@@ -61,10 +61,16 @@ async def _from_views(backend: Backend) -> list[Alert]:
             backend, views, ("worker.lost", "agent.failed"), within_ms=WINDOW_MS, limit=EVENTS_MAX
         )
         failed = await views.failed_among([e.subject for e in events if e.type == "agent.failed"])
-        pools = await views.pools()
+        pools, lost = await views.pools(), await views.lost_states()
     newest = {(e.type, e.subject): e for e in reversed(events)}.values()
     events = [e for e in newest if e.type != "agent.failed" or e.subject in failed]
     alerts = [alert for pool in pools for alert in _full_pool(pool)]
+    alerts += [
+        alert_of(
+            "state-lost", one.agent_id, pool=one.pool_name, since=one.changed_ms, save=one.save
+        )
+        for one in lost
+    ]
     return [*alerts, *map(_ended, events), *[one async for one in _late_views(backend)]]
 
 

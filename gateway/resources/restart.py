@@ -61,7 +61,12 @@ async def _request(call: Call, target: Target, body: RestartRequest) -> RestartR
             await catch_up_with_log(call, target.pool)
             return await views.agent_state(target.pool, agent_id)
 
-    content = b'{"restart":"%b"}' % agent_id.encode()
+    async def copied_state(agent: Agent) -> bytes | None:
+        async with backend.read_views() as views:
+            return await views.saved_state(agent)
+
+    discards = b',"discard_state":true' if body.discard_state else b""
+    content = b'{"restart":"%b"%b}' % (agent_id.encode(), discards)
     operation = Operation(operation_id(target.key), digest_of(content)) if target.key else None
     try:
         result = await request_restart(
@@ -71,6 +76,8 @@ async def _request(call: Call, target: Target, body: RestartRequest) -> RestartR
             body.reason,
             call.origin,
             from_views=from_views,
+            copied_state=copied_state,
+            discard_state=body.discard_state,
             operation=operation,
         )
     except Unreadable as error:
@@ -101,6 +108,12 @@ def _require_accepted(target: Target, result: RestartResult) -> None:
         how = f"has ended ({agent.reason})" if agent.ended else "is to end"
         detail = f"agent {agent.agent_id} {how}, and what was terminated never runs again"
         raise Problem(Kind.NOT_RESTARTABLE, detail, agent_id=agent.agent_id)
+    if agent.state_lost:
+        detail = (
+            f"the state that agent {agent.agent_id} saved last (save {agent.save}) is in neither"
+            " Redis nor the database; `discard_state` starts it without"
+        )
+        raise Problem(Kind.STATE_LOST, detail, agent_id=agent.agent_id)
 
 
 def _is_settled(agent: Agent) -> bool:

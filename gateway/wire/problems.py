@@ -39,6 +39,7 @@ class Kind(StrEnum):
     METHOD_NOT_ALLOWED = "method-not-allowed", 405, "This method does not apply here"
     AGENT_WITHDRAWN = "agent-withdrawn", 409, "The agent ended before it ran"
     NOT_RESTARTABLE = "not-restartable", 409, "The agent never runs again"
+    STATE_LOST = "state-lost", 409, "The state that the agent saved was lost"
     WORKER_NOT_STARTED = "worker-not-started", 409, "The worker has not started yet"
     POOL_CLOSED = "pool-closed", 409, "The pool accepts no more spawns"
     POOL_EXISTS = "pool-exists", 409, "The pool exists already"

@@ -154,12 +154,6 @@ class AsOfQuery(Request, frozen=True):
     as_of: AsOfParameter | None = None
 
 
-class ExplainQuery(AsOfQuery, frozen=True):
-    """How many of the last events are explained; the first one always is."""
-
-    limit: PageSize = 20
-
-
 class PoolQuery(AsOfQuery, frozen=True):
     """Which pools."""
 
@@ -234,10 +228,14 @@ class RetryRequest(Request, frozen=True):
 
 
 class RestartRequest(Request, frozen=True):
-    """Why an agent is restarted. The body may be left out."""
+    """Why an agent is restarted. The body may be left out.
+
+    `discard_state`: what it has saved is deleted, and it starts without.
+    """
 
     may_be_empty: ClassVar[bool] = True
     reason: Annotated[str, Meta(min_length=1, max_length=200)] = "requested"
+    discard_state: bool = False
 
 
 Deadline: TypeAlias = Annotated[float, Meta(ge=0, le=31_536_000)]

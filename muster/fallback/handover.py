@@ -12,6 +12,7 @@ anything.
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -171,7 +172,8 @@ async def hand_over(settings: Settings, folder: Folder, damaged: Mapping[str, st
     `damaged`: pools whose real log has to be recovered first, and why.
     """
     identity, contents = folder.identity(), read_json(folder.path / inventory.NAME, Inventory)
-    primary_log = PrimaryLog(settings, identity.log_id)
+    read_state = partial(inventory.read_state, folder)
+    primary_log = PrimaryLog(settings, identity.log_id, read_state)
     blocked, entries = dict(damaged), list[Entry]()
     try:
         await primary_log.start()

@@ -22,12 +22,14 @@ from eventstore.language.pool_config import PoolConfig, read_config
 from eventstore.log.log import Log
 from eventstore.retention import INTERNAL_OPERATION_MS
 from muster.fallback.directory import Folder
-from muster.process.atomic_file import write_json
+from muster.process.atomic_file import write_bytes, write_json
 from projector.queries.views import AgentFilter, DatabaseError, Views
 from projector.service.active import ProjectorOptions
 from projector.service.projector import Phase, Projector
 
 NAME: Final = "handover.json"
+STATES: Final = "states"
+"""The folder with what the agents saved."""
 VIEWS_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.02
 PAGE: Final = 1000
@@ -63,6 +65,9 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     since_ms: int
     key_expires_ms: int = 0
     alive: bool = True
+    save: int = 0
+    sha256: str = ""
+    """Of the state that it saved last, which is a file of the folder; empty: it has none."""
     result: Result = Result.OPEN
     reason: str = ""
 
@@ -88,7 +93,7 @@ async def collect(folder: Folder, redis_url: str) -> None:
             while projector.phase is not Phase.ACTIVE:  # noqa: ASYNC110  # it has no event for it
                 await asyncio.sleep(POLL_SECONDS)
         await views.start()
-        write_json(folder.path / NAME, await _list(views, Log(client, Keys())))
+        write_json(folder.path / NAME, await _list(views, Log(client, Keys()), folder))
     except (TimeoutError, DatabaseError) as error:
         raise LogError(
             f"the views of the fallback in {folder.path} do not become complete"
@@ -100,7 +105,7 @@ async def collect(folder: Folder, redis_url: str) -> None:
         await client.aclose()
 
 
-async def _list(views: Views, event_log: Log) -> Inventory:
+async def _list(views: Views, event_log: Log, folder: Folder) -> Inventory:
     await _complete(views, event_log, CATALOGUE)
     configs = {
         row.pool_name: read_config(msgspec.json.encode(row.config))[0]
@@ -109,7 +114,15 @@ async def _list(views: Views, event_log: Log) -> Inventory:
     changes = await views.events(CATALOGUE, types=POOL_EVENTS, limit=EVENTS_MAX)
     for pool in {*configs, *(event.subject for event in changes)}:
         await _complete(views, event_log, pool)
-    entries = [await _entry(views, agent) for agent in await _agents(views)]
+    agents = await _agents(views)
+    entries = [await _entry(views, agent) for agent in agents]
+    for agent, entry in zip(agents, entries, strict=True):
+        if entry.alive and agent.state_sha256:
+            state = await event_log.saved_state(agent.pool_name, agent)
+            if state is None:
+                state = await views.saved_state(agent)
+            if state is not None:
+                write_state(folder, agent.agent_id, state)
     by_clients = [event.subject for event in changes if event.actor == "http"]
     return Inventory(
         entries=[entry for entry in entries if entry.alive or entry.key_expires_ms],
@@ -159,4 +172,20 @@ async def _entry(views: Views, agent: Agent) -> Entry:
         since_ms=agent.ended_ms if before else now_ms,
         key_expires_ms=key_expires_ms,
         alive=alive,
+        save=agent.save,
+        sha256=agent.state_sha256,
     )
+
+
+def write_state(folder: Folder, agent_id: str, state: bytes) -> None:
+    path = folder.path / STATES / agent_id
+    path.parent.mkdir(exist_ok=True)
+    write_bytes(path, state)
+
+
+def read_state(folder: Folder, entry: Entry) -> bytes | None:
+    """The state of an agent; None if it has none, or it was lost."""
+    try:
+        return (folder.path / STATES / entry.agent_id).read_bytes() if entry.sha256 else None
+    except FileNotFoundError:
+        return None

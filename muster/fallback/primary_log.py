@@ -10,7 +10,7 @@ was recovered.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from msgspec.structs import replace
@@ -21,7 +21,7 @@ from eventstore.keys import CATALOGUE, Keys
 from eventstore.language import agent_commands
 from eventstore.language.agent_commands import Spawn
 from eventstore.language.catalogue import Pool
-from eventstore.language.events import AgentTerminated
+from eventstore.language.events import AgentSaved, AgentStateLost, AgentTerminated
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader
@@ -44,10 +44,18 @@ REPEATABLE_MS: Final = OPERATION_MS - 86_400_000
 
 
 class PrimaryLog:
-    """`log_id`: the fallback's. Close it when done."""
+    """`log_id`: the fallback's; `read_state`: what an agent saved there. Close it when done.
 
-    def __init__(self, settings: Settings, log_id: str) -> None:
-        self._log_id = log_id
+    An agent that has saved, and of which that is lost, is to wait for an operator.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        log_id: str,
+        read_state: Callable[[Entry], bytes | None] = lambda _: None,
+    ) -> None:
+        self._log_id, self._read_state = log_id, read_state
         self._roles = settings.roles
         self._client = Client(settings.redis_url)
         keys = Keys(settings.key_prefix)
@@ -120,7 +128,13 @@ class PrimaryLog:
             step.check(clauses.BacklogBelow(pool.config.backlog_limit))
         else:
             bodies = (*bodies, AgentTerminated(reason=ENDED))
-        step.agent(entry.agent_id, None, bodies)
+        state = self._read_state(entry) if entry.alive else None
+        if state is not None:
+            saved = AgentSaved(save=entry.save, size=len(state), sha256=entry.sha256)
+            bodies = (*bodies, saved)
+        elif entry.alive and entry.sha256:
+            bodies = (*bodies, AgentStateLost(save=entry.save, sha256=entry.sha256))
+        step.agent(entry.agent_id, None, bodies, state=state)
         for name, ttl_ms in operations.items():
             step.write(clauses.RecordOperation(name, request.digest, entry.agent_id, ttl_ms))
         return step

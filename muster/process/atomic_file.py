@@ -20,8 +20,12 @@ def read_json(path: Path, kind: type[T]) -> T:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Replace a file in one step, by indented JSON, and have it on disk before returning."""
-    content = msgspec.json.format(msgspec.json.encode(value)) + b"\n"
+    """Replace a file by indented JSON, as `write_bytes` does."""
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(value)) + b"\n")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file in one step, and have it on disk before returning."""
     temporary = path.with_name(f".{path.name}.new")
     handle = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(handle, "wb") as file:

@@ -19,6 +19,7 @@ import uvloop
 from msgspec import Struct
 
 from eventstore.errors import ConfigurationError, MusterError
+from eventstore.language.durability import Level
 from muster import __version__
 from muster.process import log_output
 from muster.process.log_preparation import prepare
@@ -103,6 +104,9 @@ def _supervisor(settings: Settings, owner: Owner, *, is_fallback: bool) -> Part:
             log_dir=str(settings.log_dir.absolute()),
             log_level=settings.log_level,
             engine_url=settings.engine_url,
+            durability=Level(settings.durability),
+            durability_replicas=settings.durability_replicas,
+            durability_timeout_seconds=settings.durability_timeout_seconds,
             owner_pid=owner.pid,
             owner_start_time=owner.start_time,
             poll_seconds=settings.poll_seconds,

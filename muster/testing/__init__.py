@@ -19,6 +19,11 @@ In an asynchronous test, and to look at an agent while it runs:
         await agent.wait_until(lambda: agent.idle)
         await agent.check()
     assert agent.outcome == "requested"
+
+A class with `save` and `restore` is stopped by `release` as a move does it, and given a `state`:
+
+    first = run(Counter, until=lambda agent: agent.touches == 3, release=True)
+    second = run(Counter, state=first.state)
 """
 
 from muster.testing.agent import AgentFailed, DidNotEnd, TestedAgent

@@ -51,9 +51,10 @@ class TestedAgent:
 
     @property
     def outcome(self) -> str:
-        """`completed` (`run` returned), `idle`, `requested` (stopped); `start_failed`, `crashed`,
-        `unhealthy`, `setup_failed` (its `worker_lifespan` raised); `unavailable` (it raised
-        `muster.Unavailable`); `stuck` if its code could not be ended; empty while it runs."""
+        """`completed` (`run` returned), `idle`, `requested` (stopped), `released`; `start_failed`,
+        `crashed`, `unhealthy`, `setup_failed` (its `worker_lifespan` raised); `unavailable` (it
+        raised `muster.Unavailable`); `stuck` if its code could not be ended; empty
+        while it runs."""
         return self._agent.outcome
 
     @property
@@ -65,6 +66,11 @@ class TestedAgent:
     def events(self) -> tuple[str, ...]:
         """The types of the events that a log would have, such as `agent.started`."""
         return self._agent.events
+
+    @property
+    def state(self) -> bytes | None:
+        """What it saved last, or the `state` that it was given; None: nothing."""
+        return self._agent.state
 
     @property
     def started(self) -> bool:
@@ -129,6 +135,14 @@ class TestedAgent:
         Raises `DidNotEnd` if that takes longer than the test may.
         """
         self._agent.request_stop(now=now)
+        await self.wait()
+
+    async def release(self) -> None:
+        """Stop it in good order as if it were to go on elsewhere: its state is saved.
+
+        Returns once it has ended. Raises `DidNotEnd` if that takes longer than the test may.
+        """
+        self._agent.request_release()
         await self.wait()
 
     async def wait(self, otherwise: str = "it did not end") -> None:

@@ -31,6 +31,8 @@ class Request(TypedDict, total=False):
     """10."""
     database_url: str
     """Of `context.engine()`."""
+    state: bytes
+    """What an earlier incarnation saved, for its `restore`."""
     shared: Any
     """For `context.shared`, in place of what `worker_lifespan` would yield."""
 
@@ -63,13 +65,15 @@ def run(
     role: type[Agent],
     *,
     until: Callable[[TestedAgent], object] | None = None,
+    release: bool = False,
     timeout: float = 5.0,
     **request: Unpack[Request],
 ) -> TestedAgent:
     """Run an agent to its end, and return it.
 
     The end is its own, or it is stopped in good order once `until` is true; an agent without a
-    `run`, once it has started. What its code raises is in `outcome` and `error`, and raises nothing
+    `run`, once it has started. `release`: it is stopped as if it were to go on elsewhere, and saves
+    its state. What its code raises is in `outcome` and `error`, and raises nothing
     here. Raises `DidNotEnd` after `timeout` seconds, with the line at which the agent waits.
     """
     if until is None and not overrides(role, "run"):
@@ -83,7 +87,7 @@ def run(
                     await agent.wait_until(
                         lambda: agent.outcome or (agent.started and until(agent))
                     )
-                    await agent.stop()
+                    await (agent.release() if release else agent.stop())
                 else:
                     await agent.wait("it did not end by itself (`until=` says when to stop it)")
             finally:

@@ -21,11 +21,11 @@ from projector.fold import fold
 from projector.fold.snapshot import Snapshot
 from projector.intake.entries import OK, Admitted, admit, position_after
 from projector.intake.source import archived
-from projector.store import mapping
+from projector.store import agent_states, mapping
 from projector.store.lease import Superseded
 from projector.store.mapping import Row, agent_of, worker_of
 from projector.store.rows import EventRow, Position
-from projector.store.tables import EVENTS, How, ViewTables, run, write_rows
+from projector.store.tables import EVENTS, SERVING, How, ViewTables, run, write_rows
 
 CACHE_MAX: Final = 50_000
 """Agents, and workers, whose state is cached."""
@@ -261,10 +261,15 @@ class Projection:
         write_rows(connection, tables.agents, codec.changing.names, changed, "change")
         how: How = "replace" if self._began_empty else "renew"
         write_rows(connection, tables.workers, mapping.WORKERS.all.names, workers, how)
+        if self.archives and tables is SERVING:
+            agent_states.forget(connection, applied.state.agents.values())
 
     def _write_catalogue(self, connection: Connection, new: Catalogue) -> None:
         old = self.catalogue
-        pools = [mapping.pool_record(p) for key, p in new.pools.items() if old.pools.get(key) != p]
+        changed = [pool for name, pool in new.pools.items() if old.pools.get(name) != pool]
+        pools = [mapping.pool_record(pool) for pool in changed]
+        if self.archives and self.tables is SERVING:
+            agent_states.forget_pools(connection, [p.pool_name for p in changed if p.deleted])
         hosts = [mapping.host_record(h) for key, h in new.hosts.items() if old.hosts.get(key) != h]
         for table, records in ((self.tables.pools, pools), (self.tables.hosts, hosts)):
             names = tuple(column.name for column in table.columns)

@@ -25,6 +25,7 @@ from projector.store.tables import (
     AGENT_LIVE,
     CAPACITY,
     EVENTS,
+    HAS_STATE,
     ID_PART_MIN,
     SERVING,
     WORKER_LIVE,
@@ -276,6 +277,13 @@ def agent_state(connection: Connection, pool: str, agent_id: str) -> Agent | Non
     query = select(a).where(a.c.pool_name == pool, a.c.agent_id == agent_id)
     row = connection.execute(query).mappings().first()
     return agent_of(row) if row else None
+
+
+def lost_states(connection: Connection, *, limit: int = 100) -> list[Agent]:
+    """Agents that wait because the state that they saved last was found nowhere."""
+    a = SERVING.agents
+    query = select(a).where(HAS_STATE, a.c.state_lost.is_(True)).order_by(a.c.agent_id)
+    return [agent_of(row) for row in connection.execute(query.limit(limit)).mappings()]
 
 
 def recent(

@@ -9,7 +9,6 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import msgspec
 from sqlalchemy import Connection
 
-from projector.explain.answers import explain_agent, explain_pool, explain_worker
 from projector.fold.projection import read_positions
 from projector.history.history import ArchiveUnreadable, History
 from projector.history.positions import ArchiveIncomplete, AsOf, NotYetArchived, PointInTime
@@ -19,9 +18,9 @@ from projector.intake.archive import EventRange, id_order
 from projector.intake.source import is_lost
 from projector.queries import selects
 from projector.queries.sharing import SharedQueries
+from projector.store import agent_states
 from projector.store.capacity import WAITS_FOR_CLAIM, WAITS_FOR_ISOLATION
 from projector.store.database import Database, DatabaseError
-from projector.store.explanations import Explanation
 from projector.store.failures import reason
 from projector.store.rows import (
     AgentFilter,
@@ -39,10 +38,9 @@ from projector.store.views_file import DatabaseUnreachable
 
 __all__ = [
     "HISTORY_SECONDS", "AgentFilter", "AgentRow", "ArchiveIncomplete", "AsOf", "DatabaseError",
-    "DatabaseUnreachable", "EventRow", "Explanation", "History", "HostRow", "PointInTime",
-    "NotYetArchived", "PoolRow", "Position", "Timed", "TooExpensive", "EventRange",
-    "ArchiveUnreadable", "Views", "WAITS_FOR_CLAIM", "WAITS_FOR_ISOLATION", "WorkerRow",
-    "explain_agent", "explain_pool", "explain_worker", "id_order", "is_lost", "page", "reason",
+    "DatabaseUnreachable", "EventRow", "History", "HostRow", "PointInTime", "NotYetArchived",
+    "PoolRow", "Position", "Timed", "TooExpensive", "EventRange", "ArchiveUnreadable", "Views",
+    "WAITS_FOR_CLAIM", "WAITS_FOR_ISOLATION", "WorkerRow", "id_order", "is_lost", "page", "reason",
     "row_of_pool",
 ]  # fmt: skip
 
@@ -144,6 +142,8 @@ class Views:
     agents = _query(selects.agents)
     agent = _query(selects.agent)
     agent_state = _query(selects.agent_state)
+    saved_state = _query(agent_states.read)
+    lost_states = _query(selects.lost_states)
     find_ids = _query(selects.find_ids)
     has_project = _query(selects.has_project)
     projects = _query(selects.projects)

@@ -1,14 +1,15 @@
 """What a recovered log does not have, though it was acknowledged, ran, or was in the stream."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
+import msgspec
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import replace
 
 from eventstore.errors import Unreadable
 from eventstore.language.agents import shared_fields
-from eventstore.language.events import AgentRequested, PoolCreated
+from eventstore.language.events import AgentRequested, AgentSaved, PoolCreated
 from eventstore.recovery.loss_reports import AGENT_HELD, CREATE_POOL, LossReport
 from projector.store.rows import EventRow, Position
 
@@ -36,9 +37,13 @@ class LostCommand(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def unarchived_event_report(row: EventRow) -> LossReport:
     """For an event that is in the stream and can never be archived."""
-    return LossReport(
+    report = LossReport(
         reporter=STREAM, kind=row.type, agent_id=row.subject, **shared_fields(row, LossReport)
     )
+    if row.type != AgentSaved.type:
+        return report
+    saved = msgspec.json.decode(row.data, type=AgentSaved)
+    return replace(report, save=saved.save, sha256=saved.sha256)
 
 
 def unreadable_report(unreadable: Unreadable) -> LossReport:
@@ -70,11 +75,20 @@ def find_lost(
     lost_reports = [one for one in reports if is_lost(one)]
     requested = {one.agent_id for one in lost_reports if one.kind in SPAWNED}
     found = [
-        LostCommand(**asdict(one))
+        LostCommand(**shared_fields(one, LostCommand))
         for one in lost_reports
         if not (one.kind == AGENT_HELD and one.agent_id in requested)
     ]
     return sorted(found, key=lambda one: (one.seq, one.kind, one.agent_id))
+
+
+def lost_saves(reports: Iterable[LossReport]) -> dict[str, LossReport]:
+    """By agent: the report that knows its last state."""
+    latest: dict[str, LossReport] = {}
+    for one in reports:
+        if one.save > (latest[one.agent_id].save if one.agent_id in latest else 0):
+            latest[one.agent_id] = one
+    return latest
 
 
 def lost_pools(found: Sequence[LostCommand], known: Collection[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Rewrites one damaged log in Redis: from views and archive, under the next generation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -8,6 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eventstore.keys import CATALOGUE
+from eventstore.language.agent_commands import LoseState
 from eventstore.language.agents import Agent
 from eventstore.language.events import LogRecovered
 from eventstore.log.log import Log
@@ -16,7 +17,8 @@ from eventstore.recovery.restore import LogRestore, RestorePoint
 from projector.fold.projection import Projection
 from projector.intake.entries import OK
 from projector.recovery import archived_state
-from projector.recovery.losses import LostCommand, find_lost, lost_pools
+from projector.recovery.losses import LostCommand, find_lost, lost_pools, lost_saves
+from projector.store import agent_states
 from projector.store.lease import Lease
 from projector.store.rows import Position
 
@@ -75,7 +77,13 @@ class LogRewrite(Struct, eq=False):
             reason=reason,
         )
         ts = max((position.ts, *(report.ts for report in reports)))
-        workers, restarted = await self._write(restore, position, body, ts, agents)
+        saves = lost_saves(reports)
+        lost_states = {
+            agent.agent_id: LoseState(save=later.save, sha256=later.sha256)
+            for agent in agents
+            if (later := saves.get(agent.agent_id)) and later.sha256 and later.save > agent.save
+        }
+        workers, restarted = await self._write(restore, position, body, ts, agents, lost_states)
         self._projection.mark_committed(
             await self._lease.write(lambda c: self._projection.set_status(c, pool, OK))
         )
@@ -123,6 +131,7 @@ class LogRewrite(Struct, eq=False):
         body: LogRecovered,
         ts: int,
         agents: Sequence[Agent],
+        lost_states: Mapping[str, LoseState],
     ) -> tuple[int, int]:
         """Returns the numbers of lost workers and of restarted agents."""
         read, pool = self._lease.database.read, position.pool
@@ -140,10 +149,35 @@ class LogRewrite(Struct, eq=False):
         epochs |= await restore.mark_workers_lost(workers)
         pool_state = self._projection.catalogue.pools.get(pool)
         deleted = pool_state is not None and pool_state.deleted
-        restarted = await restore.restore_agents(agents, epochs, deleted=deleted)
+        restarted = await restore.restore_agents(
+            agents, epochs, deleted=deleted, lost_states=lost_states
+        )
+        await self._restore_states(restore, pool, () if deleted else agents)
         operations = await read(lambda c: archived_state.operations(c, pool, ts))
         await restore.restore_operations(operations)
         return len(workers), restarted
+
+    async def _restore_states(
+        self, restore: LogRestore, pool: str, agents: Sequence[Agent]
+    ) -> None:
+        """Give each agent the state that its events name: the database's, else that in Redis.
+
+        An older one is deleted: such an agent waits for an operator once it was claimed.
+        """
+        if pool == CATALOGUE:
+            return
+        found = set[str]()
+        for agent in agents:
+            if agent.state_sha256 and (state := await self._state_of(agent)) is not None:
+                await restore.restore_state(agent.agent_id, state)
+                found.add(agent.agent_id)
+        await restore.drop_states(but=found)
+
+    async def _state_of(self, agent: Agent) -> bytes | None:
+        state = await self._lease.database.read(lambda c: agent_states.read(c, agent))
+        if state is None:
+            state = await self._log.saved_state(agent.pool_name, agent)
+        return state
 
 
 def _log_losses(pool: str, found: Sequence[LostCommand]) -> None:

@@ -31,6 +31,7 @@ from projector.recovery.damage_scan import rewritten_logs, statuses
 from projector.recovery.recovery import Recovery, Stage
 from projector.service.gathering import Gathering
 from projector.service.notices import Notices
+from projector.service.state_copies import StateCopies
 from projector.service.trimming import Trimmer
 from projector.store.lease import LEASE_SECONDS, Lease
 from projector.store.tables import SERVING
@@ -89,6 +90,7 @@ class Active:
         self._audited_at = time.monotonic()
         self._following = False
         self._gathering = Gathering()
+        self._states = StateCopies(self._log, lease, options.name)
 
     # ---- the loops ---------------------------------------------------------------------------
 
@@ -105,6 +107,10 @@ class Active:
             bounded = self._following and not self.database.sqlite
             async with asyncio.timeout(RENEWAL_TIMEOUT_LEASES * seconds if bounded else None):
                 await self._lease.renew()
+
+    async def copy_states(self) -> None:
+        """Copy what agents save into the database."""
+        await self._states.follow()
 
     async def clean_up_rebuilds(self) -> None:
         """Drop the tables of rebuilds that died."""
@@ -165,6 +171,7 @@ class Active:
         self._projection.add_pools()
         await self._take_snapshots(self._projection.positions)
         await self._check_logs(thorough=True)
+        await self._states.start()
         self._on_active()
         await self._notices.withdraw(UNAVAILABLE)
         self._following = True
@@ -211,6 +218,7 @@ class Active:
 
     def _mark_committed(self, applied: AppliedBatch) -> None:
         self._projection.mark_committed(applied)
+        self._states.note(applied.state.agents.values())
         self._on_batch(applied)
 
     async def _learn_generations(self, entries: Mapping[str, object]) -> None:

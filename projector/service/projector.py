@@ -169,6 +169,7 @@ class Projector:
                 active.follow(),
                 active.follow_heartbeats(),
                 active.trim_streams(),
+                active.copy_states(),
                 active.clean_up_rebuilds(),
                 watch_file(active.database, self._notices),
             )

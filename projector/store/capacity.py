@@ -23,7 +23,7 @@ class PoolCapacity(Struct, frozen=True):
 
     def reason_of(self, agent: Agent) -> str:
         """What a pending agent waits for, and in brackets why it was requeued."""
-        if agent.status is not Status.PENDING:
+        if agent.status is not Status.PENDING or agent.state_lost:
             return agent.reason
         waiting_for = self._waiting_for(isolated=agent.alone)
         return f"{waiting_for} ({agent.reason})" if agent.reason else waiting_for

@@ -120,6 +120,13 @@ class AgentRow(Timed, frozen=True, kw_only=True):
     due_at: int | None = None
     """When it is to run again; None unless it waits for that."""
     due_time: datetime | None = None
+    save: int = 0
+    """How often it saved its state."""
+    state_size: int = 0
+    """Bytes of the state that it saved last."""
+    saved_at: int | None = None
+    """When it saved that; None if it has none."""
+    saved_time: datetime | None = None
 
     @classmethod
     def of(cls, agent: Agent, generation: int, reason: str | None = None) -> Self:

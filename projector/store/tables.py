@@ -1,9 +1,9 @@
 """The tables of the views: a documented contract that people point Grafana at.
 
-There are three kinds. *Views* (`agents`, `workers`, `pools`, `hosts`, and `checkpoints`, which has
+There are four kinds. *Views* (`agents`, `workers`, `pools`, `hosts`, and `checkpoints`, which has
 their positions) are folds of the log and can be dropped and rebuilt. *Live* tables have the newest
-heartbeats. The *archive* (`events`) has every event exactly as it was in the stream, and is the
-only table that cannot be rebuilt.
+heartbeats. The *archive* (`events`) has every event exactly as it was in the stream. It cannot be
+rebuilt, and neither can `agent_states`, which has what each agent saved last.
 
 The same definitions serve SQLite and PostgreSQL (there in the schema `muster`). A rebuild fills a
 second set of the views, `fresh_…`, next to the serving ones. Times are milliseconds of log time
@@ -26,7 +26,7 @@ from sqlalchemy.types import TypeEngine
 from projector.store.mapping import AGENTS, HOSTS, POOLS, WORKERS, RowCodec
 from projector.store.rows import EventRow, Position
 
-VIEW_VERSION: Final = 8
+VIEW_VERSION: Final = 9
 """Raised when the meaning, columns or indexes of a view change: a projector that finds another one
 rebuilds."""
 
@@ -111,6 +111,15 @@ _WORKERS: Final = SERVING.workers.c
 sa.Index("agents_by_pool", _AGENTS.pool_name, _AGENTS.status, _AGENTS.agent_id)
 sa.Index("agents_by_project", _AGENTS.project_id, _AGENTS.agent_id)
 sa.Index("agents_by_process", _AGENTS.process_id)
+HAS_STATE: Final = _AGENTS.state_sha256 != sa.literal_column("''")
+"""That an agent has saved a state; an index has only these."""
+sa.Index(
+    "agents_with_state",
+    _AGENTS.state_lost,
+    _AGENTS.agent_id,
+    sqlite_where=HAS_STATE,
+    postgresql_where=HAS_STATE,
+)
 sa.Index("workers_by_pool", _WORKERS.pool_name, _WORKERS.status)
 sa.Index("workers_of_pool", _WORKERS.pool_name, _WORKERS.worker_id)
 
@@ -141,6 +150,17 @@ _EVENTS: Final = RowCodec(EventRow, keys="pool generation seq")
 EVENTS: Final = sa.Table("events", METADATA, *_columns(_EVENTS))
 sa.Index("events_by_subject", EVENTS.c.subject, EVENTS.c.seq)
 sa.Index("events_by_type", EVENTS.c.type, EVENTS.c.ts)
+
+AGENT_STATES: Final = sa.Table(
+    "agent_states",
+    METADATA,
+    _key("pool_name"),
+    _key("agent_id"),
+    _number("save"),
+    _text("sha256"),
+    _number("saved_at"),
+    sa.Column("state", sa.LargeBinary, nullable=False),
+)
 
 LEASES: Final = sa.Table(
     "leases", METADATA, _key("name"), _text("holder"), _number("term"), _number("renewal")

@@ -3,6 +3,7 @@
 Redis is read in pieces, each at a known position: the fold is brought to the `seq` of each.
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeAlias
@@ -21,6 +22,8 @@ from projector.store.mapping import chunks
 from projector.verify.reference_fold import PRESENT, BrokenLog, FoldedStates, ReferenceFold
 from projector.verify.report import Report
 
+STATES_CHUNK: Final = 8
+"""Saved states, of 1 MiB at most, in one read."""
 CHUNK: Final = 300
 """Hashes in one read: Redis serves no other client meanwhile (about a millisecond)."""
 SETS: Final = {
@@ -31,7 +34,13 @@ SETS: Final = {
     ),
 }
 """How the sets of a pool are read; scores where they are compared."""
-TYPES: Final = {"HGETALL": "hash", "HMGET": "hash", "SMEMBERS": "set", "ZRANGE": "zset"}
+TYPES: Final = {
+    "GET": "string",
+    "HGETALL": "hash",
+    "HMGET": "hash",
+    "SMEMBERS": "set",
+    "ZRANGE": "zset",
+}
 """The type of key that a command reads, as Redis names types."""
 Command: TypeAlias = tuple[str, ...]
 
@@ -48,8 +57,8 @@ class RedisComparison:
         """Subjects of all existing hashes by kind and pool, also those that no event names."""
 
     async def scan(self, pools: Iterable[str]) -> None:
-        """Find all existing hashes, before any is compared."""
-        for kind in ("agent", "process"):
+        """Find all existing hashes and saved states, before any is compared."""
+        for kind in ("agent", "process", "state"):
             prefixes = {self._hash_key(kind, pool, "").encode(): (kind, pool) for pool in pools}
             with translated_errors("Redis refuses to be read"):
                 async for keys in scan(self._source.client, f"{self._keys.prefix}{kind}:{{"):
@@ -69,6 +78,7 @@ class RedisComparison:
             await self._compare_sets(reference)
             await self._compare_hashes(reference, "agent", reference.agents)
             await self._compare_hashes(reference, "process", reference.workers)
+            await self._compare_states(reference)
 
     async def _compare_catalogue(self, reference: ReferenceFold) -> None:
         (reply,) = await self._read(reference, [("HGETALL", self._keys.pool(CATALOGUE, "meta"))])
@@ -127,9 +137,25 @@ class RedisComparison:
                 subject = ("redis", reference.pool, f"{kind}:{name}")
                 self._report.compare(subject, expected, found or None)
 
+    async def _compare_states(self, reference: ReferenceFold) -> None:
+        """What agents have saved, by digest. (That of one that failed expires.)"""
+        pool, states = reference.pool, reference.agents
+        saved = {name for name, agent in states.live.items() if agent.state_sha256}
+        for names in chunks(sorted(self._hashes["state", pool] | saved), STATES_CHUNK):
+            keys = [self._keys.state(pool, name) for name in names]
+            replies = await self._read(reference, [("GET", key) for key in keys])
+            for name, reply in zip(names, replies, strict=True):
+                agent = states.get(name)
+                expected = agent.state_sha256 if agent else ""
+                found = hashlib.sha256(reply).hexdigest() if reply is not None else ""
+                if found != expected and not (agent and (agent.state_lost or agent.ended)):
+                    subject = ("redis", pool, f"state:{name}")
+                    self._report.add(subject, "sha256", expected or "absent", found or "absent")
+
     def _hash_key(self, kind: str, pool: str, subject: str) -> str:
         keys = self._keys
-        return keys.agent(pool, subject) if kind == "agent" else keys.process(pool, subject)
+        of_kind = {"agent": keys.agent, "process": keys.process, "state": keys.state}
+        return of_kind[kind](pool, subject)
 
     # ---- reading -----------------------------------------------------------------------------
 

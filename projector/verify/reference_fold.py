@@ -133,9 +133,14 @@ class ReferenceFold:
             if worker.alive
         }
 
+    def _queued(self) -> list[Agent]:
+        """Agents that wait for a worker."""
+        waiting = (a for a in self.agents.live.values() if a.status is Status.PENDING)
+        return [agent for agent in waiting if not agent.state_lost]
+
     def counters(self) -> dict[str, int]:
         """Free slots, pending agents that may share a worker, and isolated agents."""
-        pending = [a for a in self.agents.live.values() if a.status is Status.PENDING]
+        pending = self._queued()
         return {
             "free": sum(self.free_slots().values()),
             "waiting": sum(not agent.alone for agent in pending),
@@ -145,7 +150,7 @@ class ReferenceFold:
     def sets(self) -> dict[str, dict[str, Any]]:
         """The sets in Redis, by name: their members, with the scores of those that have them."""
         states, ordered = self.agents.live.values(), WorkerStatus.REQUESTED
-        pending = [agent for agent in states if agent.status is Status.PENDING]
+        pending = self._queued()
         sets: dict[str, dict[str, Any]] = {
             "agents": dict.fromkeys(self.agents.live, PRESENT),
             "alone": {a.agent_id: PRESENT for a in pending if a.alone},

@@ -76,7 +76,7 @@ PLACES: Final[dict[str, Place]] = {
     ),
     "worker-after-start": Place(COMMIT, "before", recording("agent.started")),
     "worker-after-started": Place(COMMIT, "after", recording("agent.started")),
-    "worker-during-stop": Place("workers.runtime.agent_run:AgentRun._call_stop", "during"),
+    "worker-during-stop": Place("workers.runtime.orderly_end:OrderlyEnd._call_stop", "during"),
     "worker-before-terminated": Place(COMMIT, "before", recording("agent.terminated")),
     "worker-after-draining": Place(COMMIT, "after", recording("worker.draining")),
     "worker-after-released": Place(COMMIT, "after", recording("agent.released")),

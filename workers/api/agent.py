@@ -11,11 +11,15 @@ run in one task. At an end in good order `context.stopping` is set; a `run` that
 return by itself for half of the grace period, then, or at once if it never looked, it is cancelled.
 `stop` has what is left of the grace period, at least a third. A `start` that is still under way
 when the agent is to end is cancelled, and `stop` is not called.
+
+A class with `save` and `restore` has a state, which goes on where the agent does. `restore` gets
+what was saved last, before `start` and within its time. `save` is called by `context.save()`, and
+after `stop` where the agent is released in good order, within what is left of the grace period.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -58,6 +62,13 @@ class Agent:
     async def stop(self, context: "Context") -> None:
         """Release what `start` acquired, within the grace period."""
 
+    async def save(self) -> bytes:
+        """Its state, at most 1 MiB, for the next incarnation. Needs a `restore`."""
+        return b""
+
+    async def restore(self, state: bytes) -> None:
+        """Continue from what was saved last. Raising is a failed start."""
+
 
 class Unavailable(Exception):
     """Raised by `start`, `run` or `check`: the agent cannot work now, and that is not its fault.
@@ -73,12 +84,25 @@ class Unavailable(Exception):
         self.retry_after = retry_after
 
 
-Unavailable.__module__ = "muster"  # the name that users know
+class SaveFailed(Exception):
+    """Raised by `context.save()`: the state was not stored, or not as durably as is required.
+
+    The message says why, and which. What was stored last is what the next incarnation gets.
+    """
+
+
+for public in (Unavailable, SaveFailed):
+    public.__module__ = "muster"  # the name that users know
 
 
 def overrides(role: type[Agent], method: str) -> bool:
     """Whether a role has a method of its own."""
     return getattr(role, method) is not getattr(Agent, method)
+
+
+def keeps_state(role: type[Agent]) -> bool:
+    """Whether a role has a state that moves with its agents."""
+    return overrides(role, "save") and overrides(role, "restore")
 
 
 def starts_at_once(role: type[Agent]) -> bool:
@@ -139,6 +163,7 @@ class Context:
         database: "Database",
         has_run: bool,
         shared: Any = None,
+        save: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.agent_id = state.agent_id
         self.pool_name = state.pool_name
@@ -155,6 +180,7 @@ class Context:
         self._new_logger = new_logger
         self._database = database
         self._has_run = has_run
+        self._save = save
         self._idle_depth = 0
         self._idle_since = time.monotonic()
 
@@ -196,6 +222,16 @@ class Context:
         finally:
             self._idle_depth -= 1
             self.restart_idle_clock()
+
+    async def save(self) -> None:
+        """Store what the agent's `save` returns now: its next incarnation gets it.
+
+        Waits while Redis does not answer. Raises `SaveFailed`, `TypeError` where the class has no
+        `save` and `restore` or `save` returns no bytes, and what `save` raises.
+        """
+        if self._save is None:
+            raise SaveFailed("there is nowhere to store a state")
+        await self._save()
 
     def engine(self) -> "AsyncEngine":
         """The worker's SQLAlchemy engine, shared by all its agents and opened on first use.

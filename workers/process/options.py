@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from eventstore.language.durability import Level
 from eventstore.language.pool_config import PoolConfig
 from eventstore.retention import Retention
 from workers.api.agent import Agent
@@ -33,6 +34,10 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     """How long the import of a role may take."""
     app_dir: str = ""
     """Folder of the users' code; empty for none."""
+    durability: Level = Level.ACCEPTED
+    """Of what agents save; of `archived`, what Redis has accepted."""
+    durability_replicas: int = 1
+    durability_timeout_seconds: float = 2.0
     fallback: bool = False
     """The log is a fallback's: fencing tokens of generation 0 are below all of the real log."""
 

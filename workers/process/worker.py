@@ -28,6 +28,7 @@ from workers.api.engine import Database
 from workers.host.processes import boot_seconds
 from workers.output.descriptors import StandardPipes
 from workers.output.lines import Output
+from workers.process.durable_saves import DurableSaves
 from workers.process.inbox import listen
 from workers.process.lease import Hooks, Lease
 from workers.process.options import WorkerOptions
@@ -73,6 +74,7 @@ class Worker:
         self._registration = Registration(self._pool_log, options.worker_id)
         self._upkeep = Upkeep(self._pool_log, options.worker_id, self.request_drain)
         self._database = Database(options.engine_url)
+        self._durable_saves = DurableSaves(self._log, options)
         self._output: Output | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._shutdown_task: asyncio.Task[None] | None = None
@@ -193,6 +195,7 @@ class Worker:
         await self._setup.stop(CLOSE_SECONDS / 2)
         await self._lease.stop()
         await self._cancel_tasks()
+        await self._durable_saves.close()
         async with aclosing(self._log.client):
             await self._database.close()
 
@@ -282,6 +285,7 @@ class Worker:
             database=self._database,
             output=self._output,
             fallback=options.fallback,
+            confirm=self._durable_saves.confirm if self._durable_saves.needed else None,
         )
         on_stuck = partial(self._drain, "stuck")
         self._slots = slots = Slots(context, size, on_lost=self._on_lost, on_stuck=on_stuck)

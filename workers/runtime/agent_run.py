@@ -16,7 +16,6 @@ from msgspec.structs import replace
 from eventstore.language.agent_commands import Clear, Command, Fail, Release, Started
 from eventstore.language.agents import Agent as State
 from eventstore.language.agents import Status
-from eventstore.language.events import Error
 from eventstore.log.replies import ClaimedAgent, Outcome
 from workers.api.agent import Agent, Context, FencingToken, overrides, read_spec
 from workers.output.lines import Owner, logger_of
@@ -24,6 +23,8 @@ from workers.runtime.calls import STUCK_SECONDS, AgentTask, Call, Stuck
 from workers.runtime.children import end_children
 from workers.runtime.end_conditions import EndConditions, HealthCheck
 from workers.runtime.errors import describe, timeout_error
+from workers.runtime.orderly_end import OrderlyEnd
+from workers.runtime.saved_state import SavedState
 from workers.runtime.settlement import Settlement, failure
 from workers.runtime.stop_signal import StopRequest, StopSignal
 from workers.runtime.threads import call_stacks, end_thread_calls, report_threads
@@ -31,11 +32,6 @@ from workers.runtime.worker_context import WorkerContext
 
 CLOSE_SECONDS: Final = 1.0
 """For generators that an agent left open."""
-
-RUN_SHARE: Final = 2 / 3
-"""The part of the grace period after which `stop`, if there is one, may not wait for `run`."""
-RETURN_SHARE: Final = 3 / 4
-"""The part of that in which a `run` that looks at `context.stopping` may return by itself."""
 
 
 class AgentRun:
@@ -48,6 +44,7 @@ class AgentRun:
         self._loop = worker_context.loop
         self.stop = StopSignal(self._loop)
         self._settlement = Settlement(worker_context, claimed.agent, self.stop)
+        self._saved = SavedState(worker_context, self._settlement)
         self.stuck = False
         self._spec = claimed.spec
         ids: dict[str, object] = {
@@ -62,7 +59,9 @@ class AgentRun:
         self._owner = Owner(ids, worker_context.output, threads_max=threads_max)
         self._task = AgentTask(self._loop, self._owner, self.agent_id)
         self._started: tuple[Agent, Context] | None = None
-        self._grace_ends_at = 0.0
+        self._end_in_order = OrderlyEnd(
+            worker_context, self._task, self.stop, self._settlement, self._saved
+        )
 
     @property
     def state(self) -> State:
@@ -98,7 +97,7 @@ class AgentRun:
             self._task.close()
             if self.worker_context.output is not None:
                 self.worker_context.output.flush(self._owner)
-        await self._settlement.write(command)
+        await self._settlement.write(self._saved.release(command))
 
     # ---- starting ------------------------------------------------------------------------------
 
@@ -109,6 +108,11 @@ class AgentRun:
         if problem := self.worker_context.role_problem(self.state.role_type):
             self.worker_context.on_role_problem(problem)
             return Release(reason=problem)
+        if self.state.state_sha256:
+            role = self.worker_context.roles[self.state.role_type]
+            failed = await self.stop.unless_abandoned(self._saved.read(role))
+            if failed or self.stop.request:
+                return failed or self.stop.command()
         if self.state.status is Status.RUNNING:  # claimed and started in one step
             return self._make_started()
         limit = self.worker_context.config.start_timeout_seconds
@@ -139,6 +143,9 @@ class AgentRun:
 
     async def _start_agent(self) -> None:
         agent, context = self._make_agent()
+        if self._saved.restored is not None:
+            await agent.restore(self._saved.restored)
+            self._saved.restored = None
         await agent.start(context)
 
     def _make_agent(self) -> tuple[Agent, Context]:
@@ -158,7 +165,15 @@ class AgentRun:
             database=worker_context.database,
             shared=worker_context.shared,
             has_run=overrides(role, "run"),
+            save=self._save,
         )
+
+    async def _save(self) -> None:
+        if self._started is None:
+            raise RuntimeError(
+                "a state cannot be saved before the agent was made, or after its end"
+            )
+        await self._saved.save(self._started[0])
 
     # ---- running -------------------------------------------------------------------------------
 
@@ -182,7 +197,7 @@ class AgentRun:
         command = await self._wait_for_end(conditions)
         if health_check is not None and health_check.call is not None:
             health_check.call.cancel()
-        error = await self._stop(agent, context, run)
+        error = await self._end_in_order.run(agent, context, run)
         if error and run is not None and run.interrupted and isinstance(command, Fail):
             return replace(command, error=error)  # of what `start` left open, and `stop` closed
         return command or self.stop.command(error)
@@ -197,47 +212,6 @@ class AgentRun:
                 continue  # what happened meanwhile has woken nothing
             await self.stop.wait(conditions.wait_seconds(self.state))
         return None
-
-    async def _stop(self, agent: Agent, context: Context, run: Call | None) -> Error | None:
-        """End `run`, then call `stop`, within the grace period; returns what they raised."""
-        clock = self._loop.time
-        grace = self.worker_context.config.stop_grace_seconds
-        has_stop, deadline = overrides(type(agent), "stop"), clock() + grace
-        self._grace_ends_at = deadline
-        patient = context.request_stop() and overrides(type(agent), "run")
-        if run is not None and not run.done:
-            if patient:
-                share = RETURN_SHARE * (RUN_SHARE if has_stop else 1.0)
-                await self.stop.wait_for_end(run, grace * share, StopRequest.RELEASE_NOW)
-            await self.stop.cancel(run, deadline - clock())
-            self._log_hanging(run, "run", grace)
-        raised = run.error if run is not None and not run.interrupted else None
-        if has_stop and self.stop.in_good_order:
-            seconds = max(deadline - clock(), grace * (1 - RUN_SHARE))
-            raised = await self._call_stop(agent, context, seconds) or raised
-        return raised
-
-    async def _call_stop(self, agent: Agent, context: Context, seconds: float) -> Error | None:
-        stop = self._call(lambda: agent.stop(context), sheltered=True)
-        await self.stop.wait_for_end(stop, seconds, StopRequest.RELEASE_NOW)
-        error = self._log_hanging(stop, "stop", seconds)
-        stop.cancel()
-        if stop.error:
-            error = stop.error
-            self._settlement.log.warning(
-                "agent.stop_failed", error=error.type, message=error.message
-            )
-        return error
-
-    def _log_hanging(self, call: Call, during: str, seconds: float) -> Error | None:
-        """Say where a call is that did not end in its time."""
-        if call.done or not self.stop.in_good_order:
-            return None
-        error = timeout_error(during, seconds, call.stack)
-        self._settlement.log.warning(
-            "agent.hanging", during=during, seconds=seconds, stack=call.stack
-        )
-        return error
 
     def _call(self, function: Callable[[], Awaitable[None]], *, sheltered: bool = False) -> Call:
         return self._task.call(function, self.stop.wake, sheltered=sheltered)
@@ -256,7 +230,7 @@ class AgentRun:
         clock = self._loop.time
         deadline = clock() + STUCK_SECONDS
         if self.stop.in_good_order:
-            deadline = max(deadline, self._grace_ends_at)
+            deadline = max(deadline, self._end_in_order.grace_ends_at)
         while True:
             has_calls = bool(self._owner.calls)
             if not await end_children(self._owner, grace=self.stop.in_good_order):

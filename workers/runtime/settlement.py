@@ -8,12 +8,13 @@ import structlog
 from msgspec.structs import replace
 
 from eventstore.connection.backoff import Backoff, retry
-from eventstore.errors import Unreadable
-from eventstore.language.agent_commands import Clear, Command, Fail, Release
-from eventstore.language.agents import RESTART_REQUESTED, Status
+from eventstore.errors import LogError, MemoryExhausted, Unreadable
+from eventstore.language.agent_commands import Clear, Command, Fail, Release, Save
 from eventstore.language.agents import Agent as State
+from eventstore.language.agents import Status
 from eventstore.language.events import Error
 from eventstore.log.replies import AgentResult, Outcome
+from workers.api.agent import SaveFailed
 from workers.runtime.stop_signal import StopRequest, StopSignal
 from workers.runtime.worker_context import WorkerContext
 
@@ -54,6 +55,8 @@ class Settlement:
 
     def __init__(self, worker_context: WorkerContext, state: State, stop: StopSignal) -> None:
         self.state = state
+        self.released_with: bytes | None = None
+        """The state that a release stores."""
         self._worker_context, self._stop = worker_context, stop
 
     async def write(self, command: Command) -> None:
@@ -63,6 +66,38 @@ class Settlement:
         """
         if not self._stop.abandoned:
             self._on_acted(command, await self._stop.unless_abandoned(self._act(command)))
+
+    async def save(self, command: Save, saved: bytes) -> None:
+        """Store a state that the agent asked for. Raises `SaveFailed`."""
+        agent_id, fence = self.state.agent_id, self._worker_context.fence
+
+        async def act() -> AgentResult:
+            try:
+                return await self._worker_context.log.act(
+                    agent_id,
+                    command,
+                    fence=fence,
+                    incarnation=self.state.incarnation,
+                    state=saved,
+                    adds_load=True,
+                )
+            except (MemoryExhausted, Unreadable) as error:
+                raise SaveFailed(f"the state was not stored: {error}") from error
+
+        acted = await retry(Backoff("save", agent_id=agent_id), act)
+        if acted.agent is None or acted.outcome not in {Outcome.DONE, Outcome.ALREADY}:
+            self.on_fenced(acted.outcome)
+            raise SaveFailed("the state was not stored: another worker may have the agent now")
+        self.state = acted.agent
+        if acted.agent.discards:
+            raise SaveFailed("the state was not stored: what it saved was discarded, it restarts")
+        if acted.proof and (confirm := self._worker_context.confirm):
+            try:
+                reason = await confirm(acted.proof)
+            except LogError as error:
+                reason = str(error)
+            if reason:
+                raise SaveFailed(f"the state was stored, but is not as durable as asked: {reason}")
 
     @cached_property
     def log(self) -> Any:
@@ -94,23 +129,28 @@ class Settlement:
         pool_log, agent_id = self._worker_context.log, self.state.agent_id
         fence, incarnation = self._worker_context.fence, self.state.incarnation
         backoff = Backoff("settle", agent_id=agent_id)
-        origin = pool_log.origin
-        if isinstance(command, Release) and command.reason != RESTART_REQUESTED:
-            origin = replace(origin, causation_id=self._worker_context.drained_by)
 
         async def act() -> AgentResult | None:
-            known = None if backoff.active else self.state
+            nonlocal command
+            known, saved = None if backoff.active else self.state, self.released_with
             try:
                 acted = await pool_log.act(
                     agent_id,
                     command,
-                    origin=origin,
                     fence=fence,
                     incarnation=incarnation,
                     agent=known,
+                    state=saved,
+                    adds_load=saved is not None,
                 )
                 if acted.outcome is Outcome.ABSENT and agent_id in await pool_log.live():
                     raise Unreadable("agent", agent_id, "its hash is gone")
+            except MemoryExhausted as error:
+                if saved is not None and isinstance(command, Release):
+                    self.log.warning("agent.save_failed", reason=str(error))
+                    command = replace(command, saved=None, save_error=str(error))
+                    self.released_with = None
+                raise
             except Unreadable as error:
                 await pool_log.park(error, holder=fence.worker_id)
                 return None

@@ -46,6 +46,11 @@ class StopSignal:
         return self.request < StopRequest.RELEASE_NOW
 
     @property
+    def releases(self) -> bool:
+        """Whether the agent is to run again elsewhere."""
+        return self.request in {StopRequest.RELEASE, StopRequest.RELEASE_NOW}
+
+    @property
     def abandoned(self) -> bool:
         return self.request is StopRequest.ABANDON
 
@@ -65,7 +70,7 @@ class StopSignal:
 
     def command(self, error: Error | None = None) -> Command:
         """What a requested end is recorded as."""
-        if self.request in {StopRequest.RELEASE, StopRequest.RELEASE_NOW}:
+        if self.releases:
             return Release(reason=self._reason)
         return End(reason=self._reason, error=error)
 

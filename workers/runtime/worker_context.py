@@ -1,7 +1,8 @@
 """What all agents of a worker share."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context, copy_context
 from typing import Final
 
 from msgspec import Struct, field
@@ -9,6 +10,7 @@ from msgspec import Struct, field
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.workers import ROLE_NOT_DECLARED
 from eventstore.log.pool_log import PoolLog
+from eventstore.log.replies import Proof
 from eventstore.steps.step import Fence
 from workers.api.agent import Agent
 from workers.api.engine import Database
@@ -40,10 +42,13 @@ class WorkerContext(Struct, kw_only=True):
     """Called when the log refused something as FENCED."""
     lease_expired: Callable[[], bool] = lambda: False
     """Whether no agent may be started any more: another worker may run it already."""
+    confirm: Callable[[Proof], Awaitable[str]] | None = None
+    """Waits until what was saved is as durable as is required; returns why it is not. None: what
+    Redis has acknowledged is."""
+    variables: Context = field(default_factory=copy_context)
+    """In which the worker's own code runs where an agent calls it."""
     leaves_agents: Callable[[], bool] = lambda: False
     """Whether agents that are stopped are left to the worker's reaper, and not released."""
-    drained_by: str = ""
-    """The id of the `worker.draining` that its agents are released because of; empty: none."""
     on_role_problem: Callable[[str], None] = lambda _: None
     """Called with the reason when the class of an agent's role is not available here."""
 

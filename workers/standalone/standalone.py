@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 from msgspec import Struct
 
-from eventstore.language.events import AgentFailure, AgentRequested, AgentTerminated, Error
+from eventstore.language.events import (
+    AgentFailure,
+    AgentReleased,
+    AgentRequested,
+    AgentTerminated,
+    Error,
+)
 from eventstore.language.pool_config import PoolConfig
 from eventstore.log.replies import ClaimedAgent
 from eventstore.steps.step import Fence
@@ -33,7 +39,8 @@ FENCE: Final = Fence("standalone", 1)
 STUCK: Final = "stuck"
 SETUP_FAILED: Final = "setup_failed"
 UNAVAILABLE: Final = "unavailable"
-ENDED: Final = frozenset({"completed", "idle", "requested"})
+RELEASED: Final = "released"
+ENDED: Final = frozenset({"completed", "idle", "requested", RELEASED})
 """Outcomes of an agent that did not fail."""
 
 
@@ -50,6 +57,8 @@ class StandaloneOptions(Struct, frozen=True, kw_only=True):
     config: PoolConfig = PoolConfig(restart_limit=0)
     engine_url: str = ""
     """For `context.engine()`."""
+    state: bytes | None = None
+    """What an earlier incarnation saved."""
     shared: Any = None
     """In place of what the class's `worker_lifespan` yields, which is not entered then."""
 
@@ -79,7 +88,8 @@ class _Run(AgentRun):
 class Standalone:
     """One incarnation. `run` it once, in a running event loop.
 
-    `adapt` may change its context before anything of it is called.
+    `adapt` may change its context before anything of it is called. `on_saved` is called with every
+    state that it saves.
     """
 
     def __init__(
@@ -87,6 +97,7 @@ class Standalone:
         role: type[Agent],
         options: StandaloneOptions,
         adapt: Callable[[Context], Context] = lambda context: context,
+        on_saved: Callable[[bytes], None] = lambda _: None,
     ) -> None:
         spec = {"input": options.input, "labels": options.labels}
         request = AgentRequested(
@@ -96,7 +107,7 @@ class Standalone:
             max_idle_time=options.max_idle_time,
             labels=dict(options.labels),
         )
-        self._log = MemoryLog(request, options.pool_name, FENCE)
+        self._log = MemoryLog(request, options.pool_name, FENCE, options.state, on_saved)
         self._database = Database(options.engine_url)
         guard_loop(asyncio.get_running_loop())
         self._worker = WorkerContext(
@@ -140,6 +151,15 @@ class Standalone:
             await self._setup.stop(grace)
             await self._database.close()
 
+    @property
+    def state(self) -> bytes | None:
+        """What it saved last, or an earlier incarnation; None: nothing."""
+        return self._log.state
+
+    def request_release(self) -> None:
+        """Let it end in good order as if it were to go on elsewhere: with its state saved."""
+        self._run.stop.send(StopRequest.RELEASE, "requested")
+
     def request_stop(self, *, now: bool = False) -> None:
         """Let it end in good order; `now`: cancel it, without its `stop`."""
         self._run.stop.send(StopRequest.STOP_NOW if now else StopRequest.STOP, "requested")
@@ -156,9 +176,9 @@ class Standalone:
 
     @property
     def outcome(self) -> str:
-        """`completed`, `idle`, `requested`; `start_failed`, `crashed`, `unhealthy`, `setup_failed`;
-        `unavailable` (it raised `muster.Unavailable`); `stuck` if its code could not be ended;
-        empty while it runs."""
+        """`completed`, `idle`, `requested`, `released`; `start_failed`, `crashed`, `unhealthy`,
+        `setup_failed`; `unavailable` (it raised `muster.Unavailable`); `stuck` if its code could
+        not be ended; empty while it runs."""
         if self._run.stuck:
             return STUCK
         if self._setup_error is not None:
@@ -169,6 +189,8 @@ class Standalone:
                 return UNAVAILABLE if unavailable else body.type.removeprefix("agent.")
             if isinstance(body, AgentTerminated):
                 return body.reason
+            if isinstance(body, AgentReleased):
+                return RELEASED
         return ""
 
     @property

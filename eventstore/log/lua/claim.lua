@@ -1,7 +1,8 @@
 -- Claims spawn commands for the free slots of a worker.
 -- ARGV  3 worker id, 4 its epoch, 5 '1': also return the agents in its slots (a reply was lost),
 --       6 how many workers may run an isolated agent, 7 the role whose agents have nothing to do
---       before they run ('': none): they are started in the same step, 8 how many agents at most,
+--       before they run ('': none): they are started in the same step, unless they have saved a
+--       state, 8 how many agents at most,
 --       9 the id of the first event; the ids of the next ones follow it
 -- Returns {OK, generation, seq, ts, agents, foreign} with
 --       agents = { {agent id, spec or '', {field, value …}, {field, value …} changed since}, … },
@@ -66,7 +67,7 @@ local function book(id, agent, flat)
   local version, status, claimed, more = tonumber(agent.version) + 1, 'starting', '1', {}
   local last_event = append_event('agent.claimed', id, agent, agent.last_event_id or '', '{}')
   local claim_seq = number(seq)
-  if agent.role_type == role then
+  if agent.role_type == role and (agent.state_sha256 or '') == '' then
     local now, well_ms = number(ts), agent.well_ms or '0'
     last_event = append_event('agent.started', id, agent, last_event, '{"at_ms":' .. now .. '}')
     if (agent.command_id or '') ~= '' then done_with[#done_with + 1] = agent.command_id end

@@ -86,6 +86,7 @@ function checks.IsParked(id)
 end
 
 local writes = {}
+local function state_key(id) return prefix .. 'state:' .. tag .. ':' .. id end
 
 function writes.AppendEvent(values) append(values) end
 
@@ -153,6 +154,13 @@ function writes.PutAgent(id, fields, leaves, enters, listed, ended_ms, replace)
 end
 
 function writes.PutSpec(id, spec) redis.call('SET', base .. 'spec:' .. id, spec) end
+
+function writes.PutState(id, state) redis.call('SET', state_key(id), state) end
+
+function writes.DropState(id, after_ms)
+  if after_ms == 0 then redis.call('DEL', state_key(id))
+  else redis.call('PEXPIRE', state_key(id), after_ms) end
+end
 
 -- Replaces a worker's unreadable hash; its counters are derived from its slots.
 local function recount(id)

@@ -6,6 +6,7 @@ idle for too long; 1: its code failed; 130: it was stopped with Ctrl-C.
 
   muster run developer --input '{"task": 1}'
   muster run developer --input @task.json --label team=red
+  muster run counter --state counter.state        goes on where it was stopped
   muster run acme.developer:Developer             a class that no file declares
 """
 
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from eventstore.names import unknown_name
 from muster.cli.arguments.command import (
     INTERRUPTED,
+    BadInput,
     Refused,
     Subparsers,
     declare,
@@ -31,6 +33,7 @@ from muster.cli.arguments.command import (
     print_unknown_variables,
 )
 from muster.cli.arguments.values import json_object, pairs, seconds
+from muster.process.atomic_file import write_bytes
 from muster.settings.loading import load
 from muster.settings.settings import Settings
 
@@ -53,6 +56,8 @@ def add(subparsers: Subparsers) -> None:
     option("--project", default="demo", metavar="ID", help="its project (default demo)")
     option("--heartbeat-interval", metavar="S", help="seconds between checks (default 30)")
     option("--max-idle-time", metavar="S", help="end it after S idle seconds (default: never)")
+    option("--state", metavar="FILE", help="what the agent saves is written there, and given to it"
+           " at the next start; it is stopped as if it were to go on elsewhere")  # fmt: skip
     option("--config", metavar="FILE", help="default: ./muster.toml, if any")
     option("--app-dir", metavar="DIR", help="where agent classes are imported from (default: the"
            " folder of the configuration file, else this one)")  # fmt: skip
@@ -77,17 +82,32 @@ def run(args: argparse.Namespace) -> int:
         if args.max_idle_time
         else None,
         engine_url=settings.engine_url,
+        state=_read(args.state) if args.state else None,
     )
     _log_here(settings, path.partition(".")[0].partition(":")[0])
     loaded = role_loader.load(path, str(settings.app_dir or Path.cwd()))
-    return asyncio.run(_run(loaded.role, options))
+    return asyncio.run(_run(loaded.role, options, args.state))
 
 
-async def _run(role: type, options: "StandaloneOptions") -> int:
+def _read(file: str) -> bytes | None:
+    """Raises `BadInput`."""
+    try:
+        return Path(file).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadInput(f"--state {file}: expected a file that can be read: {error}") from error
+
+
+async def _run(role: type, options: "StandaloneOptions", state_file: str | None) -> int:
     from workers.standalone.standalone import ENDED, Standalone
 
-    agent = Standalone(role, options)
-    with _stopped_by_signals(agent) as received:
+    def write(state: bytes) -> None:
+        if state_file:
+            write_bytes(Path(state_file), state)
+
+    agent = Standalone(role, options, on_saved=write)
+    with _stopped_by_signals(agent, release=state_file is not None) as received:
         await agent.run()
     sys.stdout.flush()
     error = agent.error
@@ -100,8 +120,10 @@ async def _run(role: type, options: "StandaloneOptions") -> int:
 
 
 @contextmanager
-def _stopped_by_signals(agent: "Standalone") -> Iterator[list[int]]:
+def _stopped_by_signals(agent: "Standalone", *, release: bool) -> Iterator[list[int]]:
     """The first signal stops it in good order, the second at once, the third ends this process.
+
+    `release`: the first saves its state.
 
     The handlers run whatever the event loop does, which may be blocked. Yields what was received.
     """
@@ -113,7 +135,10 @@ def _stopped_by_signals(agent: "Standalone") -> Iterator[list[int]]:
             os._exit(INTERRUPTED)
         now = len(received) == 2
         os.write(2, f"{CANCELLING if now else STOPPING}\n".encode())
-        loop.call_soon_threadsafe(lambda: agent.request_stop(now=now))
+        if release and not now:
+            loop.call_soon_threadsafe(agent.request_release)
+        else:
+            loop.call_soon_threadsafe(lambda: agent.request_stop(now=now))
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

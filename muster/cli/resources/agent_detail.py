@@ -21,7 +21,7 @@ from muster.cli.resources.parked import PARKED_ITEMS
 from muster.terminal import render
 
 HISTORY_SECONDS = 5.0
-NOT_SHOWN = frozenset({"version", "epoch", "changed_at", "last_error"})
+NOT_SHOWN = frozenset({"version", "epoch", "changed_at", "last_error", "save", "state_size"})
 """What the events below say better, or the error."""
 LABELS = {
     "agent_id": "agent", "pool_name": "pool", "role_type": "role", "project_id": "project",
@@ -30,6 +30,7 @@ LABELS = {
     "alone": "isolated", "fencing_token": "", "labels": "", "input": "",
     "heartbeat_interval": "checked every", "max_idle_time": "ends when idle",
     "created_at": "requested", "started_at": "started", "last_heartbeat": "", "ended_at": "ended",
+    "saved_at": "saved state",
 }  # fmt: skip
 """What comes first, in this order, and what it is called where that is not the field's name."""
 
@@ -94,6 +95,7 @@ def facts(
         "heartbeat_interval": f"{agent.heartbeat_interval:g} s",
         "max_idle_time": "never" if agent.max_idle_time is None else f"{agent.max_idle_time:g} s",
         "last_heartbeat": when(agent.last_heartbeat),
+        "saved_at": _state(agent),
     }
     others = dict.fromkeys(name for name in agent.__struct_fields__ if name not in NOT_SHOWN)
     found = {
@@ -124,6 +126,12 @@ def _failures(agent: AgentAnswer) -> str:
     lost_worker = agent.last_error is not None and agent.last_error.type == "WorkerLost"
     with_deaths = ", including deaths of its worker while it was isolated" if lost_worker else ""
     return f"{agent.failures} within the restart window{with_deaths}"
+
+
+def _state(agent: AgentAnswer) -> str:
+    if not agent.saved_at:
+        return ""
+    return f"{agent.state_size:,} bytes, {when(agent.saved_at)}, save {agent.save}"
 
 
 def _deaths(agent: AgentAnswer, events: Sequence[RecordedEvent]) -> str:

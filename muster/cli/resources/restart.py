@@ -8,6 +8,7 @@ terminated stays so.
   muster restart --failed
   muster restart --failed --pool developer_pool --reason 'the model is back'
   muster restart --pool developer_pool
+  muster restart 1a2c3d --discard-state
 """
 
 import argparse
@@ -31,6 +32,8 @@ def add(subparsers: Subparsers) -> None:
                         " six or more characters of its beginning or end")  # fmt: skip
     parser.add_argument("--pool", default="", metavar="NAME", help="all agents of this pool")
     parser.add_argument("--failed", action="store_true", help="all agents that have failed")
+    parser.add_argument("--discard-state", action="store_true", help="delete what the agents have"
+                        " saved, and start them without")  # fmt: skip
     parser.add_argument("--reason", default="", metavar="TEXT", help="recorded with the request")
     add_command_flags(parser, no_wait="do not wait for their start")
 
@@ -38,9 +41,13 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     if bool(args.agents) == bool(args.pool or args.failed):
         raise BadInput("expected agents, or --failed, or --pool (with --failed: those of the pool)")
+    if args.discard_state and not args.agents:
+        raise BadInput("--discard-state: expected the agents whose state is to be deleted")
     sender = CommandSender(args)
     ids = list(dict.fromkeys(_ids(sender.gateway, args)))
-    body = {"reason": args.reason} if args.reason else {}
+    body: dict[str, object] = {"reason": args.reason} if args.reason else {}
+    if args.discard_state:
+        body["discard_state"] = True
 
     def restart(agent: str) -> Answer:
         return sender.send(f"{quote(agent)}/restart", body)

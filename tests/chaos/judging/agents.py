@@ -30,6 +30,8 @@ MAY_FOLLOW: Final = {
     "agent.released": frozenset({"starting", "running"}),
     "agent.restarting": frozenset({"restarting"}),
     "agent.restart_requested": frozenset({"starting", "running", "restarting", "failed"}),
+    "agent.saved": HELD,
+    "agent.state_lost": LIVE,
     "agent.failed": frozenset({"restarting"}),
     "agent.cleared": LIVE,
     "agent.termination_requested": LIVE,
@@ -37,14 +39,16 @@ MAY_FOLLOW: Final = {
 }
 """In which status an event may find the agent."""
 EVEN_IF_FLAGGED: Final = frozenset(
-    {"agent.termination_requested", "agent.terminated", "agent.cleared"}
+    {"agent.termination_requested", "agent.terminated", "agent.cleared", "agent.saved"}
 )
 BY_LEADER: Final = frozenset({"turn-over", "not-tried", "too-many", "suspicion-off"})
 """Why the leader clears an agent; what its worker writes is that it behaved.
 
 `turn-over` is in logs of earlier versions.
 """
-BY_ITS_WORKER: Final = frozenset({"agent.claimed", "agent.started", "agent.released", *FAILURES})
+BY_ITS_WORKER: Final = frozenset(
+    {"agent.claimed", "agent.started", "agent.saved", "agent.released", *FAILURES}
+)
 """Written by the worker itself, under its own epoch."""
 HANDED_OVER: Final = frozenset({"handed-over", "not-handed-over"})
 """Ends in a fallback's log: none of its workers is left to be fenced."""
@@ -84,6 +88,11 @@ class Agent:
     failures_in_row: int = 0
     losses_in_row: int = 0
     restart: bool = False
+    save: int = 0
+    state: str = ""
+    """The digest of what it saved last."""
+    state_lost: bool = False
+    discards: bool = False
     last_error: Any = None
     started_ms: int = 0
     ended_ms: int = 0
@@ -96,6 +105,11 @@ class Agent:
     @property
     def ended(self) -> bool:
         return self.status not in LIVE
+
+    @property
+    def queued(self) -> bool:
+        """Whether it waits for a worker."""
+        return self.status == "pending" and not self.state_lost
 
     @property
     def held(self) -> bool:
@@ -118,8 +132,12 @@ def judge(agent: Agent, entry: Entry, worker: Worker | None) -> Iterator[Offence
         return
     if agent.stop and kind not in EVEN_IF_FLAGGED:
         yield entry.offence(3, "goes on although its end was asked for")
-    elif agent.status not in MAY_FOLLOW[kind]:
+    elif agent.status not in MAY_FOLLOW[kind] and not _about_state(agent, entry):
         yield entry.offence(2, f"it was {agent.status}")
+    if agent.state_lost and kind in {"agent.claimed", "agent.state_lost"}:
+        yield entry.offence(2, "its state was lost, and an operator has not decided")
+    if kind == "agent.saved" and (entry.body["save"] != agent.save + 1 or agent.discards):
+        yield entry.offence(2, f"save {entry.body['save']} follows {agent.save}, or a discard")
     if entry.incarnation != agent.incarnation:
         why = f"incarnation {entry.incarnation}, but it is at {agent.incarnation}"
         yield entry.offence(2, why)
@@ -139,6 +157,13 @@ def judge(agent: Agent, entry: Entry, worker: Worker | None) -> Iterator[Offence
     yield from _judge_holder(agent, entry)
     yield from _judge_epoch(agent, entry, worker)
     yield from _judge_end(agent, entry)
+
+
+def _about_state(agent: Agent, entry: Entry) -> bool:
+    """Whether it takes an agent out of the pending ones that is to start with another state."""
+    found = entry.type == "agent.restarting" and agent.state_lost
+    discards = entry.type == "agent.restart_requested" and bool(entry.body.get("discard_state"))
+    return agent.status == "pending" and (found or discards)
 
 
 def _judge_holder(agent: Agent, entry: Entry) -> Iterator[Offence]:
@@ -216,6 +241,14 @@ def evolve(agent: Agent, entry: Entry) -> None:
             agent.has_run, agent.well_ms = agent.has_run or at > 0, agent.well_ms or at
         case "agent.restart_requested" if not body.get("next_incarnation"):
             agent.restart = True
+            if body.get("discard_state"):
+                agent.state, agent.discards = "", True
+        case "agent.saved":
+            agent.save, agent.state = int(body["save"]), str(body["sha256"])
+        case "agent.state_lost":
+            _leave(agent, entry, {"reason": "state-lost", "next_incarnation": agent.incarnation})
+            agent.save, agent.state = int(body["save"]), str(body["sha256"])
+            agent.state_lost = True
         case "agent.termination_requested":
             agent.stop = _flag(entry)
             agent.reason = str(body.get("reason", ""))
@@ -242,7 +275,7 @@ def _leave(agent: Agent, entry: Entry, body: dict[str, Any]) -> None:
     """Events after which it is on no worker."""
     agent.worker, agent.epoch, agent.claim_seq = "", 0, 0
     agent.due_ms, agent.expires_ms = int(body.get("due_ms", 0)), 0
-    agent.restart = False
+    agent.restart = agent.discards = False
     agent.reason = str(body.get("reason", ""))
     if entry.type in FAILURES:
         agent.status, agent.reason = "restarting", entry.type.removeprefix("agent.")
@@ -262,13 +295,17 @@ def _leave(agent: Agent, entry: Entry, body: dict[str, Any]) -> None:
             _spend(agent, body)
         if losses := int(body.get("losses", 0)):
             agent.losses_in_row, agent.well_ms = losses, 0
-    elif entry.type in QUEUED:
+    elif entry.type in {*QUEUED, "agent.state_lost"}:
         agent.status, agent.incarnation = "pending", int(body["next_incarnation"])
+        agent.state_lost = False
+        agent.state = "" if body.get("discard_state") else agent.state
         if entry.type == "agent.restart_requested":
             agent.reason, agent.failures, agent.ended_ms = "restart-requested", [], 0
             agent.failures_in_row = agent.losses_in_row = agent.well_ms = 0
     else:
         agent.status, agent.ended_ms = entry.type.removeprefix("agent."), entry.ts
+        if agent.status == "terminated":
+            agent.state, agent.state_lost = "", False
         agent.last_error = body.get("error") or agent.last_error
 
 

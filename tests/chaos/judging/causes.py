@@ -21,7 +21,6 @@ STARTS: Final = frozenset(
         "pool.deleted",
         "pool.removed",
         "pool.scaling_decided",
-        "pool.shadow_decided",
         "host.joined",
         "log.recovered",
     }

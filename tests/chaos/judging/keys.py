@@ -17,7 +17,7 @@ PERMANENT: Final = re.compile(
     r"|signals|meta|leader|alone|parked|stalled)"
     r"|muster:catalogue|\{muster:catalogue\}:(meta|hosts|snapshot|retiring)"
 )
-OF_AGENT: Final = re.compile(r"agent:\{([^}]+)\}:(.+)|pool:\{([^}]+)\}:spec:(.+)")
+OF_AGENT: Final = re.compile(r"(?:agent|state):\{([^}]+)\}:(.+)|pool:\{([^}]+)\}:spec:(.+)")
 OF_WORKER: Final = re.compile(r"process:\{([^}]+)\}:(.+)|pool:\{([^}]+)\}:held:(.+)")
 
 

@@ -22,6 +22,10 @@ LATER: Final = {
     "failures_in_row": "0",
     "losses_in_row": "0",
     "restart": "",
+    "save": "0",
+    "state_sha256": "",
+    "state_lost": "",
+    "discards": "",
 }
 """Fields that hashes of earlier versions do not have, and what that means."""
 
@@ -52,7 +56,7 @@ def _sets(pool: Pool, found: Registry) -> Iterator[Offence]:
     yield from _members(pool, "timeouts", timeouts, found.timeouts)
     orders = {n: w.deadline_ms for n, w in workers.items() if w.status == "requested"}
     yield from _members(pool, "orders", orders, found.orders)
-    alone = {name for name, agent in living.items() if agent.alone and agent.status == "pending"}
+    alone = {name for name, agent in living.items() if agent.alone and agent.queued}
     yield from _members(pool, "alone", dict.fromkeys(alone, 0), dict.fromkeys(found.alone, 0))
     for name in found.held.keys() & workers.keys():
         worker, held = workers[name], dict.fromkeys(found.held[name], 0)
@@ -76,7 +80,7 @@ def _members(
 def _counters(pool: Pool, found: Registry) -> Iterator[Offence]:
     meta = found.meta
     free = sum(worker.free for worker in pool.workers.values())
-    pending = [agent for agent in pool.agents.values() if agent.status == "pending"]
+    pending = [agent for agent in pool.agents.values() if agent.queued]
     waiting = sum(not agent.alone for agent in pending)
     alone = sum(bool(worker.alone) for worker in pool.workers.values())
     for name, expected in (("free", free), ("waiting", waiting), ("alone", alone)):
@@ -100,6 +104,8 @@ def _hashes(pool: Pool, found: Registry) -> Iterator[Offence]:
             yield _offence(pool, "it lives, but its hash expires", name, 2)
         if agent is not None and not agent.ended:
             yield from _spec(pool, name, agent, found.specs.get(name, ""))
+            if agent.state and not agent.state_lost and found.states.get(name) != agent.state:
+                yield _offence(pool, f"its state is not that of save {agent.save}", name, 2)
     for name, fields in found.process_hashes.items():
         worker = pool.workers.get(name)
         expected = worker_fields(pool.name, worker) if worker else None
@@ -179,6 +185,10 @@ def agent_fields(pool: str, agent: Agent) -> dict[str, str]:
         "failures_in_row": str(agent.failures_in_row),
         "losses_in_row": str(agent.losses_in_row),
         "restart": "1" if agent.restart else "",
+        "save": str(agent.save),
+        "state_sha256": agent.state,
+        "state_lost": "1" if agent.state_lost else "",
+        "discards": "1" if agent.discards else "",
     }
 
 
@@ -224,7 +234,7 @@ def _commands(pool: Pool, found: Registry) -> Iterator[Offence]:
     wanted = {
         (name, str(agent.incarnation)): agent
         for name, agent in pool.living.items()
-        if agent.status in {"pending", "starting"} and not agent.alone
+        if (agent.queued or agent.status == "starting") and not agent.alone
     }
     for key, agent in wanted.items():
         if queued[key] != 1:

@@ -1,5 +1,6 @@
 """Reads Redis with plain commands: the logs, and the rest of a pool at one point in time."""
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from tests.chaos.judging.offences import Offence
 GROUP: Final = "workers"
 PAGE: Final = 1000
 LISTED_MAX: Final = 100_000
+ERRORS: Final = "surrogateescape"
+"""For what agents save, which may be any bytes."""
 
 
 @dataclass
@@ -46,6 +49,8 @@ class Registry:
     """Agents and workers whose hash expires."""
     specs: dict[str, str] = field(default_factory=dict)
     """The input of each agent, as JSON; empty where there is none."""
+    states: dict[str, str] = field(default_factory=dict)
+    """The digest of what each agent saved; empty where there is nothing."""
     commands: dict[str, dict[str, str]] = field(default_factory=dict)
     """By entry id."""
     pending: dict[str, str] = field(default_factory=dict)
@@ -61,7 +66,9 @@ class Streams:
 
     def __init__(self, url: str, prefix: str = "") -> None:
         self.prefix = prefix
-        self.client: Any = redis.Redis.from_url(url, decode_responses=True, protocol=2)
+        self.client: Any = redis.Redis.from_url(
+            url, decode_responses=True, encoding_errors=ERRORS, protocol=2
+        )
         self.client.response_callbacks.clear()  # replies unchanged
 
     def ask(self, *command: Any) -> Any:
@@ -152,6 +159,7 @@ class Streams:
                 *(("HGETALL", name) for name in hashes),
                 *(("PTTL", name) for name in hashes),
                 *(("GET", key(pool, f"spec:{name}")) for name in agents),
+                *(("GET", f"{prefix}state:{{{pool}}}:{name}") for name in agents),
                 ("XRANGE", commands, "-", "+"),
                 ("XPENDING", commands, GROUP, "-", "+", LISTED_MAX),
                 ("XINFO", "CONSUMERS", commands, GROUP),
@@ -172,6 +180,7 @@ class Streams:
             process_hashes={name: _mapping(next(replies)) for name in workers},
             fading={name for name in (*agents, *workers) if next(replies) >= 0},
             specs={name: str(next(replies) or "") for name in agents},
+            states={name: _digest(next(replies)) for name in agents},
             commands={entry: _mapping(fields) for entry, fields in next(replies)},
         )
         pending, consumers, time = replies
@@ -193,6 +202,10 @@ class Streams:
                     pipeline.execute_command("PTTL", key)
                 replies = zip(some, pipeline.execute(), strict=True)
                 yield from ((key, ms == -1) for key, ms in replies if ms != -2)
+
+
+def _digest(state: str | None) -> str:
+    return "" if state is None else hashlib.sha256(state.encode(errors=ERRORS)).hexdigest()
 
 
 def _mapping(flat: Sequence[Any]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The handover between two real logs: which agents are handed over, and which are named."""
 
 import asyncio
+import hashlib
 import json
 import sqlite3
 from pathlib import Path
@@ -11,7 +12,7 @@ import redis
 from msgspec.structs import replace
 
 from eventstore.errors import ConfigurationError
-from eventstore.language.agent_commands import End, Fail, Started, Terminate
+from eventstore.language.agent_commands import End, Fail, Save, Started, Terminate
 from eventstore.language.events import Error
 from gateway.fallback import read_handover_failures
 from muster.fallback import directory
@@ -29,6 +30,28 @@ from tests.integration.muster.fallback_stage import (
     spawn_for_real,
 )
 from tests.pools import ORIGIN, raw_events
+
+
+async def test_an_agent_is_handed_over_with_its_state_and_waits_if_that_is_lost(
+    settings: Settings,
+) -> None:
+    async with Fallback(settings) as fallback:
+        saved, lost = await fallback.spawn(), await fallback.spawn()
+        fence = await fallback.pool.worker("w1")
+        await fallback.pool.claim(fence)
+        for agent_id, state in ((saved, b"\x00\xff"), (lost, b"s")):
+            sha256 = hashlib.sha256(state).hexdigest()
+            save = Save(after=0, size=len(state), sha256=sha256)
+            await fallback.log.act(POOL, agent_id, save, ORIGIN, fence=fence, state=state)
+        await fallback.log.client.execute_command("DEL", f"state:{{{POOL}}}:{lost}")
+    assert "2 handed over" in (await do_handover(settings))[0]
+    with redis.Redis.from_url(settings.redis_url) as real:
+        assert real.get(f"state:{{{POOL}}}:{saved}") == b"\x00\xff"
+        assert real.hget(f"agent:{{{POOL}}}:{saved}", "save") == b"1"
+        assert real.hget(f"agent:{{{POOL}}}:{lost}", "reason") == b"state-lost"
+        assert real.xlen(f"pool:{{{POOL}}}:commands") == 1
+    assert ids(settings.redis_url, "agent.saved") == [saved]
+    assert ids(settings.redis_url, "agent.state_lost") == [lost]
 
 
 async def test_living_agents_are_handed_over_as_they_were_requested(settings: Settings) -> None:

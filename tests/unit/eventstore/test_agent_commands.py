@@ -14,10 +14,13 @@ from eventstore.language.agent_commands import (
     Command,
     End,
     Fail,
+    FindState,
+    LoseState,
     MarkLost,
     Release,
     RequestRestart,
     Restart,
+    Save,
     Spawn,
     Started,
     Terminate,
@@ -35,8 +38,10 @@ from eventstore.language.events import (
     AgentRequested,
     AgentRestarting,
     AgentRestartRequested,
+    AgentSaved,
     AgentStarted,
     AgentStartFailed,
+    AgentStateLost,
     AgentTerminated,
     AgentTerminationRequested,
     AgentUnhealthy,
@@ -121,6 +126,15 @@ def lost(
     return replace(body, failures=failures, losses=losses)
 
 
+def save(sha256: str, after: int) -> Save:
+    return Save(after=after, size=3, sha256=sha256)
+
+
+def saved(number: int, sha256: str) -> AgentSaved:
+    return AgentSaved(save=number, size=3, sha256=sha256)
+
+
+STATE_LOST = AgentStateLost(save=1, sha256="s")
 CASES: list[tuple[str, Sequence[AgentBody], Command, Sequence[AgentBody]]] = [
     ("a spawn is accepted once", (), Spawn(request=REQUESTED), (REQUESTED,)),
     ("a spawn of a known id is not repeated", (REQUESTED,), Spawn(request=REQUESTED), ()),
@@ -175,6 +189,22 @@ CASES: list[tuple[str, Sequence[AgentBody], Command, Sequence[AgentBody]]] = [
     ("after that its failures count from the first", (*RUNNING, crashed(1, 0, 3), FAILED, AgentRestartRequested(reason="x", next_incarnation=2), CLAIMED), fail(), (crashed(10_000, 11_000, 1),)),
     ("what another worker holds by now is not lost", RUNNING, MarkLost(worker_id="v", reason="killed", now_ms=5), ()),
     ("a lost agent under the flag is the end", (*RUNNING, ASKED), MarkLost(worker_id="w", reason="killed", now_ms=5), (AgentTerminated(reason="requested"),)),
+    ("a state is saved while it is held", RUNNING, save("s", 0), (saved(1, "s"),)),
+    ("and again, also if it is the same", (*RUNNING, saved(1, "s")), save("s", 1), (saved(2, "s"),)),
+    ("but not twice where the reply was lost", (*RUNNING, saved(1, "s")), save("s", 0), ()),
+    ("what no worker holds saves nothing", (*RUNNING, saved(1, "s"), RELEASED), save("t", 1), ()),
+    ("a release saves in the same step", (*RUNNING, saved(1, "s")), Release(reason="drain", saved=save("t", 1)), (saved(2, "t"), AgentReleased(reason="drain", next_incarnation=2))),
+    ("or says why it does not", RUNNING, Release(reason="drain", save_error="no"), (AgentReleased(reason="drain", next_incarnation=2, save_error="no"),)),
+    ("a release under the flag saves nothing", (*RUNNING, ASKED), Release(reason="drain", saved=save("t", 0)), (AgentTerminated(reason="requested"),)),
+    ("a state that was found nowhere is waited for", (REQUESTED, CLAIMED, saved(1, "s"), RELEASED, CLAIMED), LoseState(save=1, sha256="s"), (STATE_LOST,)),
+    ("which happens once", (*RUNNING, STATE_LOST), LoseState(save=1, sha256="s"), ()),
+    ("under the flag that is the end", (*RUNNING, ASKED), LoseState(save=1, sha256="s"), (AgentTerminated(reason="requested"),)),
+    ("what waits for its state is not restarted without", (*RUNNING, STATE_LOST), RequestRestart(reason="x"), ()),
+    ("unless an operator says so", (*RUNNING, STATE_LOST), RequestRestart(reason="x", discard_state=True), (AgentRestartRequested(reason="x", next_incarnation=2, discard_state=True),)),
+    ("a state that was found is given back", (*RUNNING, STATE_LOST), FindState(), (AgentRestarting(reason="state-found", next_incarnation=2),)),
+    ("what waits for nothing gets nothing", RUNNING, FindState(), ()),
+    ("what is to restart without its state saves no more", (*RUNNING, saved(1, "s"), AgentRestartRequested(reason="x", discard_state=True)), Release(reason="x", saved=save("t", 1)), (AgentReleased(reason="x", next_incarnation=2),)),
+    ("its next incarnation does", (*RUNNING, AgentRestartRequested(reason="x", discard_state=True), RELEASED, CLAIMED), save("t", 0), (saved(1, "t"),)),
     ("a terminal state is never left", (REQUESTED, AgentTerminated(reason="x")), Terminate(), ()),
 ]  # fmt: skip
 
@@ -248,7 +278,13 @@ class Life(RuleBasedStateMachine):
     def spawn(self) -> None:
         self.do(Spawn(request=EXPIRING))
 
-    @precondition(lambda self: self.agent is not None and self.agent.status is Status.PENDING)
+    @precondition(
+        lambda self: (
+            self.agent is not None
+            and self.agent.status is Status.PENDING
+            and not self.agent.state_lost
+        )
+    )
     @rule()
     def claim(self) -> None:
         self.record(CLAIMED)
@@ -296,6 +332,23 @@ class Life(RuleBasedStateMachine):
     def withdraw(self) -> None:
         self.do(Withdraw())
 
+    @rule(sha256=st.sampled_from("st"), after=st.integers(0, 3))
+    def save(self, sha256: str, after: int) -> None:
+        self.do(save(sha256, after))
+
+    @rule()
+    def lose_state(self) -> None:
+        if self.agent is not None and self.agent.held and self.agent.state_sha256:
+            self.do(LoseState(save=self.agent.save, sha256=self.agent.state_sha256))
+
+    @rule()
+    def find_state(self) -> None:
+        self.do(FindState())
+
+    @rule()
+    def discard_state(self) -> None:
+        self.do(RequestRestart(reason="without", discard_state=True))
+
     @rule(milliseconds=st.integers(0, 100_000))
     def time_passes(self, milliseconds: int) -> None:
         self.now_ms += milliseconds
@@ -307,6 +360,16 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def an_incarnation_starts_once(self) -> None:
         assert len(self.starts) == len(set(self.starts))
+
+    @invariant()
+    def what_waits_for_its_state_is_pending_and_has_one(self) -> None:
+        if self.agent is not None and self.agent.state_lost:
+            assert (self.agent.status, bool(self.agent.state_sha256)) == (Status.PENDING, True)
+
+    @invariant()
+    def what_was_terminated_has_no_state(self) -> None:
+        if self.agent is not None and self.agent.status is Status.TERMINATED:
+            assert not self.agent.state_sha256
 
     @invariant()
     def a_slot_is_held_exactly_while_a_worker_is_named(self) -> None:

@@ -34,6 +34,9 @@ NOT_ANSWERED = {
         "failures_in_row",
         "losses_in_row",
         "restart",
+        "state_sha256",
+        "state_lost",
+        "discards",
     },
     "workers": {"start_time", "draining", "deadline_at", "last_event_id"},
     "pools": {"deleted", "version", "created_seq"},
@@ -89,7 +92,7 @@ def test_the_version_of_the_views_goes_up_with_their_columns() -> None:
     """Else no projector rebuilds them. Raise `VIEW_VERSION`, then write both here."""
     columns = [f"{t.name}.{c.name} {c.type}" for t in SERVING.all() for c in t.columns]
     digest = hashlib.sha256("\n".join(columns).encode()).hexdigest()[:12]
-    assert (VIEW_VERSION, digest) == (8, "1beda9567b93")
+    assert (VIEW_VERSION, digest) == (9, "bfd95810df6b")
 
 
 @given(states(later.LaterAgent))
