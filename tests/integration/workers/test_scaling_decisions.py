@@ -2,12 +2,15 @@
 
 import asyncio
 import itertools
+from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 import pytest
 
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.events import PoolScalingDecided
+from eventstore.language.pool_config import PoolConfig
 from eventstore.language.scale_policy import BehaviourSettings
 from eventstore.language.scaling import decide_scale
 from eventstore.language.schedules import Schedule
@@ -31,17 +34,43 @@ async def live_through(site: Site, pool: TestPool) -> list[PoolScalingDecided]:
     return decisions(site)
 
 
-async def test_each_can_be_made_again_from_what_it_records(site: Site) -> None:
-    down = BehaviourSettings(window_seconds=0.5)
-    pool = await site.pool(max_workers=2, preset="proactive", down=down)
-    recorded = await live_through(site, pool)
+def made_again(recorded: Iterable[PoolScalingDecided], config: PoolConfig) -> None:
+    """From what each records `decide_scale` gives what was decided."""
     for event in recorded:
         assert event.observed is not None
         assert event.memory is not None
-        decision, _ = decide_scale(event.observed, pool.pool.config.scale_policy, event.memory)
+        decision, _ = decide_scale(event.observed, config.scale_policy, event.memory)
         assert (decision.current, decision.desired) == (event.current, event.desired)
         assert (decision.wanted, decision.limit) == (event.wanted, event.limit)
         assert decision.candidates == event.candidates
+
+
+DOWN = BehaviourSettings(window_seconds=0.3)
+CALM = {"up": BehaviourSettings(workers_per_minute=3), "down": DOWN, "buffer": 4, "max_workers": 5}
+HASTY = {"preset": "proactive", "down": DOWN, "max_workers": 6}
+
+
+@pytest.mark.parametrize("policy", [CALM, HASTY], ids=["calm", "hasty"])
+async def test_a_run_of_several_waves_can_be_decided_again_exactly(
+    site: Site, policy: dict[str, Any]
+) -> None:
+    """Up, a part down, up again, with limits that hold back, and each decision is the same."""
+    pool = await site.pool(agents_per_worker=5, **policy)
+    await site.host()
+    living: list[str] = []
+    for wave, kept in ((8, 3), (30, 0)):
+        known = len(decisions(site))
+        spawned = await asyncio.gather(*(pool.spawn() for _ in range(wave)))
+        living += [one.agent_id for one in spawned]
+        await until(lambda: len(decisions(site)) > known, timeout=10, what="one more decision")  # noqa: B023
+        ended, living = living[kept:], living[:kept]
+        await asyncio.gather(*(site.log.act(POOL, one, Terminate(), ORIGIN) for one in ended))
+    await until(lambda: decisions(site)[-1].wanted < decisions(site)[-1].current, timeout=10)
+    recorded = decisions(site)
+    assert len(recorded) >= 3
+    assert {one.limit for one in recorded} - {""}
+    made_again(recorded, pool.pool.config)
+    site.check()
 
 
 async def test_what_a_limit_holds_back_is_recorded_once(site: Site) -> None:
