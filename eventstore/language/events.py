@@ -348,6 +348,26 @@ class PoolScalingDecided(Body, frozen=True):
     memory: Memory | None = None
 
 
+class PoolShadowDecided(Body, frozen=True):
+    """A shadow policy would have changed the number of workers, or is tried from now on.
+
+    Nothing was done. The fields are those of `PoolScalingDecided`, of the workers that it would
+    have had.
+    """
+
+    type = "pool.shadow_decided"
+    policy: str
+    reason: str
+    current: Number
+    desired: Number
+    wanted: Number
+    limit: str
+    term: Number
+    candidates: dict[str, Number]
+    observed: Observation
+    memory: Memory
+
+
 class HostJoined(Body, frozen=True):
     type = "host.joined"
     hostname: str
@@ -415,7 +435,13 @@ WorkerBody: TypeAlias = (
     | WorkerLost
 )
 PoolBody: TypeAlias = (
-    PoolCreated | PoolChanged | PoolDeleted | PoolRemoved | PoolScalingDecided | LogRecovered
+    PoolCreated
+    | PoolChanged
+    | PoolDeleted
+    | PoolRemoved
+    | PoolScalingDecided
+    | PoolShadowDecided
+    | LogRecovered
 )
 HostBody: TypeAlias = HostJoined | HostCordoned | HostLeft | HostRemoved
 AnyBody: TypeAlias = AgentBody | WorkerBody | PoolBody | HostBody

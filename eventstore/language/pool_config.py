@@ -50,10 +50,13 @@ LEVEL_PATTERN = r"^(debug|info|warning|error|critical|DEBUG|INFO|WARNING|ERROR|C
 LOGGER_PATTERN = r"^[A-Za-z0-9_.-]{1,128}$(?!\n)"
 LogLevel = Annotated[str, Meta(pattern=LEVEL_PATTERN)]
 LoggerName = Annotated[str, Meta(pattern=LOGGER_PATTERN)]
+POLICY_PATTERN: Final = r"^[A-Za-z0-9._-]{1,64}$(?!\n)"
+PolicyName = Annotated[str, Meta(pattern=POLICY_PATTERN)]
 PATTERN_WORDS: Final[Mapping[str, str]] = {
     PRESET_PATTERN: "reactive or proactive",
     BUFFER_PATTERN: "a number of slots, or a share of the load such as 10%",
     LEVEL_PATTERN: "debug, info, warning, error or critical",
+    POLICY_PATTERN: "a name of 1 to 64 letters, digits, dots, _ or -",
     LOGGER_PATTERN: "1 to 128 letters, digits, dots, _ or -",
 }
 """What the pattern of a setting expects."""
@@ -63,6 +66,9 @@ LABELS_MAX = 16
 LabelName = Annotated[str, Meta(pattern=rf"^{LABEL_NAME}$(?!\n)")]
 LabelValue = Annotated[str, Meta(pattern=rf"^{LABEL_VALUE}$(?!\n)")]
 Count = Annotated[int, Meta(ge=0, le=10_000)]
+SHADOWS_MAX: Final = 4
+OF_POOL: Final = ("agents_per_worker", "min_workers", "max_workers")
+"""Of these settings those of the pool count where another policy does not have them."""
 NEVER = "never"
 """May be written for a `max_idle_time` of 0."""
 ORDERED = (("min_workers", "max_workers"), ("backoff_min_seconds", "backoff_max_seconds"))
@@ -87,6 +93,8 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     schedules: Annotated[tuple[Schedule, ...], Meta(max_length=64)] | None = None
     up: BehaviourSettings | None = None
     down: BehaviourSettings | None = None
+    shadow: Annotated[dict[PolicyName, dict[str, Any]], Meta(max_length=SHADOWS_MAX)] | None = None
+    """Other policies, by name: what they would decide is recorded."""
     empty_worker_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 300.0
     """`down.window_seconds`, where that is not set."""
     backlog_limit: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
@@ -132,6 +140,18 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 f"renew_seconds ({self.renew_seconds:g}) must be at most half of lease_seconds"
                 f" ({self.lease_seconds:g})"
             )
+        for name, settings in (self.shadow or {}).items():
+            try:
+                policy_of(settings, self)
+            except msgspec.ValidationError as error:
+                what = in_words(error).replace(" - at `$.", ", in `")
+                raise ValueError(f"shadow {name}: {what}") from None
+
+    @property
+    def shadow_policies(self) -> dict[str, ScalePolicy]:
+        """The policies of `shadow`, by name."""
+        shadow = self.shadow or {}
+        return {name: policy_of(settings, self).scale_policy for name, settings in shadow.items()}
 
     @property
     def scale_policy(self) -> ScalePolicy:
@@ -199,6 +219,14 @@ def override(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, 
     return {**found, "max_idle_time": 0.0} if found.get("max_idle_time") == NEVER else found
 
 
+def policy_of(settings: Mapping[str, Any], pool: PoolConfig) -> PoolConfig:
+    """Another policy for a pool, as people write it. Raises `msgspec.ValidationError`."""
+    if "shadow" in settings:
+        raise msgspec.ValidationError("a policy that is compared cannot have `shadow`")
+    of_pool = {name: getattr(pool, name) for name in OF_POOL}
+    return msgspec.convert(override(of_pool, settings), PoolConfig)
+
+
 def in_words(error: msgspec.ValidationError) -> str:
     """An error of a setting, with words instead of patterns."""
     text = str(error)
@@ -213,6 +241,9 @@ def read_config(raw: msgspec.Raw | bytes) -> tuple[PoolConfig, dict[str, object]
     fields = msgspec.json.decode(raw, type=dict[str, object])
     for name in earlier_defaults(raw):
         del fields[name]
+    shadow = fields.get("shadow")
+    if isinstance(shadow, dict) and any(set(policy) - known for policy in shadow.values()):
+        known.discard("shadow")  # a policy of a newer version cannot be tried here
     unknown = {name: fields.pop(name) for name in fields.keys() - known}
     return msgspec.convert(fields, PoolConfig), dict(sorted(unknown.items()))
 

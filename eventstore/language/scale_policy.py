@@ -31,7 +31,7 @@ class Behaviour(Struct, frozen=True, kw_only=True):
     window_seconds: float = 0.0
     """A change is made that every observation of so long has called for."""
     tolerance: float = 0.0
-    """A change by a smaller share of the workers is not made; of a larger one, half is left."""
+    """A change by a smaller share of the workers is not made; a quarter of a larger one is left."""
     workers_per_minute: int = 0
     """0: no limit. If both are set, the one that allows more counts."""
     percent_per_minute: float = 0.0
@@ -73,6 +73,6 @@ class ScalePolicy(Struct, frozen=True, kw_only=True):
 PRESETS: Final[Mapping[str, ScalePolicy]] = {
     "reactive": ScalePolicy(),
     "proactive": ScalePolicy(
-        service_level=0.995, down=Behaviour(window_seconds=300.0, tolerance=0.13)
+        service_level=0.995, down=Behaviour(window_seconds=300.0, tolerance=0.165)
     ),
 }

@@ -32,8 +32,13 @@ BURST: Final = 10
 """...and not at all if it is so many times as large: a burst is no trend."""
 POLL_SECONDS: Final = 2.0
 """So much later than the load changes a worker may be ordered."""
+SERVICE_LEVEL: Final = "service-level"
 BUCKETS: Final = 16
 """The parts of a window of which each has its extreme remembered."""
+RESERVE_SHARE: Final = 1 / 8
+"""For so much of the window free slots are kept that only a service level called for."""
+SURPLUS_LEFT: Final = 1 / 4
+"""If a surplus above the tolerance is removed, so much of the tolerance is left."""
 MINUTE_MS: Final = 60_000
 
 Steps = tuple[tuple[int, int], ...]
@@ -82,6 +87,8 @@ class Memory(Struct, frozen=True, kw_only=True, omit_defaults=True):
     most: Steps = ()
     fewest: Steps = ()
     """The most and the fewest workers that were called for in parts of the windows."""
+    reserve: Steps = ()
+    """The most with those for the service level, in parts of its shorter window."""
     ordered: Steps = ()
     removed: Steps = ()
     """Of the last minute."""
@@ -127,18 +134,21 @@ def decide_scale(seen: Observation, policy: ScalePolicy, memory: Memory) -> tupl
     wanted = candidates[winner]
     if seen.deleted:
         wanted, winner = 0, "pool-deleted"
-    before = memory.most
-    if not memory.ts and policy.down.window_seconds:  # those that are there may have been needed
-        before = ((_part(policy.down, seen.ts), current),)
-    most = _extreme(before, wanted, policy.down, seen.ts, 1)
-    fewest = _extreme(memory.fewest, wanted, policy.up, seen.ts, -1)
+    firm = min(wanted, max(count for rule, count in candidates.items() if rule != SERVICE_LEVEL))
+    before, window = memory.most, policy.down.window_seconds
+    if not memory.ts and window:  # those that are there may have been needed
+        before = ((_part(window, seen.ts), current),)
+    most = _extreme(before, firm, window, seen.ts, 1)
+    reserve = _extreme(memory.reserve, wanted, window * RESERVE_SHARE, seen.ts, 1)
+    fewest = _extreme(memory.fewest, wanted, policy.up.window_seconds, seen.ts, -1)
     desired, limit = current, ""
     if policy.paused and not seen.deleted:
         limit = "paused" if wanted != current else ""
     elif wanted > current:
-        desired, limit = _limit_up(wanted, fewest, policy, seen, memory)
+        desired, limit = _limit_up(wanted, fewest[0][1], policy, seen, memory)
     elif wanted < current:
-        desired, limit = _limit_down(wanted, most, policy, seen, memory)
+        needed = max(most[0][1], reserve[0][1])
+        desired, limit = _limit_down(wanted, needed, policy, seen, memory)
     decision = Decision(
         current=current, wanted=wanted, desired=desired, winner=winner, limit=limit,
         candidates=candidates,
@@ -152,8 +162,9 @@ def decide_scale(seen: Observation, policy: ScalePolicy, memory: Memory) -> tupl
         ordered = _add(ordered, decision.order, seen.ts)
         removed = _add(removed, decision.remove, seen.ts)
     return decision, replace(
-        sampled, most=most, fewest=fewest, ordered=ordered, removed=removed, limits=limits
-    )
+        sampled, most=most, reserve=reserve, fewest=fewest, ordered=ordered, removed=removed,
+        limits=limits,
+    )  # fmt: skip
 
 
 def _slots_by_rule(load: int, policy: ScalePolicy, sampled: Memory) -> dict[str, float]:
@@ -161,7 +172,7 @@ def _slots_by_rule(load: int, policy: ScalePolicy, sampled: Memory) -> dict[str,
     if policy.buffer_slots or policy.buffer_share:
         slots["buffer"] = load + max(policy.buffer_slots, load * policy.buffer_share)
     if policy.service_level:
-        slots["service-level"] = load + _growth(policy, sampled)
+        slots[SERVICE_LEVEL] = load + _growth(policy, sampled)
     return slots
 
 
@@ -228,11 +239,11 @@ def _deviations(loss: float) -> float:
 
 
 def _limit_up(
-    wanted: int, fewest: Steps, policy: ScalePolicy, seen: Observation, memory: Memory
+    wanted: int, fewest: int, policy: ScalePolicy, seen: Observation, memory: Memory
 ) -> tuple[int, str]:
     desired, limit = wanted, ""
-    if fewest[0][1] < desired:
-        desired, limit = fewest[0][1], "up.window_seconds"
+    if fewest < desired:
+        desired, limit = fewest, "up.window_seconds"
     if desired - seen.workers < policy.up.tolerance * seen.workers:
         desired, limit = seen.workers, "up.tolerance"
     allowed = _allowed(policy.up, seen, memory.ordered)
@@ -246,18 +257,18 @@ def _limit_up(
 
 
 def _limit_down(
-    wanted: int, most: Steps, policy: ScalePolicy, seen: Observation, memory: Memory
+    wanted: int, needed: int, policy: ScalePolicy, seen: Observation, memory: Memory
 ) -> tuple[int, str]:
     current, desired, limit = seen.workers, wanted, ""
     if not seen.deleted:
-        if most[0][1] > desired:
-            desired, limit = most[0][1], "down.window_seconds"
+        if needed > desired:
+            desired, limit = needed, "down.window_seconds"
         if wanted and policy.down.tolerance:
             surplus, band = current - desired, policy.down.tolerance * current
             if surplus < band:
                 desired, limit = current, "down.tolerance"
             else:
-                desired = current - max(int(surplus - band / 2), 1)
+                desired = current - max(int(surplus - band * SURPLUS_LEFT), 1)
         allowed = _allowed(policy.down, seen, memory.removed)
         if allowed is not None and desired < current - allowed:
             desired, limit = current - allowed, "down.workers_per_minute"
@@ -284,14 +295,14 @@ def _add(changes: Steps, count: int, ts: int) -> Steps:
     return (*kept, (part, count)) if count else kept
 
 
-def _part(behaviour: Behaviour, ts: int) -> int:
-    return ts // max(int(behaviour.window_seconds * 1000 / BUCKETS), 1)
+def _part(window_seconds: float, ts: int) -> int:
+    return ts // max(int(window_seconds * 1000 / BUCKETS), 1)
 
 
-def _extreme(steps: Steps, wanted: int, behaviour: Behaviour, ts: int, sign: int) -> Steps:
+def _extreme(steps: Steps, wanted: int, window_seconds: float, ts: int, sign: int) -> Steps:
     """The steps of a window after one more: the first has its maximum, or minimum (`sign` -1)."""
-    part = _part(behaviour, ts)
-    if not behaviour.window_seconds:
+    part = _part(window_seconds, ts)
+    if not window_seconds:
         return ((part, wanted),)
     oldest = part - BUCKETS
     kept = [one for one in steps if one[0] >= oldest]

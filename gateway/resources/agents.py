@@ -89,12 +89,7 @@ async def get_agent(call: Call, agent_id: requests.Identifier, query: requests.A
     if text is None:
         return Answer(await agent_rows.from_views(backend, call, agent_id))
     async with backend.read_history() as views:
-        pool = await views.history.pool_of(agent_id)
-        point = await as_of.resolve(call, views, text, None if pool is None else [pool])
-        pool = pool or await views.history.pool_of(agent_id)  # it may have been waited for
-        row = await views.history.agent(point, agent_id, pool)
-    if row is None:
-        raise Problem(Kind.AGENT_NOT_FOUND, f"there was no agent {agent_id} then", field="agent_id")
+        _, row = await as_of.agent_then(call, views, agent_id, text)
     return Answer(row)
 
 

@@ -21,7 +21,7 @@ from eventstore.redis_errors import RedisError
 from gateway.backend.backend import Backend
 from gateway.backend.call import Call
 from gateway.wire.problems import Kind, Problem
-from projector.queries.views import AsOf, NotYetArchived, PointInTime, Position, Views
+from projector.queries.views import AgentRow, AsOf, NotYetArchived, PointInTime, Position, Views
 
 TEXT_LENGTH_MAX: Final = 3_000
 """Of the point in time as it is returned; a longer one is reduced to its time."""
@@ -122,6 +122,19 @@ async def resolve(
     # As it can be requested again, without events that came late.
     read_state.as_of = str(point) if len(str(point)) <= TEXT_LENGTH_MAX else str(point.at_ms)
     return point
+
+
+async def agent_then(
+    call: Call, views: Views, agent_id: str, text: str
+) -> tuple[PointInTime, AgentRow]:
+    """An agent as it was, and when. Raises `Problem` and whatever the history raises."""
+    pool = await views.history.pool_of(agent_id)
+    point = await resolve(call, views, text, None if pool is None else [pool])
+    pool = pool or await views.history.pool_of(agent_id)  # it may have been waited for
+    row = await views.history.agent(point, agent_id, pool)
+    if row is None:
+        raise Problem(Kind.AGENT_NOT_FOUND, f"there was no agent {agent_id} then", field="agent_id")
+    return point, row
 
 
 async def _require_known_pool(backend: Backend, pool: str) -> None:

@@ -17,6 +17,7 @@ from gateway.options import Limits
 from gateway.resources import (
     agents,
     event_stream,
+    explain,
     lookup,
     parked,
     pools,
@@ -32,7 +33,7 @@ from gateway.wire.decoding import convert, read_body, read_query, require_bounde
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import NoParameters
 from gateway.wire.responses import API, AgentPage, PoolDeletion, PoolList, WorkerPage
-from projector.queries.views import AgentRow, PoolRow, WorkerRow
+from projector.queries.views import AgentRow, Explanation, PoolRow, WorkerRow
 
 AGENT_ID: Final = "{agent_id:(?!(?:spawn|terminate|pools|workers|health)$)[^/]+}"
 """One part of a path that is not one of the fixed ones: `DELETE /agents/health` is a 405."""
@@ -123,6 +124,8 @@ OPERATIONS: Final = (
     Operation("agents", "POST", "/api/v1/agents/{agent_id}/restart", restart.restart, AgentRow,
               {200: "Its new incarnation was started", 202: "It is accepted and waits"},
               (404, 409, 429), (*_COMMAND, IDEMPOTENCY_KEY), name="restart_agent"),
+    Operation("agents", "GET", "/api/v1/agents/{agent_id}/explain", explain.explain_agent,
+              Explanation, {200: "Why it is as it is"}, (404,)),
     Operation("agents", "GET", "/api/v1/agents/project/{project_id}", agents.list_project,
               AgentPage, _PAGE, name="list_agents_of_project"),
     Operation("pools", "POST", "/api/v1/agents/pools", pools.create_pool, PoolRow,
@@ -140,10 +143,14 @@ OPERATIONS: Final = (
               {200: "The pool as it is now", 202: _LOWER}, (404,), _COMMAND),
     Operation("pools", "POST", "/api/v1/agents/pools/{pool_name}/resume", pools.resume_pool,
               PoolRow, {200: "The pool as it is now", 202: _LOWER}, (404,), _COMMAND),
+    Operation("pools", "GET", "/api/v1/agents/pools/{pool_name}/explain", explain.explain_pool,
+              Explanation, {200: "Why it is as it is"}, (404,)),
     Operation("pools", "GET", "/api/v1/agents/workers", agents.list_workers, WorkerPage, _PAGE,
               (404,)),
     Operation("pools", "GET", "/api/v1/agents/workers/{worker_id}", agents.get_worker, WorkerRow,
               {200: "The worker"}, (404,)),
+    Operation("pools", "GET", "/api/v1/agents/workers/{worker_id}/explain", explain.explain_worker,
+              Explanation, {200: "Why it is as it is"}, (404,)),
     Operation("pools", "POST", "/api/v1/agents/workers/{worker_id}/cordon", worker_commands.cordon,
               WorkerRow, {200: "The worker as it is now"}, (404, 409), name="cordon_worker"),
     Operation("pools", "POST", "/api/v1/agents/workers/{worker_id}/uncordon",

@@ -154,6 +154,12 @@ class AsOfQuery(Request, frozen=True):
     as_of: AsOfParameter | None = None
 
 
+class ExplainQuery(AsOfQuery, frozen=True):
+    """How many of the last events are explained; the first one always is."""
+
+    limit: PageSize = 20
+
+
 class PoolQuery(AsOfQuery, frozen=True):
     """Which pools."""
 

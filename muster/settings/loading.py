@@ -18,6 +18,7 @@ from eventstore.names import similar_name, suggestion
 from muster.settings import addresses
 from muster.settings.checks import check
 from muster.settings.environment import UNSET_VARIABLE
+from muster.settings.policies import read_policies
 from muster.settings.settings import (
     NAMES,
     PoolDeclaration,
@@ -211,6 +212,11 @@ def _pool(
             f"{f'; did you mean `{similar}`?' if similar else ''}"
         )
     usual, own = role_defaults[role], {key: value for key, value in body.items() if key != "role"}
+    if "shadow" in own:
+        try:
+            own["shadow"] = read_policies(own["shadow"], path.parent)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{path}: [pools.{name}]: {error}") from None
     both = {**usual, **own}
     if isinstance(labels := own.get("labels"), dict) and isinstance(usual.get("labels"), dict):
         both["labels"] = {**usual["labels"], **labels}

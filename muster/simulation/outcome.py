@@ -13,7 +13,7 @@ class Curve:
     """The highest value in each of the equal parts of a span of time, for a picture."""
 
     def __init__(self, since: float, until: float) -> None:
-        self.since = since
+        self.since, self.until = since, until
         self.part_seconds = max(until - since, 1e-3) / POINTS
         self.values = [0.0] * POINTS
         self._part, self._value = 0, 0.0

@@ -33,7 +33,7 @@ class _Agent(Struct):
     arrival: int
     """Which of the arrivals it is; -1: it was there before."""
     requested: float
-    begun: float = 0.0
+    begin_at: float = 0.0
     """When its life began; 0: it waits for its first slot."""
 
 
@@ -105,6 +105,10 @@ class Recording:
         self._waits = array("d")
 
     @property
+    def span(self) -> tuple[float, float]:
+        return self._since, self._until
+
+    @property
     def load(self) -> Load:
         """The arrivals and lives, for a simulation; once it is finished."""
         arrivals, lives = self._arrivals, self._lives
@@ -127,9 +131,9 @@ class Recording:
 
     def _claim(self, agent_id: str, worker_id: str, at: float) -> None:
         agent = self._agents.get(agent_id)
-        if agent is None or agent.begun:
+        if agent is None or agent.begin_at:
             return
-        agent.begun = at
+        agent.begin_at = at
         if agent.arrival >= 0:
             self._waits[agent.arrival] = at - agent.requested
         if (worker := self._workers.get(worker_id)) is not None:
@@ -137,14 +141,14 @@ class Recording:
             self._measure(worker, at if agent.requested < worker.started else worker.started)
 
     def _end(self, agent: _Agent, at: float) -> None:
-        begun = agent.begun or agent.requested
+        begin_at = agent.begin_at or agent.requested
         if agent.arrival < 0:
             if at > self._since:
                 self._present.append(at - self._since)
             return
-        self._lives[agent.arrival] = at - begun
-        if not agent.begun:
-            self._waits[agent.arrival] = at - begun
+        self._lives[agent.arrival] = at - begin_at
+        if not agent.begin_at:
+            self._waits[agent.arrival] = at - begin_at
 
     def _stop(self, worker: _Worker, at: float) -> None:
         self._measure(worker, worker.started)

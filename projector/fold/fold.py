@@ -28,6 +28,13 @@ CATALOGUE_BODIES: Final = (
     log_events.HostRemoved,
 )
 
+OTHER_BODIES: Final = (
+    log_events.PoolScalingDecided,
+    log_events.PoolShadowDecided,
+    log_events.LogRecovered,
+)
+"""In the log of a pool, and of no agent or worker."""
+
 T = TypeVar("T")
 
 
@@ -125,7 +132,7 @@ class _Fold(Struct):
     def _apply_other(self, event: log_events.Event) -> None:
         if event.body.type.startswith("worker."):
             self._apply_to_worker(event)
-        elif not isinstance(event.body, log_events.PoolScalingDecided | log_events.LogRecovered):
+        elif not isinstance(event.body, OTHER_BODIES):
             raise Unfoldable(event, "it belongs in the catalogue")
 
     def _apply_to_worker(self, event: log_events.Event) -> None:

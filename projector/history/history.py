@@ -67,7 +67,7 @@ class History:
     async def point_in_time(self, as_of: AsOf, pools: Iterable[str] | None = None) -> PointInTime:
         """The positions of some logs (None: of all) and the catalogue. Raises `NotYetArchived`."""
         pool_names = None if pools is None else {CATALOGUE, *pools, *as_of.events}
-        return await self._query(lambda connection, _: find_point(connection, as_of, pool_names))
+        return await self.query(lambda connection, _: find_point(connection, as_of, pool_names))
 
     async def pool_of(self, agent_id: str) -> str | None:
         """The pool of an agent, whenever it lived."""
@@ -78,7 +78,7 @@ class History:
             pool: str | None = connection.execute(query.limit(1)).scalar()
             return pool
 
-        return await self._query(work)
+        return await self.query(work)
 
     async def agent(self, point: PointInTime, agent_id: str, pool: str | None) -> AgentRow | None:
         """One agent, ended or not; `pool` None: nothing of it is archived."""
@@ -161,6 +161,16 @@ class History:
 
         return await self._query_at(point, work)
 
+    async def worker(self, point: PointInTime, worker_id: str, pool: str) -> WorkerRow | None:
+        """One worker, ended or not."""
+
+        def work(state_of: StateOf) -> WorkerRow | None:
+            state = state_of(pool)
+            found = state.workers([worker_id]).get(worker_id)
+            return replay.row_of_worker(found, self._cache.statistics(state)) if found else None
+
+        return await self._query_at(point, work)
+
     async def pools(self, point: PointInTime) -> Sequence[PoolRow]:
         """Pools that were not deleted, in the order of their names."""
         return await self._query_at(point, self._pool_rows)
@@ -202,14 +212,14 @@ class History:
     # ---- transactions of a bounded time ------------------------------------------------------
 
     async def _query_at(self, point: PointInTime, work: Callable[[StateOf], T]) -> T:
-        return await self._query(
+        return await self.query(
             lambda connection, deadline: work(
                 lambda pool: HistoricalState(connection, point.position_of(pool), deadline)
             )
         )
 
-    async def _query(self, work: Callable[[Connection, float], T]) -> T:
-        """`work` gets the connection and its deadline."""
+    async def query(self, work: Callable[[Connection, float], T]) -> T:
+        """One transaction of a bounded time: `work` gets the connection and its deadline."""
 
         def bounded(connection: Connection) -> T:
             deadline = time.monotonic() + self._seconds

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
-from sqlalchemy import Connection, case, literal
+from sqlalchemy import Connection, case, literal, select
 
 from eventstore.keys import CATALOGUE
 from eventstore.language.catalogue import Catalogue
@@ -65,6 +65,15 @@ async def selected(
         for first in range(span.first, span.last + 1, PAGE):
             last = min(first + PAGE - 1, span.last)
             yield last, await database.read(partial(_page, span, first, kinds, with_data))
+
+
+async def all_of(database: Database, position: LogPosition, kind: str) -> Sequence[tuple[int, str]]:
+    """`ts` and data of all events of a type that is rare, by the index on types."""
+    e = EVENTS.c
+    query = select(e.ts, e.data).where(e.type == kind, position.event_filter())
+    ordered = query.order_by(e.ts, e.seq)
+    rows = await database.read(lambda connection: connection.execute(ordered).all())
+    return [(ts, data) for ts, data in rows]
 
 
 def _page(

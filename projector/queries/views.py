@@ -9,6 +9,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import msgspec
 from sqlalchemy import Connection
 
+from projector.explain.answers import explain_agent, explain_pool, explain_worker
 from projector.fold.projection import read_positions
 from projector.history.history import ArchiveUnreadable, History
 from projector.history.positions import ArchiveIncomplete, AsOf, NotYetArchived, PointInTime
@@ -21,6 +22,7 @@ from projector.queries.sharing import SharedQueries
 from projector.store import agent_states
 from projector.store.capacity import WAITS_FOR_CLAIM, WAITS_FOR_ISOLATION
 from projector.store.database import Database, DatabaseError
+from projector.store.explanations import Explanation
 from projector.store.failures import reason
 from projector.store.rows import (
     AgentFilter,
@@ -38,9 +40,10 @@ from projector.store.views_file import DatabaseUnreachable
 
 __all__ = [
     "HISTORY_SECONDS", "AgentFilter", "AgentRow", "ArchiveIncomplete", "AsOf", "DatabaseError",
-    "DatabaseUnreachable", "EventRow", "History", "HostRow", "PointInTime", "NotYetArchived",
-    "PoolRow", "Position", "Timed", "TooExpensive", "EventRange", "ArchiveUnreadable", "Views",
-    "WAITS_FOR_CLAIM", "WAITS_FOR_ISOLATION", "WorkerRow", "id_order", "is_lost", "page", "reason",
+    "DatabaseUnreachable", "EventRow", "Explanation", "History", "HostRow", "PointInTime",
+    "NotYetArchived", "PoolRow", "Position", "Timed", "TooExpensive", "EventRange",
+    "ArchiveUnreadable", "Views", "WAITS_FOR_CLAIM", "WAITS_FOR_ISOLATION", "WorkerRow",
+    "explain_agent", "explain_pool", "explain_worker", "id_order", "is_lost", "page", "reason",
     "row_of_pool",
 ]  # fmt: skip
 

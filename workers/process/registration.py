@@ -177,7 +177,8 @@ class Registration:
         if worker is None or worker.ended:
             slots.request_stop_all(StopRequest.ABANDON, "lost")
         await retry(Backoff("claim", worker_id=self.worker_id), slots.recover_claims)
-        slots.request_stop_all(StopRequest.RELEASE, reason)
+        drained_by = worker.last_event_id if worker is not None and worker.draining else ""
+        slots.request_stop_all(StopRequest.RELEASE, reason, drained_by)
         if not await slots.wait_until_empty(grace_ends_at - asyncio.get_running_loop().time()):
             slots.request_stop_all(StopRequest.RELEASE_NOW, reason)
             await slots.wait_until_empty()

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from eventstore.connection.backoff import Backoff, retry
 from eventstore.errors import LogError, MemoryExhausted, Unreadable
 from eventstore.language.agent_commands import Clear, Command, Fail, Release, Save
+from eventstore.language.agents import RESTART_REQUESTED, Status
 from eventstore.language.agents import Agent as State
-from eventstore.language.agents import Status
 from eventstore.language.events import Error
 from eventstore.log.replies import AgentResult, Outcome
 from workers.api.agent import SaveFailed
@@ -129,6 +129,9 @@ class Settlement:
         pool_log, agent_id = self._worker_context.log, self.state.agent_id
         fence, incarnation = self._worker_context.fence, self.state.incarnation
         backoff = Backoff("settle", agent_id=agent_id)
+        origin = pool_log.origin
+        if isinstance(command, Release) and command.reason != RESTART_REQUESTED:
+            origin = replace(origin, causation_id=self._worker_context.drained_by)
 
         async def act() -> AgentResult | None:
             nonlocal command
@@ -137,6 +140,7 @@ class Settlement:
                 acted = await pool_log.act(
                     agent_id,
                     command,
+                    origin=origin,
                     fence=fence,
                     incarnation=incarnation,
                     agent=known,

@@ -77,7 +77,9 @@ class Slots:
         self._redeliver = True
         await self._claim(0)
 
-    def request_stop_all(self, request: StopRequest, reason: str) -> None:
+    def request_stop_all(self, request: StopRequest, reason: str, cause: str = "") -> None:
+        """`cause`: the id of the event that releases of them follow from."""
+        self._worker_context.drained_by = cause or self._worker_context.drained_by
         for run in tuple(self.runs.values()):
             run.stop.send(request, reason)
 

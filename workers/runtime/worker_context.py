@@ -49,6 +49,8 @@ class WorkerContext(Struct, kw_only=True):
     """In which the worker's own code runs where an agent calls it."""
     leaves_agents: Callable[[], bool] = lambda: False
     """Whether agents that are stopped are left to the worker's reaper, and not released."""
+    drained_by: str = ""
+    """The id of the `worker.draining` that its agents are released because of; empty: none."""
     on_role_problem: Callable[[str], None] = lambda _: None
     """Called with the reason when the class of an agent's role is not available here."""
 

@@ -16,7 +16,7 @@ from eventstore.language.events import (
     Event,
 )
 from eventstore.log.replies import AgentResult, Outcome
-from eventstore.steps.step import Fence
+from eventstore.steps.step import Fence, Origin
 
 
 class MemoryLog:
@@ -31,6 +31,7 @@ class MemoryLog:
         on_saved: Callable[[bytes], None] = lambda _: None,
     ) -> None:
         self.events: list[AgentBody] = []
+        self.origin = Origin()
         self.state = state
         """What the agent saved last, or an earlier incarnation of it."""
         self._on_saved = on_saved

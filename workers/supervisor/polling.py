@@ -33,7 +33,8 @@ def is_idle(survey: Survey, pool: Pool) -> bool:
     """Whether there is no worker to monitor, and nothing to lead: to start, or to delete."""
     busy = survey.workers or survey.unreadable or survey.live
     config = pool.config
-    to_lead = config.min_workers > 0 or config.schedules or survey.closed == str(pool.created_seq)
+    decides = config.min_workers > 0 or config.schedules or config.shadow
+    to_lead = decides or survey.closed == str(pool.created_seq)
     return not busy and (pool.deleted or not to_lead)
 
 

@@ -21,6 +21,7 @@ from eventstore.steps import clauses
 from workers.supervisor import scaling
 from workers.supervisor.launch_tracker import LaunchTracker
 from workers.supervisor.polling import Stopwatch
+from workers.supervisor.shadows import Shadows
 from workers.supervisor.worker_monitor import PoolContext, WorkerMonitor
 
 log = structlog.get_logger("muster.leader")
@@ -42,6 +43,7 @@ class Scaler:
         self._unclaimed_times = Stopwatch()
         self._launches = LaunchTracker()
         self._memory = Memory()
+        self._shadows = Shadows(context, lead)
 
     async def reconcile(self, survey: Survey, now: float) -> None:
         """Order or drain workers, and wake those that have not claimed what waits."""
@@ -70,6 +72,7 @@ class Scaler:
             if not await self._carry_out(event, hosts, removed, survey, now):
                 memory = self._memory
         self._memory = memory
+        await self._shadows.reconcile(seen, survey)
         await self._repeat_wake(survey, now)
 
     async def _room(

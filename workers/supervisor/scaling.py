@@ -64,15 +64,27 @@ def victims(survey: Survey, count: int | None = None, *, deleted: bool = False) 
     return sorted(empty)[:count]
 
 
+def thinness(survey: Survey, config: PoolConfig) -> float:
+    """On how many times as many workers as they need the agents are; at least 1."""
+    alive = [o for o in survey.workers if o.worker.alive and not o.worker.draining]
+    held = sum(o.agent_count for o in alive)
+    needed = -(-held // config.agents_per_worker)
+    return max(sum(o.agent_count > 0 for o in alive) / needed, 1.0) if needed else 1.0
+
+
+def reason_of(decision: Decision, seen: Observation) -> str:
+    """The rule that won, or that fewer are needed."""
+    if decision.wanted < decision.current and not seen.deleted:
+        return "empty"
+    return REASONS.get(decision.winner, decision.winner)
+
+
 def event_of(
     decision: Decision, seen: Observation, memory: Memory, survey: Survey, config: PoolConfig
 ) -> PoolScalingDecided:
     """The record of a decision. `memory`: what it was made with."""
-    reason = REASONS.get(decision.winner, decision.winner)
-    if decision.wanted < decision.current and not seen.deleted:
-        reason = "empty"
     return PoolScalingDecided(
-        reason=reason,
+        reason=reason_of(decision, seen),
         current=decision.current,
         desired=decision.desired,
         pending=survey.waiting + survey.waiting_isolated,

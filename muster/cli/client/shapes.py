@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct, defstruct
 from msgspec.structs import fields
 
+from projector.store.explanations import Cause, Explanation, Line
 from projector.store.rows import AgentRow, PoolRow, WorkerRow
 
 T = TypeVar("T", bound=Struct)
@@ -43,6 +44,25 @@ class PoolAnswer(PoolRow, frozen=True, kw_only=True):
 @tolerant
 class WorkerAnswer(WorkerRow, frozen=True, kw_only=True):
     """A worker as the gateway answers it."""
+
+
+@tolerant
+class CauseAnswer(Cause, frozen=True, kw_only=True):
+    """What a line follows from, as the gateway answers it."""
+
+
+@tolerant
+class LineAnswer(Line, frozen=True, kw_only=True):
+    """A line of an explanation as the gateway answers it."""
+
+    cause: CauseAnswer | None = None
+
+
+@tolerant
+class ExplanationAnswer(Explanation, frozen=True, kw_only=True):
+    """An explanation as the gateway answers it."""
+
+    lines: tuple[LineAnswer, ...] = ()
 
 
 class ParkedAnswer(Struct, frozen=True, kw_only=True):

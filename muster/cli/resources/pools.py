@@ -8,6 +8,7 @@ resumes or deletes one.
   muster pools --as-of -15m                     15 minutes ago
   muster pools create night --role developer --set max_workers=4
   muster pools set night max_workers=8 empty_worker_seconds=60
+  muster pools set night shadow=proactive.toml
   muster pools pause night --reason "the database moves"
   muster pools delete night --force
 """
@@ -27,6 +28,7 @@ from muster.cli.client.api_client import BASE, TIMEOUT_SECONDS, Answer, GatewayC
 from muster.cli.client.shapes import PoolAnswer
 from muster.cli.resources.as_of import add_as_of_flag, get_as_of
 from muster.cli.resources.listing import Column, Listing, add_list_flags
+from muster.settings.policies import read_policies
 from muster.terminal import render
 
 DELETE_SECONDS = 90.0
@@ -73,7 +75,10 @@ def add(subparsers: Subparsers) -> None:
 
 
 def _settings(texts: Sequence[str], flag: str) -> dict[str, object]:
-    return {name: setting(value) for name, value in pairs(texts, flag).items()}
+    found = {name: setting(value) for name, value in pairs(texts, flag).items()}
+    if "shadow" in found:
+        found["shadow"] = read_policies(found["shadow"])
+    return found
 
 
 def _list(args: argparse.Namespace) -> int:

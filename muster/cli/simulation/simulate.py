@@ -10,8 +10,6 @@ of a pool, such as `preset = "proactive"`.
 """
 
 import argparse
-import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,24 +17,19 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from eventstore.language.pool_config import PoolConfig, in_words
+from eventstore.language.pool_config import PoolConfig, in_words, policy_of
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import BadInput, Refused, Subparsers, declare
-from muster.cli.arguments.output import JSON, is_json, print_document
 from muster.cli.arguments.values import seconds
 from muster.cli.simulation.history import recorded
 from muster.cli.simulation.progress import Progress
+from muster.cli.simulation.results import FORMATS, check_output, show
+from muster.settings.policies import read_policy
 from muster.simulation.arrivals import Lives, Load, arrivals_of, counts_of
 from muster.simulation.ideal import Ideal, ideal_of
 from muster.simulation.outcome import Outcome
-from muster.simulation.picture import draw, require_matplotlib
 from muster.simulation.pool import SimulatedPool
-from muster.terminal import render
 
-PICTURE = "png"
-FORMATS = ("table", *JSON, PICTURE)
-OF_POOL = ("agents_per_worker", "min_workers", "max_workers")
-"""Of these settings those of the pool count where a policy does not have them."""
 START_SECONDS = 5.0
 """How long a worker takes to start where nothing is known of that."""
 SOURCES = {
@@ -45,7 +38,6 @@ SOURCES = {
 }  # fmt: skip
 """Flags that belong to one source of arrivals."""
 NAMES = {"since": "--from", "until": "--to"}
-WAITS = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1.0}
 
 
 def add(subparsers: Subparsers) -> None:
@@ -79,23 +71,18 @@ class _Tried(Struct, frozen=True):
 
     load: Load
     start_seconds: float = START_SECONDS
-    settings: Mapping[str, Any] = {}
-    """What counts where a policy does not say it."""
+    config: PoolConfig = PoolConfig()
+    """Of the pool."""
     recorded: Outcome | None = None
     """What has really happened, if that is known."""
 
 
 def run(args: argparse.Namespace) -> int:
     _check_flags(args)
-    if args.output == PICTURE:
-        if render.at_terminal():
-            raise BadInput(
-                "-o png: this is a terminal; write it to a file: … -o png > policies.png"
-            )
-        require_matplotlib()
-    _policies(args, {})  # before what takes longer
+    check_output(args)
+    _policies(args, PoolConfig(max_workers=10_000))  # before what takes longer
     tried = _of_pool(args) if args.pool else _Tried(_of_file(args))
-    policies = _policies(args, tried.settings)
+    policies = _policies(args, tried.config)
     start_seconds = tried.start_seconds
     if args.start_seconds is not None:
         start_seconds = seconds(args.start_seconds, "--start-seconds")
@@ -105,16 +92,7 @@ def run(args: argparse.Namespace) -> int:
         name: _simulate(name, config, tried.load, start_seconds, ideal)
         for name, config in policies.items()
     }
-    real = {} if tried.recorded is None else {"recorded": tried.recorded}
-    rows = [_row(name, outcome, ideal) for name, outcome in {**outcomes, **real}.items()]
-    if is_json(args):
-        hours = {"worker_hours": ideal.worker_seconds / 3600}
-        found = {"policies": rows[: len(outcomes)], "ideal": hours}
-        print_document(args, {**found, "recorded": rows[-1] if real else None})
-    elif args.output == PICTURE:
-        draw(sys.stdout.buffer, ideal, {**outcomes, **real})
-    else:
-        _print_table(rows, ideal)
+    show(args, outcomes, ideal, tried.recorded)
     return 0
 
 
@@ -130,14 +108,14 @@ def _check_flags(args: argparse.Namespace) -> None:
         seconds(args.start_seconds, "--start-seconds")
 
 
-def _policies(args: argparse.Namespace, usual: Mapping[str, Any]) -> dict[str, PoolConfig]:
+def _policies(args: argparse.Namespace, pool: PoolConfig) -> dict[str, PoolConfig]:
     """By name. Raises `BadInput`."""
     own = {"agents_per_worker": args.agents_per_worker} if args.agents_per_worker else {}
     policies: dict[str, PoolConfig] = {}
     for path in args.policies:
         if path.stem in policies:
             raise BadInput(f"--policy: two are named {path.stem}")
-        policies[path.stem] = _policy(path, usual, own)
+        policies[path.stem] = _policy(path, pool, own)
     sizes = sorted({config.agents_per_worker for config in policies.values()})
     if len(sizes) > 1:
         found = " and ".join(map(str, sizes))
@@ -147,15 +125,13 @@ def _policies(args: argparse.Namespace, usual: Mapping[str, Any]) -> dict[str, P
 
 def _of_pool(args: argparse.Namespace) -> _Tried:
     """Raises `BadInput`, `Refused`, and `ServiceUnreachable`."""
-    config, recording = recorded(args)
-    settings = {name: getattr(config, name) for name in OF_POOL}
-    load, outcome = recording.load, recording.outcome
+    found = recorded(args)
+    load, outcome = found.recording.load, found.recording.outcome
     if not outcome.arrivals and not load.present:
         raise Refused(f"pool {args.pool}: no agent was there then")
-    start_seconds = recording.start_seconds
-    return _Tried(
-        load, START_SECONDS if start_seconds is None else start_seconds, settings, outcome
-    )
+    start_seconds = found.recording.start_seconds
+    known = START_SECONDS if start_seconds is None else start_seconds
+    return _Tried(load, known, found.config, outcome)
 
 
 def _of_file(args: argparse.Namespace) -> Load:
@@ -181,17 +157,12 @@ def _number(text: str | None, flag: str) -> float:
     return number
 
 
-def _policy(path: Path, usual: Mapping[str, Any], own: Mapping[str, Any]) -> PoolConfig:
+def _policy(path: Path, pool: PoolConfig, own: Mapping[str, Any]) -> PoolConfig:
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-        return msgspec.convert({**usual, **settings, **own}, PoolConfig)
+        return policy_of({**read_policy(path), **own}, pool)
     except msgspec.ValidationError as error:
         what, _, key = in_words(error).partition(" - at `$.")
         raise BadInput(f"{path}: {f'{key[:-1]}: ' if key else ''}{what}") from None
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}") from None
-    except ValueError as error:  # it is no TOML
-        raise BadInput(f"{path}: {error}") from None
 
 
 def _simulate(
@@ -200,36 +171,3 @@ def _simulate(
     report = Progress(name, "arrivals")
     pool = SimulatedPool(config.scale_policy, start_seconds, ideal.since, ideal.until)
     return pool.run(load, lambda count, _: report(count))
-
-
-def _row(name: str, outcome: Outcome, ideal: Ideal) -> dict[str, Any]:
-    least = ideal.worker_seconds
-    return {
-        "name": name,
-        "arrivals": outcome.arrivals,
-        "wait_seconds": {key: outcome.wait_seconds(share) for key, share in WAITS.items()},
-        "worker_hours": outcome.worker_seconds / 3600,
-        "slack": outcome.worker_seconds / least - 1 if least else 0.0,
-        "starts": outcome.starts,
-        "stops": outcome.stops,
-        "moves": outcome.moves,
-        "turns": outcome.turns,
-    }
-
-
-def _print_table(rows: list[dict[str, Any]], ideal: Ideal) -> None:
-    names = ("WAIT P50", "P99", "P99.9", "MAX", "WORKER-HOURS", "SLACK", "STARTS", "STOPS", "TURNS")
-    columns = (render.Column("POLICY"), *(render.Column(name, right=True) for name in names))
-    cells = [
-        (
-            row["name"],
-            *(f"{seconds:.1f} s" for seconds in row["wait_seconds"].values()),
-            f"{row['worker_hours']:,.2f}",
-            f"{row['slack']:.1%}",
-            *(f"{row[key]:,}" for key in ("starts", "stops", "turns")),
-        )
-        for row in rows
-    ]
-    render.show(render.Table(columns, cells))
-    arrivals, hours = rows[0]["arrivals"], f"{ideal.worker_seconds / 3600:,.2f} worker-hours"
-    print(f"\n{arrivals:,} arrivals; {hours} are possible where all of them are known before")

@@ -21,6 +21,7 @@ STARTS: Final = frozenset(
         "pool.deleted",
         "pool.removed",
         "pool.scaling_decided",
+        "pool.shadow_decided",
         "host.joined",
         "log.recovered",
     }

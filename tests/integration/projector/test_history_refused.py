@@ -130,7 +130,7 @@ async def test_a_query_that_takes_too_long_is_abandoned(database_url: str) -> No
 
         started = time.monotonic()
         with pytest.raises(TooExpensive):
-            await stage.history._query(statement)
+            await stage.history.query(statement)
         assert time.monotonic() - started < 5
         stage.history._seconds = 10.0  # for quick queries
         assert (await stage.answer(AsOf(at_ms=BEGUN_MS + 10**6)))["agents"]
@@ -141,4 +141,4 @@ async def test_a_query_that_takes_too_long_is_abandoned(database_url: str) -> No
             HistoricalState(connection, point.position_of("alpha"), deadline - 20.0).catalogue()
 
         with pytest.raises(TooExpensive):
-            await stage.history._query(fold)
+            await stage.history.query(fold)

@@ -27,6 +27,10 @@ async def test_a_drain_releases_every_agent_and_stops_the_worker(pool: WorkerPoo
     await worker.wait()
     assert worker.exit_code == 0
     assert (await pool.types("w1"))[-2:] == ["worker.draining", "worker.stopped"]
+    events = await pool.events()
+    [drained] = [e["event_id"] for e in events if e["type"] == "worker.draining"]
+    causes = [e["causation_id"] for e in events if e["type"] == "agent.released"]
+    assert causes == [drained] * 3
     for agent_id in ids:
         state = await pool.state(agent_id)
         assert (state.status, state.incarnation) == ("pending", 2)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from eventstore.errors import UnknownEvent
@@ -18,7 +19,7 @@ from eventstore.language.events import (
     PoolChanged,
     encode_body,
 )
-from eventstore.language.pool_config import PoolConfig, write_config
+from eventstore.language.pool_config import PoolConfig, read_config, write_config
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
@@ -99,6 +100,15 @@ def test_what_precedes_an_unreadable_entry_is_folded():
     with pytest.raises(UnknownEvent):
         stream.catalogue.apply([joined(2, 2, "known"), unreadable, joined(4, 4, "later")])
     assert (list(stream.catalogue.state.hosts), stream.catalogue.state.seq) == (["known"], 2)
+
+
+def test_shadow_policies_of_a_newer_version_are_retained_and_not_tried():
+    known, later = {"q": {"buffer": 3}}, {"q": {"buffer": 3, "mood": "calm"}}
+    config, unknown = read_config(msgspec.json.encode({"shadow": known, "start_limit": 5}))
+    assert (list(config.shadow_policies), unknown) == (["q"], {})
+    config, unknown = read_config(msgspec.json.encode({"shadow": later, "max_workers": 7}))
+    assert (config.shadow, config.max_workers, unknown) == (None, 7, {"shadow": later})
+    assert msgspec.json.decode(write_config(config, unknown))["shadow"] == later
 
 
 def test_a_change_of_a_pool_that_is_unknown_changes_nothing():

@@ -50,6 +50,7 @@ def test_every_type_is_named_as_the_design_names_it() -> None:
             "pool.deleted",
             "pool.removed",
             "pool.scaling_decided",
+            "pool.shadow_decided",
             "host.joined",
             "host.cordoned",
             "host.left",

@@ -54,6 +54,20 @@ def test_a_new_leader_waits_for_a_whole_window() -> None:
     assert decide(seen(5, 2, seconds=171.0), policy, memory).remove == 1
 
 
+def test_what_only_a_service_level_called_for_is_kept_for_an_eighth_of_the_window() -> None:
+    policy = ScalePolicy(service_level=0.99, down=Behaviour(window_seconds=160.0))
+    restless = Memory(ts=START_MS - 10_000, load=500, weight=1.0, spread=20.0, start_seconds=30.0)
+    decision, memory = decide_scale(seen(500, 60), policy, restless)
+    assert decision.winner == "service-level"
+    quiet = replace(memory, spread=0.0)
+    kept = decide(seen(500, 60, seconds=19.0), policy, quiet)
+    assert (kept.desired, kept.limit) == (decision.wanted, "down.window_seconds")
+    assert decide(seen(500, 60, seconds=22.0), policy, quiet).desired == 50
+    busier, memory = decide_scale(seen(550, 60), policy, replace(restless, load=550, spread=0.0))
+    assert busier.desired == 55
+    assert decide(seen(500, 55, seconds=22.0), policy, replace(memory, spread=0.0)).remove == 0
+
+
 def test_workers_are_added_once_every_observation_of_the_window_needed_them() -> None:
     pool = Pool(ScalePolicy(up=Behaviour(window_seconds=16.0)))
     pool.workers = 1
@@ -62,10 +76,10 @@ def test_workers_are_added_once_every_observation_of_the_window_needed_them() ->
     assert [pool.observe(15).order for _ in range(20)].index(1) in {15, 16}
 
 
-@pytest.mark.parametrize(("load", "removed"), [(181, 0), (180, 1), (150, 4), (10, 18), (0, 20)])
-def test_half_of_the_tolerance_is_left(load: int, removed: int) -> None:
-    """Of twenty workers, two; nothing is left without load."""
-    policy = ScalePolicy(down=Behaviour(tolerance=0.1))
+@pytest.mark.parametrize(("load", "removed"), [(121, 0), (120, 6), (100, 8), (10, 17), (0, 20)])
+def test_a_quarter_of_the_tolerance_is_left(load: int, removed: int) -> None:
+    """Of twenty workers, eight; nothing is left without load."""
+    policy = ScalePolicy(down=Behaviour(tolerance=0.4))
     assert decide(seen(load, 20), policy).remove == removed
 
 

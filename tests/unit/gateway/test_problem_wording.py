@@ -56,6 +56,8 @@ def test_an_invalid_parked_id_is_refused_with_the_source_of_ids() -> None:
         ({"preset": "lazy"}, "config.preset: Expected reactive or proactive"),
         ({"buffer": "10 %"}, "config.buffer: Expected a number of slots, or a share of the load"),
         ({"down": {"window": 3}}, "config.down.window: no field `window`; did you mean"),
+        ({"shadow": ["q.toml"]}, "config.shadow: Expected `object | null`, got `array`"),
+        ({"shadow": {"q": {"presett": 1}}}, "config: shadow q: Object contains unknown field `pre"),
         (
             {"schedules": [{"corn": "* * * * *"}]},
             "config.schedules[0].corn: no field `corn`; did you",

@@ -57,6 +57,22 @@ def test_pools_are_created_changed_and_deleted(gateway, muster):
     assert deleted.query == {"force": "true"}
 
 
+def test_shadow_policies_are_read_from_files_and_sent_by_name(gateway, muster, tmp_path):
+    """A path means nothing to those who run the pool."""
+    gateway.answers |= {"PATCH /pools/night": POOL}
+    (tmp_path / "calm.toml").write_text("buffer = 5\ndown = { window_seconds = 9 }")
+    (tmp_path / "bare.toml").write_text("")
+    calm = {"buffer": 5, "down": {"window_seconds": 9}}
+    for value in (f"{tmp_path}/calm.toml", f'["{tmp_path}/calm.toml", "{tmp_path}/bare.toml"]'):
+        assert muster("pools", "set", "night", f"shadow={value}")[0] == 0
+    assert muster("pools", "set", "night", 'shadow={"inline": {}}')[0] == 0
+    assert muster("pools", "set", "night", "shadow=null")[0] == 0
+    sent = [request.body["config"]["shadow"] for request in gateway.requests]
+    assert sent == [{"calm": calm}, {"calm": calm, "bare": {}}, {"inline": {}}, None]
+    code, _, err = muster("pools", "set", "night", "shadow=none.toml")
+    assert (code, err) == (2, "muster pools set: none.toml: No such file or directory\n")
+
+
 def test_workers_are_drained(gateway, muster):
     one, two = AGENT, OTHER  # ids have one form
     gateway.answers |= {

@@ -1,9 +1,12 @@
 """Settings: where they come from, and which one wins."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from eventstore.errors import ConfigurationError
+from eventstore.language.scale_policy import PRESETS
 from eventstore.retention import Retention
 from gateway.server.listener import Gateway
 from muster.__main__ import main
@@ -53,6 +56,26 @@ def test_a_file_declares_roles_and_pools_and_its_folder_is_where_classes_are(
     config = settings.pools["coders"].config()
     assert (config.max_workers, config.empty_worker_seconds) == (3, 5.0)
     assert settings.app_dir == tmp_path
+
+
+def test_the_shadow_policies_of_a_pool_are_read_from_files_next_to_its_own(tmp_path: Path) -> None:
+    (tmp_path / "calm.toml").write_text("preset = 'proactive'")
+    declared = "[roles.coder]\nagent = 'acme:Coder'\n[pools.coders]\nrole = 'coder'\n"
+    path = write(tmp_path, f"{declared}shadow = ['calm.toml']")
+    config = load({"config": path}, {}).pools["coders"].config()
+    assert config.shadow == {"calm": {"preset": "proactive"}}
+    assert config.shadow_policies["calm"] == PRESETS["proactive"]
+    for wrong, why in (
+        ("['calm.toml', 'x/calm.toml']", "two policies are named calm"),
+        ("['none.toml']", "none.toml: No such file or directory"),
+        ("[3]", "shadow: expected names of files, got 3"),
+        ("3", "shadow: Expected `object | null`, got `int`"),
+        ("{ calm = { presett = 'reactive' } }", "shadow calm: Object contains unknown field"),
+    ):
+        path = write(tmp_path, f"{declared}shadow = {wrong}")
+        with pytest.raises(ConfigurationError, match=re.escape(why)) as caught:
+            load({"config": path}, {})
+        assert "[pools.coders]" in str(caught.value)
 
 
 def test_a_role_may_have_defaults_of_its_pools_agents(tmp_path: Path) -> None:

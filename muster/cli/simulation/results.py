@@ -1,0 +1,77 @@
+"""Outcomes of policies next to each other: as a table, as JSON, as a picture."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from muster.cli.arguments.command import BadInput
+from muster.cli.arguments.output import JSON, is_json, print_document
+from muster.simulation.ideal import Ideal
+from muster.simulation.outcome import Outcome
+from muster.simulation.picture import draw, require_matplotlib
+from muster.terminal import render
+
+PICTURE = "png"
+FORMATS = ("table", *JSON, PICTURE)
+WAITS = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1.0}
+
+
+def check_output(args: argparse.Namespace) -> None:
+    """Raises `BadInput`, and `ConfigurationError`, where a picture cannot be written."""
+    if args.output == PICTURE:
+        if render.at_terminal():
+            raise BadInput(
+                "-o png: this is a terminal; write it to a file: … -o png > policies.png"
+            )
+        require_matplotlib()
+
+
+def show(
+    args: argparse.Namespace, outcomes: Mapping[str, Outcome], ideal: Ideal, real: Outcome | None
+) -> None:
+    """`real`: what has really happened, if that is known."""
+    recorded = {} if real is None else {"recorded": real}
+    everything = {**outcomes, **recorded}
+    rows = [_row(name, outcome, ideal) for name, outcome in everything.items()]
+    if is_json(args):
+        hours = {"worker_hours": ideal.worker_seconds / 3600}
+        found = {"policies": rows[: len(outcomes)], "ideal": hours}
+        print_document(args, {**found, "recorded": rows[-1] if recorded else None})
+    elif args.output == PICTURE:
+        draw(sys.stdout.buffer, ideal, everything)
+    else:
+        _print_table(rows, ideal)
+
+
+def _row(name: str, outcome: Outcome, ideal: Ideal) -> dict[str, Any]:
+    least = ideal.worker_seconds
+    return {
+        "name": name,
+        "arrivals": outcome.arrivals,
+        "wait_seconds": {key: outcome.wait_seconds(share) for key, share in WAITS.items()},
+        "worker_hours": outcome.worker_seconds / 3600,
+        "slack": outcome.worker_seconds / least - 1 if least else 0.0,
+        "starts": outcome.starts,
+        "stops": outcome.stops,
+        "moves": outcome.moves,
+        "turns": outcome.turns,
+    }
+
+
+def _print_table(rows: list[dict[str, Any]], ideal: Ideal) -> None:
+    names = ("WAIT P50", "P99", "P99.9", "MAX", "WORKER-HOURS", "SLACK", "STARTS", "STOPS", "TURNS")
+    columns = (render.Column("POLICY"), *(render.Column(name, right=True) for name in names))
+    cells = [
+        (
+            row["name"],
+            *(f"{seconds:.1f} s" for seconds in row["wait_seconds"].values()),
+            f"{row['worker_hours']:,.2f}",
+            f"{row['slack']:.1%}",
+            *(f"{row[key]:,}" for key in ("starts", "stops", "turns")),
+        )
+        for row in rows
+    ]
+    render.show(render.Table(columns, cells))
+    arrivals, hours = rows[0]["arrivals"], f"{ideal.worker_seconds / 3600:,.2f} worker-hours"
+    print(f"\n{arrivals:,} arrivals; {hours} are possible where all of them are known before")

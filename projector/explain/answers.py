@@ -1,0 +1,68 @@
+"""What `explain` answers, from the row of an agent, a worker or a pool and from the archive."""
+
+from sqlalchemy import Connection
+
+from eventstore.keys import CATALOGUE
+from projector.explain import present
+from projector.explain.explain import explain
+from projector.explain.reading import end_of, read_story
+from projector.history.history import History
+from projector.history.positions import LogPosition, PointInTime
+from projector.store.explanations import Explanation
+from projector.store.rows import AgentRow, PoolRow, WorkerRow
+
+
+async def explain_agent(
+    history: History, row: AgentRow, now_ms: int, *, limit: int, point: PointInTime | None = None
+) -> Explanation:
+    """Why an agent is as it is. `point`: as of that point in time. Raises as the history does."""
+    now = present.agent_now(row, now_ms)
+    return await _explain(history, "agent", row.agent_id, row.pool_name, now, limit, point)
+
+
+async def explain_worker(
+    history: History, row: WorkerRow, now_ms: int, *, limit: int, point: PointInTime | None = None
+) -> Explanation:
+    """As `explain_agent`, a worker."""
+    now = present.worker_now(row, now_ms)
+    return await _explain(history, "worker", row.worker_id, row.pool_name, now, limit, point)
+
+
+async def explain_pool(
+    history: History,
+    name: str,
+    row: PoolRow | None,
+    *,
+    limit: int,
+    point: PointInTime | None = None,
+) -> Explanation:
+    """As `explain_agent`, a pool. `row` None: it was deleted, or there never was one."""
+    now = "deleted" if row is None else present.pool_now(row)
+    return await _explain(history, "pool", name, name, now, limit, point)
+
+
+async def _explain(
+    history: History,
+    kind: str,
+    name: str,
+    pool: str,
+    now: str,
+    limit: int,
+    point: PointInTime | None,
+) -> Explanation:
+    def work(connection: Connection, _: float) -> Explanation:
+        def position(log: str) -> LogPosition:
+            return end_of(connection, log) if point is None else point.position_of(log)
+
+        catalogue = position(CATALOGUE) if kind == "pool" else None
+        story = read_story(connection, name, position(pool), catalogue, limit=limit)
+        return Explanation(
+            kind=kind,
+            name=name,
+            pool_name=pool,
+            now=now,
+            lines=explain(story),
+            left_out=story.left_out,
+        )
+
+    return await history.query(work)

@@ -1,0 +1,74 @@
+"""Explanations are read from the archive: of random histories, cut or whole, with their causes."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from eventstore.keys import CATALOGUE
+from eventstore.language import events
+from projector.explain.explain import explain
+from projector.explain.reading import end_of, read_story
+from projector.explain.story import Story
+from projector.history.positions import position_at_event
+from projector.store.rows import EventRow
+from tests.histories import History
+from tests.integration.projector.archive_stage import ArchiveStage, open_archive
+
+POOL = "alpha"
+
+
+async def story_of(
+    stage: ArchiveStage, subject: str, limit: int, seq: int | None = None, *, of_pool: bool = False
+) -> Story:
+    def read(connection):
+        log = end_of(connection, POOL)
+        if seq is not None:
+            log = position_at_event(connection, POOL, seq)
+        catalogue = end_of(connection, CATALOGUE) if of_pool else None
+        return read_story(connection, subject, log, catalogue, limit=limit)
+
+    return await stage.database.read_with_retry(read)
+
+
+def valid(rows: Sequence[EventRow], pool: str, subject: str) -> list[EventRow]:
+    """Events of a subject that no recovery has superseded."""
+    newest: dict[int, EventRow] = {}
+    for row in rows:
+        if row.pool == pool:
+            newest = {seq: known for seq, known in newest.items() if seq < row.seq}
+            newest[row.seq] = row
+    return [row for row in newest.values() if row.subject == subject]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_the_first_and_the_last_events_are_shown_and_the_others_counted(database_url, seed):
+    rows = History(seed).write(400)
+    async with open_archive(database_url) as stage:
+        await stage.archive(rows)
+        agents = {r.subject for r in rows if r.pool == POOL and r.type == "agent.requested"}
+        subjects = sorted(agents)
+        for subject in [*random.Random(seed).sample(subjects, 8), POOL]:
+            of_pool = subject == POOL
+            own = valid(rows, POOL, subject)
+            if of_pool:
+                changes = list(valid(rows, CATALOGUE, subject))
+                own = sorted([*own, *changes], key=lambda row: (row.ts, row.seq))
+            for limit in (1, 3, 1000):
+                story = await story_of(stage, subject, limit, of_pool=of_pool)
+                shown = [event.event_id for event in (*story.first, *story.last)]
+                ids = [row.event_id for row in own]
+                expected = ids[-limit:] if len(ids) <= limit else [ids[0], *ids[-limit:]]
+                assert shown == expected, (subject, limit)
+                assert story.left_out == len(ids) - len(shown)
+                assert len(explain(story)) == len(shown)
+
+
+async def test_a_story_ends_at_the_point_in_time(database_url):
+    rows = History(3).write(300)
+    async with open_archive(database_url) as stage:
+        await stage.archive(rows)
+        own = [r for r in valid(rows, POOL, POOL) if r.type == events.PoolScalingDecided.type]
+        middle = own[len(own) // 2]
+        story = await story_of(stage, POOL, 1000, middle.seq)
+        assert [e.event_id for e in story.last] == [r.event_id for r in own if r.seq <= middle.seq]
