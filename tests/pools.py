@@ -15,7 +15,8 @@ from eventstore.language import workers
 from eventstore.language.agent_commands import MarkLost, Restart
 from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRequested, WorkerRequested
-from eventstore.language.pool_config import PoolConfig, RestartPolicy
+from eventstore.language.pool_config import PoolConfig
+from eventstore.language.restart_policy import RestartPolicy
 from eventstore.log.log import Log
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import ClaimedAgent, Outcome

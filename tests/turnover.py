@@ -17,7 +17,7 @@ from eventstore.language.agent_commands import Command, End, Fail, Release, Rest
 from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Pool
 from eventstore.language.events import AgentRequested, Error
-from eventstore.language.pool_config import RestartPolicy
+from eventstore.language.restart_policy import RestartPolicy
 from eventstore.log.log import Log
 from eventstore.log.replies import AgentResult, Outcome
 from eventstore.log.submission import submit

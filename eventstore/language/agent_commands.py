@@ -8,7 +8,7 @@ from msgspec.structs import asdict, replace
 
 from eventstore.language import events
 from eventstore.language.agents import Agent, Status, Stop
-from eventstore.language.pool_config import RestartPolicy
+from eventstore.language.restart_policy import RestartPolicy
 
 
 class Spawn(Struct, frozen=True, kw_only=True):

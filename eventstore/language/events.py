@@ -53,13 +53,16 @@ class Error(Struct, frozen=True, omit_defaults=True):
 class AgentSpec(Struct, frozen=True):
     """What a spawn requests and never changes: fields of the request and of the agent's state.
 
-    Intervals are in seconds; `max_idle_time` None means never.
+    Intervals are in seconds; `max_idle_time` None means never. A placer uses the last two: 0 is the
+    lowest priority; how long it is expected to run, None: not known.
     """
 
     role_type: str
     project_id: Name
     heartbeat_interval: float = 30.0
     max_idle_time: float | None = None
+    priority: Number = 0
+    expected_seconds: float | None = None
 
 
 class AgentRequested(Body, AgentSpec, frozen=True):

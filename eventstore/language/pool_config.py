@@ -7,6 +7,20 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from eventstore.language.placement_policy import (
+    ENTRIES_MAX,
+    NEEDS_PLACER,
+    PROJECT_PATTERN,
+    PULL,
+    STRATEGY_PATTERN,
+    ExpectedSeconds,
+    Limit,
+    PlacementPolicy,
+    ProjectKey,
+    Strategy,
+    Weight,
+)
+from eventstore.language.restart_policy import RestartPolicy
 from eventstore.language.scale_policy import (
     BUFFER_PATTERN,
     PRESET_PATTERN,
@@ -17,34 +31,6 @@ from eventstore.language.scale_policy import (
 )
 from eventstore.language.schedules import Schedule
 
-RETRY_AFTER_MAX_MS: Final = 86_400_000
-"""A day: the longest that an agent may say it has to wait."""
-
-
-class RestartPolicy(Struct, frozen=True):
-    """How often and how soon a failing agent is started again; times in milliseconds.
-
-    `limit`: how many failures in a row are allowed; None: any number. `start_limit`: how many of an
-    agent that was never started. An agent that ran for `window_ms` starts a new row.
-    """
-
-    limit: int | None = None
-    start_limit: int = 5
-    window_ms: int = 600_000
-    backoff_min_ms: int = 1_000
-    backoff_max_ms: int = 300_000
-
-    def delay_ms(self, failures: int, jitter: float) -> int:
-        """Exponential back-off; `jitter` in [0, 1) shortens it by up to half."""
-        full_ms = min(self.backoff_min_ms << min(failures - 1, 30), self.backoff_max_ms)
-        return max(int(full_ms * (1 - jitter / 2)), min(self.backoff_min_ms, full_ms))
-
-    def wait_ms(self, retry_after_ms: int, jitter: float) -> int:
-        """How long an agent waits that said for how long; `jitter` adds up to a tenth."""
-        bounded_ms = min(max(retry_after_ms, self.backoff_min_ms), RETRY_AFTER_MAX_MS)
-        return int(bounded_ms * (1 + jitter / 10))
-
-
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 LEVEL_PATTERN = r"^(debug|info|warning|error|critical|DEBUG|INFO|WARNING|ERROR|CRITICAL)$(?!\n)"
 LOGGER_PATTERN = r"^[A-Za-z0-9_.-]{1,128}$(?!\n)"
@@ -52,19 +38,27 @@ LogLevel = Annotated[str, Meta(pattern=LEVEL_PATTERN)]
 LoggerName = Annotated[str, Meta(pattern=LOGGER_PATTERN)]
 POLICY_PATTERN: Final = r"^[A-Za-z0-9._-]{1,64}$(?!\n)"
 PolicyName = Annotated[str, Meta(pattern=POLICY_PATTERN)]
+LABEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}"
+LABEL_VALUE = r"[^\x00-\x1f\x7f]{0,256}"
+LABELS_MAX = 16
+LABEL_PAIR_PATTERN = rf"^{LABEL_NAME}={LABEL_VALUE}$(?!\n)"
+LABEL_KEY_PATTERN = rf"^{LABEL_NAME}(={LABEL_VALUE})?$(?!\n)"
 PATTERN_WORDS: Final[Mapping[str, str]] = {
     PRESET_PATTERN: "reactive or proactive",
     BUFFER_PATTERN: "a number of slots, or a share of the load such as 10%",
     LEVEL_PATTERN: "debug, info, warning, error or critical",
     POLICY_PATTERN: "a name of 1 to 64 letters, digits, dots, _ or -",
     LOGGER_PATTERN: "1 to 128 letters, digits, dots, _ or -",
+    STRATEGY_PATTERN: "pull, spread, pack, affinity or resource",
+    PROJECT_PATTERN: "a project, or * for every other one",
+    LABEL_PAIR_PATTERN: "a label as name=value",
+    LABEL_KEY_PATTERN: "a label as name=value, or its name for each of its values",
 }
 """What the pattern of a setting expects."""
-LABEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}"
-LABEL_VALUE = r"[^\x00-\x1f\x7f]{0,256}"
-LABELS_MAX = 16
 LabelName = Annotated[str, Meta(pattern=rf"^{LABEL_NAME}$(?!\n)")]
 LabelValue = Annotated[str, Meta(pattern=rf"^{LABEL_VALUE}$(?!\n)")]
+LabelPair = Annotated[str, Meta(pattern=LABEL_PAIR_PATTERN)]
+LabelKey = Annotated[str, Meta(pattern=LABEL_KEY_PATTERN)]
 Count = Annotated[int, Meta(ge=0, le=10_000)]
 SHADOWS_MAX: Final = 4
 OF_POOL: Final = ("agents_per_worker", "min_workers", "max_workers")
@@ -95,6 +89,15 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     down: BehaviourSettings | None = None
     shadow: Annotated[dict[PolicyName, dict[str, Any]], Meta(max_length=SHADOWS_MAX)] | None = None
     """Other policies, by name: what they would decide is recorded."""
+    placement: Strategy | None = None
+    """How agents get their workers; None: `pull`."""
+    project_caps: Annotated[dict[ProjectKey, Limit], Meta(max_length=ENTRIES_MAX)] | None = None
+    label_caps: Annotated[dict[LabelKey, Limit], Meta(max_length=ENTRIES_MAX)] | None = None
+    project_weights: Annotated[dict[ProjectKey, Weight], Meta(max_length=ENTRIES_MAX)] | None = None
+    anti_affinity: Annotated[tuple[LabelName, ...], Meta(max_length=LABELS_MAX)] | None = None
+    label_seconds: (
+        Annotated[dict[LabelPair, ExpectedSeconds], Meta(max_length=ENTRIES_MAX)] | None
+    ) = None
     empty_worker_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 300.0
     """`down.window_seconds`, where that is not set."""
     backlog_limit: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
@@ -119,9 +122,11 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log_bytes_per_second: Annotated[float, Meta(ge=1_000, le=1_000_000_000)] = 20_000.0
     log_burst_seconds: Annotated[float, Meta(ge=1, le=3_600)] = 50.0
     heartbeat_interval: Seconds = 30.0
-    """This and the next two: of agents whose spawn does not say it."""
+    """This and the next three: of agents whose spawn does not say it."""
     max_idle_time: Annotated[float, Meta(ge=0, le=31_536_000)] = 300.0
     """0: never."""
+    expected_seconds: ExpectedSeconds | None = None
+    """How long they are expected to live; None: not known."""
     labels: Annotated[dict[LabelName, LabelValue], Meta(max_length=LABELS_MAX)] = {}
 
     def __post_init__(self) -> None:
@@ -135,6 +140,12 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                     f"min_workers ({schedule.min_workers}) of a schedule must not be above"
                     f" max_workers ({self.max_workers})"
                 )
+        needing = [name for name in NEEDS_PLACER if getattr(self, name)]
+        if needing and self.placement_policy is None:
+            raise ValueError(
+                f"{' and '.join(needing)} need a placer: set placement to spread, pack, affinity"
+                " or resource"
+            )
         if self.renew_seconds * 2 > self.lease_seconds:
             raise ValueError(
                 f"renew_seconds ({self.renew_seconds:g}) must be at most half of lease_seconds"
@@ -180,6 +191,20 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         )
 
     @property
+    def placement_policy(self) -> PlacementPolicy | None:
+        """None: workers claim what waits."""
+        if (self.placement or PULL) == PULL:
+            return None
+        return PlacementPolicy(
+            strategy=self.placement or PULL,
+            project_caps=self.project_caps or {},
+            label_caps=self.label_caps or {},
+            project_weights=self.project_weights or {},
+            anti_affinity=self.anti_affinity or (),
+            label_seconds=self.label_seconds or {},
+        )
+
+    @property
     def restart_policy(self) -> RestartPolicy:
         return RestartPolicy(
             limit=self.restart_limit,
@@ -209,7 +234,7 @@ EARLIER_DEFAULTS: Final[Mapping[str, object]] = {"restart_limit": 5, "backoff_ma
 """Of versions without `start_limit`. They recorded defaults like settings, so that these count as
 not set."""
 
-SPAWN_DEFAULTS = ("heartbeat_interval", "max_idle_time", "labels")
+SPAWN_DEFAULTS = ("heartbeat_interval", "max_idle_time", "expected_seconds", "labels")
 """The settings that a role may have, too."""
 
 

@@ -4,12 +4,15 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from eventstore.connection.calls import execute_many, translated_errors
 from eventstore.errors import Halted, LogMissing, RolledBack, Unreadable, WrongType
 from eventstore.keys import CATALOGUE
 from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Catalogue, decode_snapshot
-from eventstore.language.pool_config import RETRY_AFTER_MAX_MS
+from eventstore.language.placement_policy import Cap
+from eventstore.language.restart_policy import RETRY_AFTER_MAX_MS
 from eventstore.log.replies import LogHead, fields_of, scores_of, text_of
 from eventstore.log.script_runner import ScriptRunner
 from eventstore.log.survey import ObservedWorker, Survey, decode_survey, decode_worker
@@ -94,9 +97,16 @@ class LogQueries(ScriptRunner):
 
     async def blocked(self, pools: Iterable[str]) -> dict[str, str]:
         """Why no worker is started in pools that need one, of those where that is so."""
-        key = self.keys.pool
-        found = await self._ask_each(pools, lambda p: ("HGET", key(p, "meta"), "blocked"))
-        return {pool: text_of(why) for pool, why in found.items()}
+        return {pool: why for pool, (why, _) in (await self.held_up(pools)).items() if why}
+
+    async def held_up(self, pools: Iterable[str]) -> dict[str, tuple[str, list[Cap]]]:
+        """What makes agents of pools wait: why no worker is started, and caps."""
+        key, fields = self.keys.pool, ("blocked", "capped")
+        found = await self._ask_each(pools, lambda p: ("HMGET", key(p, "meta"), *fields))
+        return {
+            pool: (text_of(why or b""), decode_caps(capped or b"[]"))
+            for pool, (why, capped) in found.items()
+        }
 
     async def damaged(self, pools: Iterable[str]) -> dict[str, str]:
         """What agents have changed in workers of these pools, of late, that cannot be put back."""
@@ -120,3 +130,11 @@ class LogQueries(ScriptRunner):
         key = self.keys.pool(pool, "alone")
         flat = await self._read(pool, "ZRANGE", key, "0", str(count - 1), "WITHSCORES")
         return scores_of(flat)
+
+
+def decode_caps(text: bytes) -> list[Cap]:
+    """As the placer writes them."""
+    try:
+        return [Cap(*one) for one in msgspec.json.decode(text, type=list[tuple[str, str, int]])]
+    except msgspec.MsgspecError:
+        return []  # of a newer version

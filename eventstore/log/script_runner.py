@@ -5,8 +5,9 @@ this process has acknowledged or knows to be archived. Every script gets it. A l
 `RolledBack` and is halted for all processes until it is recovered. A log of a later generation
 raises `Recovered` once: states that were read before are invalid.
 
-A script is a shebang, constants, the shared prelude and its own text. `claim` also gets a function
-that checks an agent's fields: it books only agents that `steps.hashes` can read.
+A script is a shebang, constants, the shared prelude and its own text. `claim` and `place` also get
+what both do to book a slot, and a function that checks an agent's fields: they book only agents
+that `steps.hashes` can read.
 """
 
 import asyncio
@@ -72,10 +73,11 @@ def script(name: str) -> Script:
     folder = files("eventstore.log") / "lua"
     flags = {"admit": "", "survey": " flags=no-writes"}.get(name, " flags=allow-oom")
     constants = f"local SCRIPT = '{name}'"
-    if name == "claim":
+    body = ["commit" if name in ("admit", "restore") else name]
+    if name in ("claim", "place"):
         constants += f"\n{hashes.AGENT.lua_check()}"
-    body = "commit" if name in ("admit", "restore") else name
-    parts = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("prelude", body)]
+        body = ["booking", name]
+    parts = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("prelude", *body)]
     text = "\n".join((f"#!lua{flags}", constants, *parts))
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 

@@ -33,6 +33,8 @@ class Survey(Struct, frozen=True, kw_only=True):
     """`Pool.config_version` of the settings that workers read as they renew."""
     blocked: str = ""
     """Why no worker is started although one is needed; empty if that is not so."""
+    placed: str = ""
+    """Whether agents are placed (`1`) or were at some time (`0`); empty: they never were."""
     due: tuple[tuple[str, int], ...]
     timeouts: tuple[tuple[str, int], ...]
     workers: tuple["ObservedWorker", ...]
@@ -122,6 +124,7 @@ def decode_survey(reply: Reply) -> Survey:
         closed=counters[5].decode(),
         config_version=tuple(map(int, counters[7].split(b":"))),
         blocked=counters[8].decode(),
+        placed=counters[9].decode(),
         due=tuple(scores_of(due)),
         timeouts=tuple(scores_of(timeouts)),
         workers=tuple(found),

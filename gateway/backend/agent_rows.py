@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from eventstore.errors import LogError
 from eventstore.language.agents import Agent, Status
+from eventstore.language.placement_policy import Cap
 from eventstore.language.workers import is_role_problem
 from gateway.backend.backend import Backend
 from gateway.backend.call import Call
@@ -39,25 +40,34 @@ async def from_views(
 
 
 async def with_blocked(backend: Backend, rows: Sequence[AgentRow]) -> list[AgentRow]:
-    """Rows of the present; those that wait for a worker that cannot be started say why."""
-    pools = {row.pool_name for row in rows if _waits_for_claim(row)}
+    """Rows of the present; those that wait for a worker that cannot be started say why.
+
+    So do those that a cap holds back.
+    """
+    pools = {row.pool_name for row in rows if row.status == Status.PENDING}
     if not pools or backend.disconnected:
         return list(rows)
     try:
-        blocked = await backend.log.blocked(pools)
+        held_up = await backend.log.held_up(pools)
     except LogError:
         return list(rows)
     return [
-        replace(row, reason=_blocked_reason(row.reason, blocked[row.pool_name]))
-        if row.pool_name in blocked and _waits_for_claim(row)
+        _with_reason(row, *held_up[row.pool_name])
+        if row.status == Status.PENDING and row.pool_name in held_up
         else row
         for row in rows
     ]
 
 
-def _waits_for_claim(row: AgentRow) -> bool:
-    waits = row.reason.startswith((WAITS_FOR_CLAIM, WAITS_FOR_ISOLATION))
-    return waits and row.status == Status.PENDING
+def _with_reason(row: AgentRow, blocked: str, caps: Sequence[Cap]) -> AgentRow:
+    reason, isolated = row.reason, row.reason.startswith(WAITS_FOR_ISOLATION)
+    cap = next((one for one in caps if one.holds(row.project_id, row.labels)), None)
+    if cap is not None and not isolated:
+        requeued = reason[reason.rfind(" (") :] if reason.endswith(")") else ""
+        return replace(row, reason=cap.reason + requeued)
+    if blocked and (isolated or reason.startswith(WAITS_FOR_CLAIM)):
+        return replace(row, reason=_blocked_reason(reason, blocked))
+    return row
 
 
 async def from_log(backend: Backend, call: Call, agent: Agent) -> AgentRow:

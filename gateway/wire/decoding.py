@@ -233,6 +233,8 @@ def pool_defaults(spawn: SpawnRequest, sent: Sent, config: PoolConfig) -> dict[s
         found["heartbeat_interval"] = config.heartbeat_interval
     if "max_idle_time" not in sent.fields:
         found["max_idle_time"] = config.max_idle_time or None
+    if "expected_seconds" not in sent.fields:
+        found["expected_seconds"] = config.expected_seconds
     if len(labels) > LABELS_MAX:
         detail = f"labels: {len(labels)} with those of the pool, more than {LABELS_MAX}"
         raise Problem(Kind.INVALID_REQUEST, detail, field="labels")

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from eventstore.language.agents import Status
 from eventstore.language.events import EVENT_TYPES
+from eventstore.language.placement_policy import PRIORITY_MAX
 from eventstore.language.pool_config import (
     LABEL_NAME,
     LABEL_VALUE,
@@ -106,8 +107,9 @@ class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class SpawnRequest(Request, frozen=True):
     """Ask for an agent. Times are in seconds; `max_idle_time` null: it may be idle for ever.
 
-    `heartbeat_interval` and `max_idle_time` are those of the pool where they are left out, and the
-    pool's `labels` are added.
+    `heartbeat_interval`, `max_idle_time` and `expected_seconds` are those of the pool where they
+    are left out, and the pool's `labels` are added. In a pool with a placer, agents of a higher
+    `priority` get a slot first, and those that are expected to live long are put together.
     """
 
     project_id: ProjectId
@@ -118,6 +120,8 @@ class SpawnRequest(Request, frozen=True):
     input: dict[str, object] = {}
     labels: Annotated[dict[LabelName, LabelValue], Meta(max_length=LABELS_MAX)] = {}
     pending_timeout: Seconds | None = None
+    priority: Annotated[int, Meta(ge=0, le=PRIORITY_MAX)] = 0
+    expected_seconds: Seconds | None = None
 
 
 class TerminateRequest(Request, frozen=True):

@@ -93,6 +93,8 @@ class AgentRow(Timed, frozen=True, kw_only=True):
     stop: str
     heartbeat_interval: float
     max_idle_time: float | None
+    priority: int = 0
+    expected_seconds: float | None = None
     labels: dict[str, str]
     input: dict[str, object] | msgspec.UnsetType = msgspec.UNSET
     """Lists have it where it was asked for."""

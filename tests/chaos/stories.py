@@ -31,7 +31,7 @@ from eventstore.language.events import (
     WorkerRequested,
     encode_body,
 )
-from eventstore.language.pool_config import RestartPolicy
+from eventstore.language.restart_policy import RestartPolicy
 from eventstore.language.workers import Worker, WorkerCommand
 from eventstore.steps import hashes
 from eventstore.steps.step import Fence, Origin, Step

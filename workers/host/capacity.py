@@ -65,6 +65,16 @@ class HostLimits(Struct, frozen=True):
         return ""
 
 
+def host_pressure() -> float:
+    """How much of this host's processors or memory is in use, whichever is more; 1: all.
+
+    0 for what is not known.
+    """
+    total, available = _numbers(_MEMINFO).get("MemTotal:", 0) * 1024 / 1e6, available_memory_mb()
+    memory = 1 - available / total if total and available is not None else 0.0
+    return round(max(memory, processor_load() or 0.0), 3)
+
+
 def available_memory_mb(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> float | None:
     """What the host has available, or its container, if that is less; None if not known."""
     found = [*_of_host(meminfo), *_of_cgroup(cgroup)]

@@ -77,6 +77,19 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
+class ProcessorUse:
+    """How many processors this process uses, averaged between two questions."""
+
+    def __init__(self) -> None:
+        self._used, self._at = time.process_time(), time.monotonic()
+
+    def since_last(self) -> float:
+        used, at = time.process_time(), time.monotonic()
+        share = (used - self._used) / max(at - self._at, 0.001)
+        self._used, self._at = used, at
+        return round(share, 3)
+
+
 class Process(Struct, frozen=True):
     """A process of this host."""
 

@@ -20,7 +20,7 @@ from eventstore.language.agent_commands import Terminate
 from eventstore.language.agents import RESTART_REQUESTED, Stop
 from eventstore.language.agents import Agent as State
 from eventstore.log.replies import ClaimedAgent, Outcome
-from workers.host.processes import resident_bytes
+from workers.host.processes import ProcessorUse, resident_bytes
 from workers.runtime.agent_run import AgentRun
 from workers.runtime.stop_signal import StopRequest
 from workers.runtime.worker_context import WorkerContext
@@ -52,6 +52,7 @@ class Slots:
         self._recently_ended: set[tuple[str, int]] = set()
         """Runs that ended since the last claim was sent: (agent id, incarnation)."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._processors = ProcessorUse()
 
     def wake(self, *, redeliver: bool = False) -> None:
         """Claim soon. `redeliver`: a reply may have been lost, so ask for earlier claims too."""
@@ -108,6 +109,7 @@ class Slots:
         lag_ms = round(lag_seconds * 1000, 1)
         snapshot = {"agents": activity, "loop_lag_ms": lag_ms, "agent_count": len(activity)}
         snapshot["memory_bytes"] = resident_bytes(os.getpid())
+        snapshot["cpu"] = self._processors.since_last()
         return msgspec.json.encode(snapshot)
 
     def agent_of(self, task: "asyncio.Task[object]") -> str:

@@ -26,6 +26,7 @@ from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.replies import fields_of
 from eventstore.steps.step import Origin
+from workers.host.capacity import host_pressure
 from workers.host.processes import boot_seconds
 from workers.launch.pool_processes import HostProcesses
 from workers.supervisor.polling import Stopwatch
@@ -48,6 +49,8 @@ class HostReport(Struct, frozen=True):
     """How many more workers it takes."""
     full: str = ""
     """Why none, in words."""
+    pressure: float = 0.0
+    """How much of its processors or memory is in use, whichever is more; 1: all."""
 
     def is_old(self, now_ms: int) -> bool:
         return now_ms - self.at_ms > GONE_MS
@@ -69,7 +72,8 @@ class HostReports(Struct, eq=False):
         """Report, and sweep, until cancelled. Returns only by an error."""
         while True:
             room, full = self._local.room()
-            text = msgspec.json.encode(HostReport(self._log.now_ms(CATALOGUE), room, full))
+            report = HostReport(self._log.now_ms(CATALOGUE), room, full, host_pressure())
+            text = msgspec.json.encode(report)
             await asyncio.gather(  # sent together, in this order
                 self._ask("HSET", self._host, text), self._observe(), self._sweep()
             )

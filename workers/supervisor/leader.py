@@ -8,11 +8,13 @@ from math import inf
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 
 from eventstore.language import workers
 from eventstore.language.agent_commands import Command, Restart, Terminate, Withdraw
 from eventstore.language.pool_config import write_config
 from eventstore.language.workers import WorkerStatus
+from eventstore.log.placing import PLACER
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import Leadership, Outcome
 from eventstore.log.survey import ObservedWorker, Survey
@@ -21,6 +23,7 @@ from eventstore.steps.clauses import Leaves
 from workers.supervisor import polling
 from workers.supervisor.host_reports import REPORT_SECONDS
 from workers.supervisor.isolation import clear_suspects
+from workers.supervisor.placer import IS_PLACED, Placer
 from workers.supervisor.reaper import consumers, handle_agent_errors, requeue_unclaimed, unlist
 from workers.supervisor.scaler import Scaler
 from workers.supervisor.worker_monitor import PoolContext, WorkerMonitor
@@ -44,6 +47,7 @@ class Leader:
         self._renewed_at = self._strays_sought_at = -inf
         self._other_leader = polling.Stopwatch()
         self._scaler = Scaler(context, NO_LEADER, monitor)
+        self._placer = Placer(context, NO_LEADER)
 
     @property
     def leads(self) -> bool:
@@ -60,10 +64,17 @@ class Leader:
             await clear_suspects(self._pool_log, survey, self._context.pool().config)
             await self._requeue_strays(survey, now)
             await self._publish_config(survey)
-            await self._scaler.reconcile(survey, now)
+            await self._placer.reconcile(survey)
+            may_run = replace(survey, waiting=self._placer.may_run(survey.waiting))
+            await self._scaler.reconcile(may_run, now)
+
+    async def stop_placing(self) -> None:
+        """Until the next round."""
+        await self._placer.stop()
 
     async def resign(self) -> None:
         """Resign the lead, so that another host need not wait for the lease."""
+        await self._placer.stop()
         if self.leads:
             await self._context.write_as(self._lead, clauses.Resign())
             self._lead = NO_LEADER
@@ -81,6 +92,10 @@ class Leader:
             log.info("leader.elected", pool=self._pool_log.pool, term=lead.term)
             # A new one: another led meanwhile, so what was observed before proves nothing.
             self._scaler = Scaler(self._context, lead, self._monitor)
+            await self._placer.stop()
+            self._placer = Placer(self._context, lead)
+        elif lead.host != self._host:
+            await self._placer.stop()
         self._lead = lead
 
     def _is_dead(self, other: Leadership, survey: Survey, now: float) -> bool:
@@ -155,6 +170,7 @@ class Leader:
             return
         self._strays_sought_at = now
         known = {o.worker.worker_id for o in survey.workers}
+        known |= {PLACER} if survey.placed == IS_PLACED else set()
         known |= {worker.worker_id for worker in survey.unreadable}
         for name in set(await consumers(self._pool_log)) - known:
             await requeue_unclaimed(self._pool_log, name)

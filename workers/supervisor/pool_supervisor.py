@@ -51,11 +51,16 @@ class PoolSupervisor:
         self.idle = False
         self._context.pool()  # raises where the catalogue was recovered without it
         await self._pool_log.log.initialise(self._pool_log.pool)
-        while True:
-            self.wakeup.clear()
-            seconds = await self.reconcile() * random.uniform(0.8, 1.2)
-            self.idle = seconds == inf
-            await set_within(self.wakeup, None if self.idle else seconds)
+        try:
+            while True:
+                self.wakeup.clear()
+                seconds = await self.reconcile() * random.uniform(0.8, 1.2)
+                self.idle = seconds == inf
+                if self.idle:
+                    await self._leader.stop_placing()
+                await set_within(self.wakeup, None if self.idle else seconds)
+        finally:
+            await self._leader.stop_placing()
 
     async def reconcile(self) -> float:
         """One round; returns after how many seconds the next is due at the latest."""

@@ -219,6 +219,7 @@ class Supervisor:
                     partial(self._pool, name),
                     self._reports,
                     self._options.poll_seconds,
+                    partial(Reader, self._options.redis_url),
                 )
                 self._pools[name] = PoolSupervisor(context)
                 self._start_task(f"pool {name}", self._pools[name].run)

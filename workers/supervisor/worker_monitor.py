@@ -14,6 +14,7 @@ from eventstore.language.catalogue import Pool
 from eventstore.language.workers import Worker, WorkerStatus
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.pool_log import PoolLog
+from eventstore.log.reader import Reader
 from eventstore.log.replies import Leadership
 from eventstore.log.survey import Survey
 from eventstore.steps import clauses
@@ -48,6 +49,8 @@ class PoolContext(Struct, frozen=True):
     """The pool as it is now. Raises `LogError` where the catalogue was recovered without it."""
     reports: HostReports
     poll_seconds: float = 1.0
+    new_reader: Callable[[], Reader] = lambda: Reader("")
+    """For a placer, which follows the pool's events."""
 
     async def write_as(self, lead: Leadership, *writes: clauses.Write) -> None:
         """In a step of its own, which is refused unless this host leads in that term."""

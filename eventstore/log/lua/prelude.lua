@@ -40,6 +40,7 @@ local prefix, tag = string.match(meta_key, '^(.-)pool:(%b{}):meta$')
 if events_key ~= base .. 'events' then prefix, tag = nil, nil end -- the catalogue, by any prefix
 local commands_key = base .. 'commands'
 local GROUP = 'workers'
+local PLACER = 'placer'
 local INBOX_MS = 600000
 local LAYOUT = 1
 local RESTORING = SCRIPT == 'restore' -- by a recovery, which writes a halted log
@@ -73,7 +74,7 @@ end
 -- mark is above it, or if it was recovered since the caller last used it.
 local function read_head(mark_generation, mark_seq)
   local meta = redis.call('HMGET', meta_key, 'generation', 'seq', 'ts', 'halted', 'layout',
-    'clock', 'waiting', 'free', 'closed', 'created')
+    'clock', 'waiting', 'free', 'closed', 'created', 'placed')
   if not meta[1] or redis.call('EXISTS', events_key, tag and commands_key or events_key) < 2 then
     return reply('MISSING')
   end
@@ -85,7 +86,7 @@ local function read_head(mark_generation, mark_seq)
   stamp = number(ts) .. '-*'
   waiting, free = tonumber(meta[7]) or 0, tonumber(meta[8]) or 0
   stored_waiting, stored_free = waiting, free
-  stored.closed, stored.created = tonumber(meta[9]), tonumber(meta[10])
+  stored.closed, stored.created, stored.placed = tonumber(meta[9]), tonumber(meta[10]), meta[11]
   if meta[4] and not RESTORING then return reply('HALTED', meta[4]) end
   if mark_generation == '0' then return nil end
   local generations_ahead = tonumber(generation) - tonumber(mark_generation)
@@ -205,6 +206,10 @@ local function push_inbox(worker_id, message)
   redis.call('PEXPIRE', inbox, INBOX_MS)
 end
 
+-- Whether an agent in a slot was placed there and not fetched by its worker: its fields `placed`, the
+-- seq of the claim that placed it, and `claim_seq`.
+local function is_unfetched(fields) return fields[1] and fields[1] == fields[2] end
+
 local function signal(kind, value)
   redis.call('XADD', base .. 'signals', 'MAXLEN', '~', 1000, '*', 'kind', kind, 'value', value)
 end
@@ -232,7 +237,8 @@ local function wake_for_isolated(stalled, count)
   signal('need', waiting)
 end
 
--- If commands wait: wakes the fullest worker with room, and the supervisors if there is too little.
+-- If commands wait: wakes the fullest worker with room, unless the pool has a placer, and the
+-- supervisors if there is too little.
 local function wake()
   local stalled, count = stalled_workers()
   wake_for_isolated(stalled, count)
@@ -241,7 +247,7 @@ local function wake()
   for id in pairs(stalled) do
     room = room - tonumber(redis.call('ZSCORE', base .. 'processes', id) or '0')
   end
-  if room > 0 then
+  if room > 0 and stored.placed ~= '1' then
     local fullest = first_not_in(stalled,
       redis.call('ZRANGEBYSCORE', base .. 'processes', 1, '+inf', 'LIMIT', 0, count + 1))
     if fullest then push_inbox(fullest, 'work') end

@@ -4,7 +4,8 @@
 --       of the settings that it has
 -- Returns {OK, generation, seq, ts, worker status, {agent id, flag, …} of agents to stop (their stop
 --       flag, or 'restart'), version and JSON of the pool's settings: '' if it has them, how many
---       agents wait for a worker}.
+--       agents wait for a worker; in a pool with a placer, only those that were placed with this
+--       one, and isolated ones}.
 -- Invariant: a fenced worker renews nothing.
 
 local worker, epoch = ARGV[3], ARGV[4]
@@ -24,10 +25,13 @@ if stalled ~= before then
   else redis.call('HSET', stalled_key, worker, stalled) end
   if stalled == '' or before == '' then wake() end
 end
-local stops = {}
+local stops, placed = {}, 0 -- (`placed`: not fetched yet)
+local names = { 'stop', 'restart' }
+if stored.placed then names = { 'stop', 'restart', 'placed', 'claim_seq' } end
 for _, id in ipairs(redis.call('SMEMBERS', base .. 'held:' .. worker)) do
-  local flags = redis.pcall('HMGET', agent_key(id), 'stop', 'restart')
+  local flags = redis.pcall('HMGET', agent_key(id), unpack(names))
   local flag = flags[1]
+  if is_unfetched({ flags[3], flags[4] }) then placed = placed + 1 end
   if flag == '' and flags[2] == '1' then flag = 'restart' end
   if flag and flag ~= '' then
     stops[#stops + 1] = id
@@ -35,6 +39,7 @@ for _, id in ipairs(redis.call('SMEMBERS', base .. 'held:' .. worker)) do
   end
 end
 local config = redis.call('HMGET', meta_key, 'config_version', 'config')
-local backlog = waiting + redis.call('ZCARD', base .. 'alone')
+if stored.placed ~= '1' then placed = placed + waiting end
+local backlog = placed + redis.call('ZCARD', base .. 'alone')
 if not config[1] or config[1] == ARGV[10] then config = { '', '' } end
 return reply('OK', worker_of(worker).status, stops, config[1], config[2], backlog)

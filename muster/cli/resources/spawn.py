@@ -6,6 +6,7 @@ Starts agents in a pool and waits a while until they run.
   muster spawn developer_pool --project demo --count 15
   muster spawn developer_pool --project demo --input '{"task": "tidy up"}' --label team=red
   muster spawn developer_pool --project demo --input @task.json --max-idle-time never
+  muster spawn developer_pool --project demo --priority 9 --expected-seconds 86400
   muster spawn developer_pool --project demo --key order-4711 --no-wait --json
   muster spawn developer_pool --project demo --durability replicated
 """
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from urllib.parse import quote
 
 from eventstore.ids import new_id
+from eventstore.language.placement_policy import PRIORITY_MAX
 from muster.cli.arguments.command import BadInput, Subparsers, declare
 from muster.cli.arguments.values import json_object, pairs, seconds
 from muster.cli.client.api_client import BASE, Answer, NoReply
@@ -38,6 +40,8 @@ def add(subparsers: Subparsers) -> None:
     option("--label", action="append", default=[], metavar="K=V", help="a label (again for more)")
     option("--heartbeat-interval", metavar="S", help="seconds between checks")
     option("--max-idle-time", metavar="S", help="end them after S idle seconds, or `never`")
+    option("--priority", type=int, metavar="N", help="0 to 9: which a placer places first")
+    option("--expected-seconds", metavar="S", help="how long they are expected to live")
     option("--pending-timeout", metavar="S", help="withdraw them if not started within S seconds")
     option("--key", metavar="TEXT", help="idempotency key: the same again returns the same agents")
     add_command_flags(parser, no_wait="do not wait until they run")
@@ -67,7 +71,11 @@ def run(args: argparse.Namespace) -> int:
 def _request(args: argparse.Namespace) -> dict[str, object]:
     """The body of a spawn; the gateway chooses values that are not given."""
     request: dict[str, object] = {"project_id": args.project, "pool_name": args.pool}
-    for name in ("heartbeat_interval", "pending_timeout", "max_idle_time"):
+    if args.priority is not None:
+        if not 0 <= args.priority <= PRIORITY_MAX:
+            raise BadInput(f"--priority: {args.priority} is not between 0 and {PRIORITY_MAX}")
+        request["priority"] = args.priority
+    for name in ("heartbeat_interval", "pending_timeout", "expected_seconds", "max_idle_time"):
         if (text := getattr(args, name)) is not None:
             never = name == "max_idle_time" and text == "never"
             request[name] = None if never else seconds(text, f"--{name.replace('_', '-')}")

@@ -15,6 +15,8 @@ from tests.chaos.judging.pools import Pool
 from tests.chaos.judging.streams import Registry
 from tests.chaos.judging.workers import Worker
 
+PLACER: Final = "placer"
+"""For whom commands of waiting agents are pending, in a pool that has or had a placer."""
 LATER: Final = {
     "alone": "",
     "has_run": "",
@@ -255,6 +257,8 @@ def _deliveries(pool: Pool, found: Registry) -> Iterator[Offence]:
         agent_id: Any = found.commands.get(entry_id, {}).get("agent_id", "")
         agent = pool.agents.get(agent_id)
         worker = pool.workers.get(consumer)
+        if consumer == PLACER and agent is not None and agent.status == "pending":
+            continue
         if worker is None or (worker.ended and consumer not in found.lost):
             yield _offence(
                 pool, f"command {entry_id} is pending for a worker that is no more", consumer, 7

@@ -31,7 +31,8 @@ from eventstore.language.events import (
     PoolScalingDecided,
     WorkerRequested,
 )
-from eventstore.language.pool_config import PoolConfig, RestartPolicy
+from eventstore.language.pool_config import PoolConfig
+from eventstore.language.restart_policy import RestartPolicy
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader

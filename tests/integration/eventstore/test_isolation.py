@@ -7,7 +7,7 @@ import pytest
 
 from eventstore.language.agent_commands import Clear, MarkLost, Release, Restart, Started
 from eventstore.language.agents import Status
-from eventstore.language.pool_config import RestartPolicy
+from eventstore.language.restart_policy import RestartPolicy
 from eventstore.log.replies import ClaimedAgent
 from eventstore.steps.step import Fence
 from projector.verify.verification import verify

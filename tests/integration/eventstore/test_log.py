@@ -10,7 +10,7 @@ from eventstore.language import agent_commands
 from eventstore.language.agent_commands import Fail, MarkLost, Terminate
 from eventstore.language.agents import Status
 from eventstore.language.events import Error
-from eventstore.language.pool_config import RestartPolicy
+from eventstore.language.restart_policy import RestartPolicy
 from eventstore.log.log import Log
 from eventstore.log.replies import Outcome
 from eventstore.steps.clauses import Leads, SetMeta

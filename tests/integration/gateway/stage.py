@@ -13,7 +13,7 @@ from structlog.typing import EventDict
 from eventstore.keys import CATALOGUE
 from eventstore.language.agent_commands import End, Fail, Started
 from eventstore.language.events import Error
-from eventstore.language.pool_config import RestartPolicy
+from eventstore.language.restart_policy import RestartPolicy
 from eventstore.log.replies import ClaimedAgent
 from eventstore.steps.step import Fence
 from gateway.backend.backend import Backend

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from eventstore.language.agent_commands import Fail
 from eventstore.language.events import Error
-from eventstore.language.pool_config import RestartPolicy
+from eventstore.language.restart_policy import RestartPolicy
 from eventstore.retention import Retention
 from gateway.fallback import HandoverFailure, HandoverFailures
 from gateway.health.alerts import _redis

@@ -77,6 +77,31 @@ async def test_only_the_settings_of_the_request_change(stage):
     assert back.json["config"]["max_workers"] == 100
 
 
+async def test_what_needs_a_placer_is_refused_without_one(stage):
+    path = f"{POOLS}/{POOL}"
+
+    async def patch(**config):
+        return await stage.ask("PATCH", path, json={"config": config})
+
+    for name, value in (
+        ("project_caps", {"demo": 3}),
+        ("label_caps", {"tier=free": 3}),
+        ("project_weights", {"*": 1}),
+        ("anti_affinity", ["service"]),
+        ("label_seconds", {"kind=chat": 60}),
+    ):
+        refused = await patch(**{name: value})
+        assert (refused.status, refused.fields) == (400, ["config"])
+        assert f"{name} need a placer" in refused.json["detail"]
+    placed = await patch(placement="pack", project_caps={"demo": 3, "*": 0.0})
+    assert (placed.status, placed.fields) == (400, ["config.project_caps[...]"])
+    placed = await patch(placement="pack", project_caps={"demo": 3, "*": 1})
+    assert placed.json["config"]["project_caps"] == {"demo": 3, "*": 1}
+    assert (await patch(placement="pull")).status == 400, "the caps are still there"
+    back = await patch(placement=None, project_caps=None)
+    assert (back.status, back.json["config"]["placement"]) == (200, None)
+
+
 async def test_a_pool_is_paused_with_a_reason_and_resumed(stage):
     path = f"{POOLS}/{POOL}"
     paused = await stage.ask("POST", f"{path}/pause", json={"reason": "the database moves"})

@@ -89,6 +89,32 @@ async def test_a_pending_agent_says_why_no_worker_is_started(stage):
     assert (await stage.get(address)).json["reason"] == "waiting to be claimed"
 
 
+async def test_a_pending_agent_says_which_cap_holds_it_back(stage):
+    """The placer of the pool has found that; other agents wait for something else."""
+    capped = await stage.spawn(prefer="wait=0", project_id="demo", labels={"tier": "free"})
+    other = await stage.spawn(prefer="wait=0", project_id="other", priority=3)
+    assert (other.json["priority"], other.json["expected_seconds"]) == (3, None)
+
+    async def reasons(caps: str) -> list[str]:
+        await stage.log.client.execute_command("HSET", f"pool:{{{POOL}}}:meta", "capped", caps)
+        return [
+            (await stage.get(f"{AGENTS}/{one.json['agent_id']}")).json["reason"]
+            for one in (capped, other)
+        ]
+
+    waits = "waiting to be claimed"
+    assert await reasons('[["project-cap","demo",3]]') == [
+        "project-cap: at most 3 of project demo may run at a time",
+        waits,
+    ]
+    assert await reasons('[["label-cap","tier=free",1]]') == [
+        "label-cap: at most 1 with the label tier=free may run at a time",
+        waits,
+    ]
+    assert await reasons('[["label-cap","tier=paid",1]]') == [waits, waits]
+    assert await reasons('[["a newer kind"]]') == [waits, waits]
+
+
 async def test_respond_async_does_not_wait(stage):
     answer = await stage.spawn(prefer="wait=50, respond-async")
     assert answer.status == 202

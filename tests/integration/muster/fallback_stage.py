@@ -7,7 +7,8 @@ from typing import Any
 from eventstore.connection.clients import Client
 from eventstore.embedded.server import PONG, EmbeddedServer
 from eventstore.keys import Keys
-from eventstore.language.pool_config import PoolConfig, RestartPolicy
+from eventstore.language.pool_config import PoolConfig
+from eventstore.language.restart_policy import RestartPolicy
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader

@@ -14,7 +14,8 @@ from eventstore.keys import CATALOGUE, Keys
 from eventstore.language import agent_commands, workers
 from eventstore.language.agent_commands import End, Fail, MarkLost, Started, Terminate
 from eventstore.language.events import Error
-from eventstore.language.pool_config import PoolConfig, RestartPolicy
+from eventstore.language.pool_config import PoolConfig
+from eventstore.language.restart_policy import RestartPolicy
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.log import Log
 from eventstore.log.reader import Reader

@@ -48,7 +48,7 @@ from eventstore.language.events import (
     Error,
     Event,
 )
-from eventstore.language.pool_config import RestartPolicy
+from eventstore.language.restart_policy import RestartPolicy
 from eventstore.steps import hashes
 
 BOOM = Error(type="ValueError", message="boom")

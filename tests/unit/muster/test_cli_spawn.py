@@ -26,6 +26,7 @@ def test_a_spawn_sends_only_set_fields_and_the_role_of_the_pool(gateway, muster)
 def test_all_flags_of_a_spawn_are_sent(gateway, muster):
     gateway.answers["POST /spawn"] = (202, agent(status="pending"))
     words = "--role tester --max-idle-time never --heartbeat-interval 20 --no-wait --key k1"
+    words += " --priority 9 --expected-seconds 86400"
     more = ("--input", '{"a": 1}', "--label", "team=red", "--label", "x=", "--pending-timeout", "9")
     code, out, _ = muster("spawn", "night", "--project", "demo", *words.split(), *more, "--json")
     assert (code, json.loads(out)["status"]) == (0, "pending")
@@ -37,6 +38,8 @@ def test_all_flags_of_a_spawn_are_sent(gateway, muster):
         "heartbeat_interval": 20,
         "max_idle_time": None,
         "pending_timeout": 9,
+        "priority": 9,
+        "expected_seconds": 86400,
         "input": {"a": 1},
         "labels": {"team": "red", "x": ""},
     }
@@ -106,6 +109,7 @@ def test_a_spawn_without_an_answer_names_the_key_to_repeat_it_with(gateway, must
         (("--input", "{"), "--input: this is not JSON"),
         (("--input", "[]"), "--input: expected a JSON object"),
         (("--label", "x"), "--label: 'x' is not of the form name=value"),
+        (("--priority", "10"), "--priority: 10 is not between 0 and 9"),
         (("--count", "0"), "--count: 0 is not between 1 and"),
         (("--wait", "long"), "--wait: 'long' is not a number of seconds"),
         (("--max-idle-time", "x"), "--max-idle-time: 'x' is not a number"),

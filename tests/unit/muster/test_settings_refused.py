@@ -49,6 +49,14 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
             "[roles.c]\nagent='a:B'\n[pools.p]\nrole='c'\nmin_workers=5\nmax_workers=2",
             "min_workers",
         ),
+        (
+            "[roles.c]\nagent='a:B'\n[pools.p]\nrole='c'\nplacement='pull'\nproject_caps={a=1}",
+            r"\[pools.p\]: project_caps need a placer: set placement to spread, pack, affinity or",
+        ),
+        (
+            "[roles.c]\nagent='a:B'\n[pools.p]\nrole='c'\nplacement='best'",
+            r"\[pools.p\] placement: expected pull, spread, pack, affinity or resource",
+        ),
         ("[roles", "is not TOML"),
     ],
 )

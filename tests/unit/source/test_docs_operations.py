@@ -8,6 +8,7 @@ from typing import Any, Union, get_args, get_origin
 import msgspec
 import pytest
 
+from eventstore.language.placement_policy import STRATEGY_PATTERN
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.scale_policy import BUFFER_PATTERN, PRESET_PATTERN, BehaviourSettings
 from gateway.health.alert_rules import RULES
@@ -89,12 +90,16 @@ def allowed(kind: Any) -> str:
         return "null"
     [bounds] = kind.__metadata__
     if bounds.pattern is not None:
-        shown = {PRESET_PATTERN: "`reactive`, `proactive`", BUFFER_PATTERN: "a share such as `10%`"}
+        shown = {
+            PRESET_PATTERN: "`reactive`, `proactive`",
+            BUFFER_PATTERN: "a share such as `10%`",
+            STRATEGY_PATTERN: "`pull`, `spread`, `pack`, `affinity`, `resource`",
+        }
         return shown[bounds.pattern]
     if bounds.min_length is not None:
         return f"{bounds.min_length} to {bounds.max_length} characters"
     if bounds.max_length is not None:
-        return f"up to {bounds.max_length}"
+        return f"up to {bounds.max_length:,}"
     least = f"above {bounds.gt:,}" if bounds.gt is not None else f"{bounds.ge:,}"
     return f"{least} to {bounds.le:,}"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from eventstore.language import agent_commands, agents, workers
 from eventstore.language.events import AgentClaimed, AgentRequested, Error, Event, WorkerRequested
-from eventstore.language.pool_config import RestartPolicy
+from eventstore.language.restart_policy import RestartPolicy
 
 PAGE = (Path(__file__).parents[3] / "docs/architecture.md").read_text()
 POLICY = RestartPolicy(limit=1, start_limit=1)

@@ -18,7 +18,8 @@ from eventstore.language.agent_commands import (
 )
 from eventstore.language.agents import Agent, Status, evolve
 from eventstore.language.events import AgentClaimed, Event
-from eventstore.language.pool_config import PoolConfig, RestartPolicy
+from eventstore.language.pool_config import PoolConfig
+from eventstore.language.restart_policy import RestartPolicy
 from eventstore.language.scaling import Decision
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.survey import ObservedWorker, Survey
