@@ -1,6 +1,6 @@
 """Events of agents as sentences: what happened, why, who asked, how long it waited and for what."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from eventstore.language import events
@@ -65,7 +65,7 @@ def _requested(scene: Scene, body: events.AgentRequested) -> str:
 
 def _claimed(scene: Scene, _: events.AgentClaimed) -> str:
     event, since = scene.event, scene.previous(*QUEUED)
-    worker = scene.of(event.worker_id)
+    worker = scene.before(event.worker_id)
     started = last_of(worker, events.WorkerStarted)
     host = f" on host {started.body.host}" if started else ""  # type: ignore[union-attr]
     text = f"Claimed by worker {short(event.worker_id)}{host}"
@@ -75,7 +75,7 @@ def _claimed(scene: Scene, _: events.AgentClaimed) -> str:
     return f"{waited}: {wait_reason(scene, since, worker)}"
 
 
-def wait_reason(scene: Scene, since: Event, worker: list[Event]) -> str:
+def wait_reason(scene: Scene, since: Event, worker: Sequence[Event]) -> str:
     """What an agent waited for until its claim by a worker with these events."""
     event = scene.event
     ordered, started = (
@@ -86,7 +86,7 @@ def wait_reason(scene: Scene, since: Event, worker: list[Event]) -> str:
         return after((isolated, _launch(scene, since, ordered, started), _failed_launches(scene)))
     if event.ts - since.ts <= SHORT_WAIT_MS:
         return isolated or "a slot was free there"
-    decision = scene.decision_before(event.seq)
+    decision = last_of(scene.before(scene.story.pool), events.PoolScalingDecided)
     held = decision is not None and held_back(decision)
     why = f"no slot was free, and {limit_text(decision)}" if decision is not None and held else ""
     return after((isolated, why or "until a slot was free there", _failed_launches(scene)))
@@ -99,7 +99,7 @@ def _launch(scene: Scene, since: Event, ordered: Event | None, started: Event) -
     launch = f"it started within {span(started.ts - ordered.ts)}"
     if ordered.seq < since.seq:
         return f"no slot was free; this worker was ordered before, and {launch}"
-    decision = scene.story.others.get(ordered.causation_id)
+    decision = scene.known.by_id.get(ordered.causation_id)
     position = f" (decision {scene.story.pool}:{decision.seq})" if decision else ""
     delay = span(ordered.ts - since.ts)
     return f"no slot was free; this worker was ordered after {delay}{position}, and {launch}"
@@ -110,10 +110,8 @@ def _failed_launches(scene: Scene) -> str:
     since = scene.previous(*QUEUED)
     ends = [
         e.body.reason
-        for e in scene.story.others.values()
+        for e in (scene.known.ends(since.seq, scene.event.seq) if since else ())
         if isinstance(e.body, (events.WorkerStopped, events.WorkerLost))
-        and since is not None
-        and since.seq < e.seq < scene.event.seq
         and is_role_problem(e.body.reason)
     ]
     workers = count(len(ends), "worker")
@@ -199,8 +197,7 @@ def _why_released(scene: Scene, body: events.AgentReleased) -> str:
         return RELEASES[body.reason]
     drained = scene.cause()
     if drained is None or not isinstance(drained.body, events.WorkerDraining):
-        drains = [e for e in scene.of(scene.event.worker_id) if e.seq < scene.event.seq]
-        drained = last_of(drains, events.WorkerDraining)
+        drained = last_of(scene.before(scene.event.worker_id), events.WorkerDraining)
     if drained is None or not isinstance(drained.body, events.WorkerDraining):
         return body.reason
     why = DRAINS.get(drained.body.reason, drained.body.reason[:TEXT_MAX])

@@ -1,5 +1,6 @@
 """What `explain` answers, from the row of an agent, a worker or a pool and from the archive."""
 
+from msgspec import Struct
 from sqlalchemy import Connection
 
 from eventstore.keys import CATALOGUE
@@ -12,20 +13,29 @@ from projector.store.explanations import Explanation
 from projector.store.rows import AgentRow, PoolRow, WorkerRow
 
 
+class Subject(Struct, frozen=True):
+    """What is explained. `total`: how many events it has, if that is known."""
+
+    kind: str
+    name: str
+    pool_name: str
+    total: int | None = None
+
+
 async def explain_agent(
     history: History, row: AgentRow, now_ms: int, *, limit: int, point: PointInTime | None = None
 ) -> Explanation:
     """Why an agent is as it is. `point`: as of that point in time. Raises as the history does."""
-    now = present.agent_now(row, now_ms)
-    return await _explain(history, "agent", row.agent_id, row.pool_name, now, limit, point)
+    subject = Subject("agent", row.agent_id, row.pool_name, row.version)
+    return await _explain(history, subject, present.agent_now(row, now_ms), limit, point)
 
 
 async def explain_worker(
     history: History, row: WorkerRow, now_ms: int, *, limit: int, point: PointInTime | None = None
 ) -> Explanation:
     """As `explain_agent`, a worker."""
-    now = present.worker_now(row, now_ms)
-    return await _explain(history, "worker", row.worker_id, row.pool_name, now, limit, point)
+    subject = Subject("worker", row.worker_id, row.pool_name, row.version)
+    return await _explain(history, subject, present.worker_now(row, now_ms), limit, point)
 
 
 async def explain_pool(
@@ -38,28 +48,28 @@ async def explain_pool(
 ) -> Explanation:
     """As `explain_agent`, a pool. `row` None: it was deleted, or there never was one."""
     now = "deleted" if row is None else present.pool_now(row)
-    return await _explain(history, "pool", name, name, now, limit, point)
+    return await _explain(history, Subject("pool", name, name), now, limit, point)
 
 
 async def _explain(
-    history: History,
-    kind: str,
-    name: str,
-    pool: str,
-    now: str,
-    limit: int,
-    point: PointInTime | None,
+    history: History, subject: Subject, now: str, limit: int, point: PointInTime | None
 ) -> Explanation:
     def work(connection: Connection, _: float) -> Explanation:
         def position(log: str) -> LogPosition:
             return end_of(connection, log) if point is None else point.position_of(log)
 
-        catalogue = position(CATALOGUE) if kind == "pool" else None
-        story = read_story(connection, name, position(pool), catalogue, limit=limit)
+        story = read_story(
+            connection,
+            subject.name,
+            position(subject.pool_name),
+            position(CATALOGUE) if subject.kind == "pool" else None,
+            limit=limit,
+            total=subject.total,
+        )
         return Explanation(
-            kind=kind,
-            name=name,
-            pool_name=pool,
+            kind=subject.kind,
+            name=subject.name,
+            pool_name=subject.pool_name,
             now=now,
             lines=explain(story),
             left_out=story.left_out,

@@ -8,7 +8,7 @@ from eventstore.keys import CATALOGUE
 from eventstore.language import events
 from eventstore.language.events import Event
 from projector.explain import agents, pools, workers
-from projector.explain.story import Scene, Story
+from projector.explain.story import Known, Scene, Story
 from projector.store.explanations import Cause, Line
 
 SENTENCES: Final = {**agents.SENTENCES, **workers.SENTENCES, **pools.SENTENCES}
@@ -23,14 +23,18 @@ IN_CATALOGUE: Final = (
 
 def explain(story: Story) -> Sequence[Line]:
     """A line for each event that is shown: the same for the same story."""
-    first = _scenes(story, story.first, ())
-    return [_line(scene) for scene in chain(first, _scenes(story, story.last, story.context))]
+    known = Known(story.others)
+    first = _scenes(story, known, story.first, ())
+    last = _scenes(story, known, story.last, story.context)
+    return [_line(scene) for scene in chain(first, last)]
 
 
-def _scenes(story: Story, shown: Sequence[Event], context: Sequence[Event]) -> Iterator[Scene]:
-    known = [*context, *shown]
-    for at in range(len(context), len(known)):
-        yield Scene(known[at], known[:at], story)
+def _scenes(
+    story: Story, known: Known, shown: Sequence[Event], context: Sequence[Event]
+) -> Iterator[Scene]:
+    own = [*context, *shown]
+    for at in range(len(context), len(own)):
+        yield Scene(own[at], own[:at], story, known)
 
 
 def _line(scene: Scene) -> Line:
@@ -59,14 +63,15 @@ def _cause(scene: Scene) -> Cause | None:
     event = scene.cause()
     if event is None:
         return Cause(event=scene.event.causation_id)
-    earlier = [e for e in scene.of(event.subject) if e.seq < event.seq]
+    earlier = scene.before(event.subject)
     if event.subject == scene.event.subject:
-        earlier = [e for e in scene.earlier if e.seq < event.seq]
+        earlier = scene.earlier
+    earlier = [e for e in earlier if e.seq < event.seq]
     return Cause(
         event=event.event_id,
         position=_position(scene.story, event),
         type=event.type,
-        text=sentence(Scene(event, earlier, scene.story)),
+        text=sentence(Scene(event, earlier, scene.story, scene.known)),
         ts=event.ts,
     )
 

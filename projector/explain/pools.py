@@ -68,9 +68,8 @@ def _ended_before(scene: Scene, body: PoolScalingDecided) -> str:
         return ""
     ends = [
         f"worker {short(e.subject)} was {_end(e)} ({e.body.reason})"
-        for e in sorted(scene.story.others.values(), key=lambda event: event.seq)
+        for e in scene.known.ends(last.seq, scene.event.seq)
         if isinstance(e.body, (events.WorkerDraining, events.WorkerLost))
-        and last.seq < e.seq < scene.event.seq
         and e.causation_id != last.event_id
     ]
     return f"before, {', '.join(ends[-ENDS_MAX:])[:ENDS_LENGTH]}" if ends else ""

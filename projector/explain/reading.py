@@ -5,15 +5,16 @@ and are found among those just before what follows from them.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from sqlalchemy import Connection, Select, func, select
 
 from eventstore.keys import CATALOGUE
 from eventstore.language import events
-from eventstore.language.events import Event
+from eventstore.language.events import Body, Event
 from projector.explain.explain import IN_CATALOGUE
-from projector.explain.story import Story
+from projector.explain.story import ENDS, Story
 from projector.history.positions import LogPosition
 from projector.intake.archive import generation_ranges
 from projector.intake.entries import event_of
@@ -31,10 +32,10 @@ DECISIONS: Final = 10
 """So many events of the pool before a claim or an order are read..."""
 ORDERS_MAX: Final = 20
 """...and so many of the workers that each ordered."""
+NEAR_MAX: Final = 50
+"""Of so many decisions at most it is read which workers they ordered, or which ends they follow."""
 ENDS_WITHIN: Final = 50
-"""Among so many events before a decision the last ends of workers are searched for..."""
-ENDS_MAX: Final = 3
-"""...and so many of them are read."""
+"""Among so many events before a decision ends of workers are searched for."""
 CONCERNED: Final = {"worker.lost": "agent.lost", "worker.draining": "agent.released"}
 """What happens to agents because of an event of their worker..."""
 CONCERNED_MS: Final = 60_000
@@ -50,13 +51,15 @@ def read_story(
     connection: Connection,
     subject: str,
     log: LogPosition,
-    catalogue: LogPosition | None,
+    catalogue: LogPosition | None = None,
     *,
     limit: int,
+    total: int | None = None,
 ) -> Story:
     """The first and the last `limit` events of a subject, and those that they follow from.
 
     `log`: that of its pool, up to where; `catalogue`: also events of the catalogue, of a pool.
+    `total`: how many events it has; None: they are counted.
     """
     changes = [] if catalogue is None else _changes(connection, catalogue, subject)
     own = _of_subject(log, subject)
@@ -64,9 +67,10 @@ def read_story(
     oldest = _read(connection, log, own.order_by(E.seq).limit(1))
     found = {event.event_id: event for event in (*changes, *oldest, *newest)}
     ordered = sorted(found.values(), key=lambda event: (event.ts, event.seq))
-    total = len(ordered)
-    if oldest[:1] != newest[:1]:  # others are between these
-        total = len(changes) + _count(connection, log, subject, catalogue)
+    if oldest[:1] == newest[:1]:
+        total = len(ordered)
+    elif total is None:  # others are between these
+        total = len(changes) + _count(connection, log, subject)
     last, before = ordered[-limit:], ordered[:-limit]
     first = before[:1]
     shown = [*first, *last]
@@ -85,16 +89,26 @@ def read_story(
     )
 
 
-def _of_subject(log: LogPosition, *subjects: str) -> Select[Any]:
-    """Events by the index on subjects: the pool's log is selected so that no other index serves."""
+def _of_subject(log: LogPosition, *subjects: str, end: int | None = None) -> Select[Any]:
+    """Events by the index on subjects, before seq `end`.
+
+    With one bound for the index, and the pool's log selected so that no other index serves.
+    """
     query = select(EVENTS).where(E.subject.in_(subjects), E.pool.concat("") == log.pool)
-    return query.where(E.seq <= log.seq)
+    return query.where(E.seq < (log.seq + 1 if end is None else end))
 
 
-def _read(connection: Connection, log: LogPosition, query: Select[Any]) -> list[Event]:
+def _read(connection: Connection, log: LogPosition, *queries: Select[Any]) -> list[Event]:
     """In the order of the log, without events that a recovery has superseded."""
-    rows = (EventRow(**row) for row in connection.execute(query).mappings())
-    return [event_of(row) for row in sorted(filter(log.includes, rows), key=lambda row: row.seq)]
+    found = chain.from_iterable(connection.execute(query).mappings() for query in queries)
+    rows = filter(log.includes, (EventRow(**row) for row in found))
+    return [event_of(row) for row in sorted(rows, key=lambda row: row.seq)]
+
+
+def _between(log: LogPosition, first: int, end: int, *types: type[Body]) -> list[Select[Any]]:
+    """Events of these types from seq `first` on and before `end`, by their place in the log."""
+    of_types = E.type.concat("").in_([body.type for body in types])
+    return [span.rows(first=first, end=end).where(of_types) for span in log.spans]
 
 
 def _changes(connection: Connection, catalogue: LogPosition, pool: str) -> list[Event]:
@@ -106,44 +120,40 @@ def _changes(connection: Connection, catalogue: LogPosition, pool: str) -> list[
     return _read(connection, catalogue, query)
 
 
-def _count(
-    connection: Connection, log: LogPosition, subject: str, catalogue: LogPosition | None
-) -> int:
-    """How many events of the subject the log has.
+def _count(connection: Connection, log: LogPosition, pool: str) -> int:
+    """How many events of the pool itself its log has.
 
     Where nothing was superseded the index has all that is needed: it does not name logs, so events
-    of a pool that are in the catalogue are subtracted.
+    of the pool that are in the catalogue are subtracted.
     """
-    query = select(func.count()).select_from(EVENTS).where(E.subject == subject)
+    query = select(func.count()).select_from(EVENTS).where(E.subject == pool)
     if len(log.spans) > 1:
         return int(connection.execute(query.where(log.event_filter())).scalar_one())
     counted = int(connection.execute(query.where(E.seq <= log.seq)).scalar_one())
-    if catalogue is None:
-        return counted
-    elsewhere = select(func.count()).where(E.pool == CATALOGUE, E.subject.concat("") == subject)
+    elsewhere = select(func.count()).where(E.pool == CATALOGUE, E.subject.concat("") == pool)
     return counted - int(connection.execute(elsewhere.where(E.seq <= log.seq)).scalar_one())
 
 
-def _others(connection: Connection, log: LogPosition, shown: Sequence[Event]) -> dict[str, Event]:
+def _others(connection: Connection, log: LogPosition, shown: Sequence[Event]) -> list[Event]:
     """Events of workers that are named, and of the pool before claims, orders and the like."""
     own = {event.subject for event in shown}
     workers = dict.fromkeys(e.worker_id for e in shown if e.worker_id and e.worker_id not in own)
     found = {e.event_id: e for e in _of_workers(connection, log, workers)}
     known = {event.event_id for event in shown} | found.keys()
-    for event in (*shown, *list(found.values())):
-        follows = event.causation_id and event.causation_id not in known
-        if follows or isinstance(event.body, events.AgentClaimed):
-            for decided in _before(connection, log, event.seq):
-                found[decided.event_id] = decided
-    for event in shown:
-        if isinstance(event.body, events.PoolScalingDecided):
-            found |= {end.event_id: end for end in _ends(connection, log, event.seq)}
-    ordered: dict[str, None] = {}
-    if any(isinstance(event.body, events.AgentClaimed) for event in shown):
-        for event in [e for e in found.values() if isinstance(e.body, events.PoolScalingDecided)]:
-            ordered |= dict.fromkeys(_orders(connection, log, event))
-    new = [worker for worker in ordered if worker not in workers and worker not in own]
-    return found | {e.event_id: e for e in _of_workers(connection, log, new)}
+    claims = [event for event in shown if isinstance(event.body, events.AgentClaimed)]
+    follow = [
+        e for e in (*shown, *found.values()) if e.causation_id and e.causation_id not in known
+    ]
+    decisions = _decisions(connection, log, [event.seq for event in (*claims, *follow)])
+    found |= {event.event_id: event for event in decisions}
+    if claims:
+        orders = chain.from_iterable(_orders(connection, log, e) for e in decisions[-NEAR_MAX:])
+        new = [worker for worker in orders if worker not in workers and worker not in own]
+        found |= {e.event_id: e for e in _of_workers(connection, log, dict.fromkeys(new))}
+    decided = [e for e in shown if isinstance(e.body, events.PoolScalingDecided)]
+    for event in decided[-NEAR_MAX:]:
+        found |= {end.event_id: end for end in _ends(connection, log, event.seq)}
+    return list(found.values())
 
 
 def _of_workers(connection: Connection, log: LogPosition, ids: Iterable[str]) -> list[Event]:
@@ -154,31 +164,37 @@ def _of_workers(connection: Connection, log: LogPosition, ids: Iterable[str]) ->
     return found
 
 
-def _before(connection: Connection, log: LogPosition, seq: int) -> list[Event]:
-    """The last events of the pool itself before a `seq`."""
-    query = _of_subject(log, log.pool).where(E.seq < seq)
-    return _read(connection, log, query.order_by(E.seq.desc()).limit(DECISIONS))
+def _decisions(connection: Connection, log: LogPosition, places: Iterable[int]) -> list[Event]:
+    """The last events of the pool itself before some places in the log, in order."""
+    found: dict[int, Event] = {}
+    oldest = log.seq + 1
+    for seq in sorted(set(places), reverse=True):
+        if seq <= oldest:  # else it is known what was before it
+            query = _of_subject(log, log.pool, end=seq).order_by(E.seq.desc())
+            read = _read(connection, log, query.limit(DECISIONS))
+            found |= {event.seq: event for event in read}
+            oldest = read[0].seq if read else 0
+    return [found[seq] for seq in sorted(found)]
 
 
 def _ends(connection: Connection, log: LogPosition, seq: int) -> list[Event]:
     """Workers that were drained or lost just before a decision, which may be why it was made."""
-    # By their place in the log: by type there may be very many.
-    types = E.type.concat("").in_([events.WorkerDraining.type, events.WorkerLost.type])
-    near = select(EVENTS).where(log.event_filter(seq - ENDS_WITHIN), E.seq < seq, types)
-    return _read(connection, log, near.order_by(E.seq.desc()).limit(ENDS_MAX))
+    return _read(connection, log, *_between(log, seq - ENDS_WITHIN, seq, *ENDS))
 
 
 def _orders(connection: Connection, log: LogPosition, decision: Event) -> list[str]:
     """The workers that a decision has ordered: their orders follow it in the same step."""
     body = decision.body
-    assert isinstance(body, events.PoolScalingDecided)
+    if not isinstance(body, events.PoolScalingDecided):
+        return []
     number = min(body.desired - body.current, ORDERS_MAX)
     if number <= 0:
         return []
-    query = select(EVENTS).where(log.event_filter(decision.seq + 1), E.seq <= decision.seq + number)
+    first = decision.seq + 1
+    following = _between(log, first, first + number, events.WorkerRequested)
     return [
         event.subject
-        for event in _read(connection, log, query)
+        for event in _read(connection, log, *following)
         if event.causation_id == decision.event_id
     ]
 

@@ -1,5 +1,6 @@
 """The events that an explanation is made from, and what is found in them. Pure."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
@@ -9,6 +10,8 @@ from eventstore.language.events import Event
 
 ID_END = 8
 """As many characters of an id as the command line shows."""
+ENDS = (events.WorkerDraining, events.WorkerStopped, events.WorkerLost)
+"""How workers end, or begin to."""
 
 
 class Story(Struct, frozen=True, kw_only=True):
@@ -21,10 +24,28 @@ class Story(Struct, frozen=True, kw_only=True):
     context: Sequence[Event] = ()
     """Those just before `last`, which are not shown."""
     left_out: int = 0
-    others: Mapping[str, Event] = {}
-    """By id: events of the pool and of its workers."""
+    others: Sequence[Event] = ()
+    """Events of the pool and of its workers."""
     agents: Mapping[str, int] = {}
     """By the id of a worker's event: how many agents it concerned."""
+
+
+class Known:
+    """The events of others, by what they are searched for."""
+
+    def __init__(self, others: Sequence[Event]) -> None:
+        ordered = sorted(others, key=_seq)
+        self.by_id = {event.event_id: event for event in ordered}
+        self.by_subject: dict[str, list[Event]] = {}
+        for event in ordered:
+            self.by_subject.setdefault(event.subject, []).append(event)
+        self._ends = [e for e in ordered if isinstance(e.body, ENDS)]
+
+    def ends(self, after: int, before: int) -> list[Event]:
+        """Drains and ends of workers between two places in the log."""
+        return self._ends[
+            bisect_right(self._ends, after, key=_seq) : bisect_left(self._ends, before, key=_seq)
+        ]
 
 
 class Scene(Struct, frozen=True):
@@ -34,6 +55,7 @@ class Scene(Struct, frozen=True):
     earlier: Sequence[Event]
     """Of the same subject."""
     story: Story
+    known: Known
 
     def previous(self, *bodies: type[events.Body]) -> Event | None:
         """The last earlier event of one of these types; without types, the last one."""
@@ -43,17 +65,16 @@ class Scene(Struct, frozen=True):
         """The event that it follows from, if it is known."""
         cause = self.event.causation_id
         near = next((e for e in reversed(self.earlier) if e.event_id == cause), None)
-        return near or self.story.others.get(cause)
+        return near or self.known.by_id.get(cause)
 
-    def of(self, subject: str) -> list[Event]:
-        """Known events of another subject, in order."""
-        found = (e for e in self.story.others.values() if e.subject == subject)
-        return sorted(found, key=lambda event: event.seq)
+    def before(self, subject: str) -> Sequence[Event]:
+        """Known events of another subject before this one, in order."""
+        found = self.known.by_subject.get(subject, [])
+        return found[: bisect_left(found, self.event.seq, key=_seq)]
 
-    def decision_before(self, seq: int) -> Event | None:
-        """The last known decision about the pool's size before a `seq`."""
-        decided = (e for e in self.of(self.story.pool) if e.seq < seq)
-        return last_of(list(decided), events.PoolScalingDecided)
+
+def _seq(event: Event) -> int:
+    return event.seq
 
 
 def last_of(found: Sequence[Event], *bodies: type[events.Body]) -> Event | None:

@@ -79,7 +79,7 @@ async def measure(setup: Setup, name: str, url: str, count: int) -> tuple[list[F
 def questions(count: int) -> dict[str, Ask]:
     """About subjects from the middle of the archive, and about those that have a tenth of it."""
     one = replace(AGENT, agent_id=agent_id(count // 20))
-    looping = replace(AGENT, agent_id=LOOPING)
+    looping = replace(AGENT, agent_id=LOOPING, version=count // 10)
     worker = replace(WORKER, worker_id=worker_id(count // 20))
     return {
         "an agent": lambda history, limit: explain_agent(history, one, 1, limit=limit),

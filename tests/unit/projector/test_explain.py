@@ -46,7 +46,7 @@ class Log:
 
     def lines(self, subject: str = "agent") -> list[Line]:
         own = [event for event in self.events if event.subject == subject]
-        others = {e.event_id: e for e in self.events if e.subject != subject}
+        others = [event for event in self.events if event.subject != subject]
         return list(explain(Story(pool=POOL, first=(), last=own, others=others)))
 
     def texts(self, subject: str = "agent") -> list[str]:
