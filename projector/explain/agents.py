@@ -189,7 +189,17 @@ def _failed(_: Scene, body: events.AgentFailed) -> str:
 
 def _released(scene: Scene, body: events.AgentReleased) -> str:
     worker = scene.event.worker_id or _held_by(scene)
-    return f"Released by worker {short(worker)} to run elsewhere: {_why_released(scene, body)}"
+    text = f"Released by worker {short(worker)} to run elsewhere: {_why_released(scene, body)}"
+    not_saved = f"its state was not saved: {body.save_error[:TEXT_MAX]}" if body.save_error else ""
+    return after((text, not_saved))
+
+
+def _saved(_: Scene, body: events.AgentSaved) -> str:
+    return f"Saved its state, {count(body.size, 'byte')} (save {body.save})"
+
+
+def _state_lost(_: Scene, body: events.AgentStateLost) -> str:
+    return f"What it saved last (save {body.save}) was found nowhere: it waits for an operator"
 
 
 def _why_released(scene: Scene, body: events.AgentReleased) -> str:
@@ -214,8 +224,9 @@ def _restarting(scene: Scene, body: events.AgentRestarting) -> str:
 
 def _restart_requested(scene: Scene, body: events.AgentRestartRequested) -> str:
     how = "" if body.next_incarnation else "its worker is to release it"
+    discards = "what it saved is discarded" if body.discard_state else ""
     reason = f" ({body.reason[:TEXT_MAX]})" if body.reason != "requested" else ""
-    return after((f"Its restart was requested{by(scene.event.actor)}{reason}", how))
+    return after((f"Its restart was requested{by(scene.event.actor)}{reason}", how, discards))
 
 
 def _termination_requested(scene: Scene, body: events.AgentTerminationRequested) -> str:
@@ -250,6 +261,8 @@ SENTENCES: Final[Mapping[type[events.Body], Callable[[Scene, Any], str]]] = {
     events.AgentLost: _lost,
     events.AgentCleared: _cleared,
     events.AgentReleased: _released,
+    events.AgentSaved: _saved,
+    events.AgentStateLost: _state_lost,
     events.AgentRestarting: _restarting,
     events.AgentRestartRequested: _restart_requested,
     events.AgentTerminationRequested: _termination_requested,

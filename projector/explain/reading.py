@@ -14,7 +14,7 @@ from eventstore.keys import CATALOGUE
 from eventstore.language import events
 from eventstore.language.events import Body, Event
 from projector.explain.explain import IN_CATALOGUE
-from projector.explain.story import ENDS, Story
+from projector.explain.story import ENDS, Story, without_repeated_saves
 from projector.history.positions import LogPosition
 from projector.intake.archive import generation_ranges
 from projector.intake.entries import event_of
@@ -24,7 +24,9 @@ from projector.store.tables import EVENTS
 
 E = EVENTS.c
 CONTEXT: Final = 4
-"""So many events before the last ones are read, for what these say."""
+"""So many events before the last ones are read, for what these say..."""
+SAVES_MAX: Final = 200
+"""...and so many more of an agent: saves that another one follows are left out."""
 WORKERS_READ: Final = 100
 """Workers whose events are read at once."""
 WORKER_EVENTS_MAX: Final = 2_000
@@ -63,7 +65,8 @@ def read_story(
     """
     changes = [] if catalogue is None else _changes(connection, catalogue, subject)
     own = _of_subject(log, subject)
-    newest = _read(connection, log, own.order_by(E.seq.desc()).limit(limit + CONTEXT))
+    more = SAVES_MAX if catalogue is None else 0
+    newest = _read(connection, log, own.order_by(E.seq.desc()).limit(limit + CONTEXT + more))
     oldest = _read(connection, log, own.order_by(E.seq).limit(1))
     found = {event.event_id: event for event in (*changes, *oldest, *newest)}
     ordered = sorted(found.values(), key=lambda event: (event.ts, event.seq))
@@ -71,6 +74,7 @@ def read_story(
         total = len(ordered)
     elif total is None:  # others are between these
         total = len(changes) + _count(connection, log, subject)
+    ordered = without_repeated_saves(ordered)
     last, before = ordered[-limit:], ordered[:-limit]
     first = before[:1]
     shown = [*first, *last]

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 
 from msgspec import Struct
 
@@ -80,6 +81,19 @@ def _seq(event: Event) -> int:
 def last_of(found: Sequence[Event], *bodies: type[events.Body]) -> Event | None:
     """The last event of one of these types; without types, the last one."""
     return next((e for e in reversed(found) if not bodies or isinstance(e.body, bodies)), None)
+
+
+def without_repeated_saves(found: Sequence[Event]) -> list[Event]:
+    """Without saves of a state that another save follows: an agent may save all the time."""
+    return [
+        event
+        for event, following in zip_longest(found, found[1:])
+        if not (_is_save(event) and following and _is_save(following))
+    ]
+
+
+def _is_save(event: Event) -> bool:
+    return isinstance(event.body, events.AgentSaved)
 
 
 # ---- words ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from eventstore.language import events
 from eventstore.language.events import EVENT_TYPES, Error, Event, decode_body
 from projector.explain.explain import SENTENCES, explain
-from projector.explain.story import Story, span
+from projector.explain.story import Story, span, without_repeated_saves
 from projector.store.explanations import Line
 
 SAMPLES = Path(__file__).parents[2] / "samples/events"
@@ -187,6 +187,18 @@ def test_a_release_says_who_drained_its_worker_and_why(named: bool):
         "Released by worker …9a1c2d3e to run elsewhere: that worker was drained over HTTP: the"
         " kernel is updated"
     )
+
+
+def test_of_saves_one_after_the_other_the_last_one_is_shown():
+    log = Log()
+    requested(log)
+    for save in (1, 2, 3):
+        log.add(events.AgentSaved(save, 100, "digest"))
+    log.add(events.AgentCrashed(error=BOOM, at_ms=0, window_ms=0))
+    log.add(events.AgentSaved(4, 1, "digest"))
+    bodies = [event.body for event in without_repeated_saves(log.events)]
+    assert [body.save for body in bodies if isinstance(body, events.AgentSaved)] == [3, 4]
+    assert log.texts()[-1] == "Saved its state, 1 byte (save 4)"
 
 
 def test_an_end_names_the_request():
