@@ -111,7 +111,8 @@ def _require_accepted(target: Target, result: RestartResult) -> None:
     if agent.state_lost:
         detail = (
             f"the state that agent {agent.agent_id} saved last (save {agent.save}) is in neither"
-            " Redis nor the database; `discard_state` starts it without"
+            " Redis nor the database; `discard_state` (`muster restart --discard-state`) starts it"
+            " without"
         )
         raise Problem(Kind.STATE_LOST, detail, agent_id=agent.agent_id)
 

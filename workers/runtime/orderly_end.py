@@ -27,6 +27,8 @@ RETURN_SHARE: Final = 3 / 4
 class OrderlyEnd:
     """Of one incarnation. `grace_ends_at`: by the event loop's time, once it began."""
 
+    __slots__ = ("_saved", "_settlement", "_stop", "_task", "_worker_context", "grace_ends_at")
+
     def __init__(
         self,
         worker_context: WorkerContext,

@@ -26,10 +26,13 @@ REASON_MAX: Final = 200
 class SavedState:
     """That of one incarnation. `restored`: what its `restore` is called with, if there is any."""
 
+    __slots__ = ("_collected", "_lock", "_problem", "_settlement", "_worker_context", "restored")
+
     def __init__(self, worker_context: WorkerContext, settlement: Settlement) -> None:
         self.restored: bytes | None = None
         self._worker_context, self._settlement = worker_context, settlement
-        self._lock = asyncio.Lock()
+        self._lock: asyncio.Lock | None = None
+        """So that of two saves at the same time the later one is stored last."""
         self._collected: bytes | None = None
         self._problem = ""
 
@@ -57,18 +60,22 @@ class SavedState:
 
     async def save(self, agent: Agent) -> None:
         """For `Context.save`, called in the agent's own task."""
-        async with self._lock:
+        async with self._one_at_a_time():
             state = await _state_of(agent)
             saving = self._settlement.save(_save(self._settlement, state), state)
             context = self._worker_context  # what it calls is not the agent's
             await context.loop.create_task(saving, context=context.variables)
+
+    def _one_at_a_time(self) -> asyncio.Lock:
+        self._lock = self._lock or asyncio.Lock()
+        return self._lock
 
     # ---- at its release ------------------------------------------------------------------------
 
     async def collect(self, agent: Agent) -> None:
         """Ask it for its state, which `release` stores."""
         self._collected = None
-        async with self._lock:
+        async with self._one_at_a_time():
             self._collected = await _state_of(agent)
 
     def fail(self, problem: str) -> None:

@@ -1,7 +1,6 @@
 """Tests of the counter: `pytest` in this folder runs them. They need no server."""
 
 from counter.agent import Counter
-
 from muster.testing import run
 
 

@@ -91,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(file: str) -> bytes | None:
     """Raises `BadInput`."""
+    if not Path(file).absolute().parent.is_dir():
+        raise BadInput(f"--state {file}: expected a file in a folder that exists")
     try:
         return Path(file).read_bytes()
     except FileNotFoundError:

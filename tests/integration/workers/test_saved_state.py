@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from eventstore.language.agent_commands import FindState, MarkLost, RequestRestart
+from eventstore.language.durability import Level
 from muster import Agent, Context, SaveFailed
 from tests.pools import data, raw_events
 from tests.waiting import until
@@ -136,6 +137,25 @@ async def test_a_state_is_discarded_while_its_agent_runs(pool: WorkerPool) -> No
     assert stored(pool.url, agent_id) is None
     await pool.reached(agent_id, "running", incarnation=2)
     await until(lambda: stored(pool.url, agent_id) == b"1", what="it counts from the first")
+
+
+async def test_a_save_that_is_not_as_durable_as_commands_are_is_not_acknowledged(
+    pool: WorkerPool,
+) -> None:
+    """This server writes no append-only file."""
+    errors = list[str]()
+
+    class Careful(Counter):
+        async def run(self, context: Context) -> None:
+            try:
+                await context.save()
+            except SaveFailed as error:
+                errors.append(str(error))
+
+    await pool.worker(Careful, durability=Level.FSYNCED)
+    agent_id = await pool.spawn()
+    await pool.reached(agent_id, "terminated")
+    assert "the state was stored, but is not as durable as asked" in errors[0]
 
 
 async def test_near_redis_memory_limit_a_save_is_refused_and_a_release_goes_on(
