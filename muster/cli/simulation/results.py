@@ -49,7 +49,7 @@ def _row(name: str, outcome: Outcome, ideal: Ideal) -> dict[str, Any]:
     return {
         "name": name,
         "arrivals": outcome.arrivals,
-        "wait_seconds": {key: outcome.wait_seconds(share) for key, share in WAITS.items()},
+        "wait_seconds": {key: round(outcome.wait_seconds(at), 3) for key, at in WAITS.items()},
         "worker_hours": outcome.worker_seconds / 3600,
         "slack": outcome.worker_seconds / least - 1 if least else 0.0,
         "starts": outcome.starts,

@@ -1,4 +1,4 @@
-"""`muster simulate --pool` on an archive, on both databases."""
+"""`muster simulate --pool` and `muster shadow` on an archive, on both databases."""
 
 import asyncio
 import json
@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from eventstore.language.events import PoolChanged, PoolShadowDecided
+from eventstore.language.scaling import Memory, Observation
 from muster.__main__ import main
 from projector.store.rows import EventRow
-from tests.histories import BEGUN_MS, History
+from tests.histories import BEGUN_MS, CATALOGUE, History, raw
 from tests.integration.projector.archive_stage import open_archive
 
 
@@ -19,7 +21,15 @@ def archived(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Sequence[Eve
     """A history of two pools."""
     monkeypatch.setenv("MUSTER_DATABASE_URL", database_url)
     monkeypatch.setattr("projector.history.selected.PAGE", 50)
-    rows = History(3).write(400)
+    history = History(3)
+    history.write(200)
+    shadow = {"shadow": {"calm": {"buffer": 5}, "late": {}}}
+    for policy, current, desired in (("calm", 2, 3), ("late", 2, 2), ("calm", 3, 4)):
+        history.record("beta", decided(policy, current, desired), "beta")
+        history.ts += 1000
+    rows = history.write(400)
+    history.record("beta", decided("late", 2, 1), "beta")
+    history.record(CATALOGUE, PoolChanged(config=raw(shadow)), "beta")
 
     async def archive() -> None:
         async with open_archive(database_url) as stage:
@@ -27,6 +37,13 @@ def archived(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Sequence[Eve
 
     asyncio.run(archive())
     return rows
+
+
+def decided(policy: str, current: int, desired: int) -> PoolShadowDecided:
+    return PoolShadowDecided(
+        policy=policy, reason="load", current=current, desired=desired, wanted=desired, limit="",
+        term=1, candidates={}, observed=Observation(ts=1), memory=Memory(),
+    )  # fmt: skip
 
 
 def simulate(folder: Path, *words: str) -> int:
@@ -51,6 +68,24 @@ def test_a_policy_is_tried_on_what_a_pool_has_gone_through(
     assert simulate(tmp_path, "--pool", "beta", "--from", str(middle_ms)) == 0
     header, policy, recorded, *_ = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in (header, policy, recorded)] == ["POLICY", "p", "recorded"]
+
+
+def test_shadow_policies_are_compared_with_what_was_done_since_all_of_them_are_tried(
+    archived: Sequence[EventRow], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first_ms = [row.ts for row in archived if row.type == "pool.shadow_decided"][1]
+    last_ms = archived[-1].ts + 100_000
+    assert main(["shadow", "beta", "--to", str(last_ms), "--json"]) == 0
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    calm, late = document["policies"]
+    assert (calm["name"], calm["starts"], calm["stops"]) == ("calm", 1, 0)
+    assert (late["name"], late["starts"], late["stops"]) == ("late", 0, 1)
+    hours = ((last_ms - first_ms) * 4 - 1000) / 3_600_000
+    assert calm["worker_hours"] == pytest.approx(hours, rel=0.001)
+    requested = [row.ts for row in archived if (row.pool, row.type) == ("beta", "agent.requested")]
+    assert document["recorded"]["arrivals"] == sum(ts >= first_ms for ts in requested)
+    assert main(["shadow", "alpha"]) == 1
+    assert "pool alpha has no shadow policy" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
