@@ -18,6 +18,7 @@ from eventstore.language.pool_config import (
     read_config,
     write_config,
 )
+from eventstore.language.replacement import Replacement, ReplacementStatus
 
 FORMAT: Final = 1
 """Of snapshots. One of a later format is refused."""
@@ -32,6 +33,8 @@ class Pool(Struct, frozen=True, kw_only=True):
     unknown: dict[str, object] = {}
     """Settings that a newer version of Muster recorded: retained, and ignored."""
     deleted: bool = False
+    replacement: Replacement | None = None
+    """The last one of its workers."""
     version: int = 0
     created_seq: int = 0
     """The catalogue's `seq` of its creation: distinguishes it from an earlier pool of that name."""
@@ -77,6 +80,15 @@ class Catalogue(Struct, frozen=True, kw_only=True):
         """None if there is none, or it was deleted."""
         pool = self.pools.get(name)
         return None if pool is None or pool.deleted else pool
+
+    def cause_of(self, body: events.AnyBody, subject: str) -> str:
+        """The event that a change follows from; empty where that is a request."""
+        if isinstance(body, events.HostCordoned | events.HostLeft | events.HostRemoved):
+            return self.hosts[subject].last_event_id
+        if isinstance(body, events.PoolReplacementFinished | events.PoolReplacementStopped):
+            replacement = self.pools[subject].replacement
+            return replacement.replacement_id if replacement else ""
+        return ""
 
     def version_of(self, subject: str) -> int:
         """How often a name was changed; a pool and a host of the same name are counted together.
@@ -138,6 +150,17 @@ def evolve(catalogue: Catalogue, event: events.Event) -> Catalogue:
             else:
                 pools[name] = replace(pools[name], **changed)
             earlier[name] = earlier_defaults(body.config)
+        case events.PoolReplacementStarted() as body:
+            started = Replacement(
+                replacement_id=event.event_id,
+                actor=event.actor,
+                started_at=event.ts,
+                **{name: getattr(body, name) for name in body.__struct_fields__},
+            )
+            pools[name] = replace(pools[name], replacement=started, **changed)
+        case events.PoolReplacementFinished() | events.PoolReplacementStopped() as body:
+            ended = _end(pools[name].replacement, body, event.ts)
+            pools[name] = replace(pools[name], replacement=ended, **changed)
         case events.PoolDeleted():
             pools[name] = replace(pools[name], deleted=True, **changed)
         case events.PoolRemoved():
@@ -158,3 +181,17 @@ def evolve(catalogue: Catalogue, event: events.Event) -> Catalogue:
             raise TypeError(f"{event.type} is not an event of the catalogue")
     stream_id = event.stream_id or catalogue.stream_id
     return replace(catalogue, generation=generation, seq=event.seq, stream_id=stream_id)
+
+
+def _end(
+    replacement: Replacement | None,
+    body: events.PoolReplacementFinished | events.PoolReplacementStopped,
+    at_ms: int,
+) -> Replacement:
+    if replacement is None:
+        raise ValueError(f"{body.type} without a replacement")
+    if isinstance(body, events.PoolReplacementStopped):
+        status, detail = ReplacementStatus.STOPPED, body.reason
+    else:
+        status, detail = ReplacementStatus.FINISHED, ""
+    return replace(replacement, status=status, detail=detail, ended_at=at_ms)

@@ -314,6 +314,30 @@ class PoolChanged(Body, frozen=True):
     config: msgspec.Raw
 
 
+class PoolReplacementStarted(Body, frozen=True):
+    """The workers with a lower epoch are to be replaced. `workers`: how many there were."""
+
+    type = "pool.replacement_started"
+    reason: str
+    epoch: Number
+    workers: Count
+    max_unavailable: Count
+    deadline_seconds: float = 0.0
+
+
+class PoolReplacementFinished(Body, frozen=True):
+    """No such worker is left, and the new ones have proved themselves."""
+
+    type = "pool.replacement_finished"
+
+
+class PoolReplacementStopped(Body, frozen=True):
+    """It was cancelled, or the new workers or their agents fail. The old ones go on."""
+
+    type = "pool.replacement_stopped"
+    reason: str
+
+
 class PoolDeleted(Body, frozen=True):
     type = "pool.deleted"
     reason: str = ""
@@ -437,9 +461,13 @@ WorkerBody: TypeAlias = (
     | WorkerStopped
     | WorkerLost
 )
+ReplacementBody: TypeAlias = (
+    PoolReplacementStarted | PoolReplacementFinished | PoolReplacementStopped
+)
 PoolBody: TypeAlias = (
     PoolCreated
     | PoolChanged
+    | ReplacementBody
     | PoolDeleted
     | PoolRemoved
     | PoolScalingDecided

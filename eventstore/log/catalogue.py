@@ -159,6 +159,28 @@ class CatalogueLog:
 
         return await self._change(name, decide, origin)
 
+    async def change_replacement(
+        self, name: str, body: events.ReplacementBody, origin: Origin, *, replacement_id: str = ""
+    ) -> ChangeResult:
+        """Start to replace a pool's workers (CONFLICT while that runs), or end that.
+
+        `replacement_id`: end only this one. ALREADY if it, or any, does not run.
+        """
+
+        def decide(state: Catalogue) -> Decision:
+            pool = state.live_pool(name)
+            if pool is None:
+                return Outcome.ABSENT, None
+            running = pool.replacement if pool.replacement and pool.replacement.runs else None
+            if isinstance(body, events.PoolReplacementStarted):
+                if running is None:
+                    return Outcome.DONE, body
+                return Outcome.ALREADY if running.epoch == body.epoch else Outcome.CONFLICT, None
+            is_that = running is not None and replacement_id in ("", running.replacement_id)
+            return (Outcome.DONE, body) if is_that else (Outcome.ALREADY, None)
+
+        return await self._change(name, decide, origin)
+
     async def close_pool(self, pool: Pool, origin: Origin, *, vacant: bool) -> bool:
         """Let a pool accept no more spawns. `vacant`: only if it has no live agents, else False."""
         step = self._log.step(pool.pool_name, origin)
@@ -244,10 +266,7 @@ class CatalogueLog:
             version, field = state.version_of(subject), f"version:{subject}"
             step = self._log.step(CATALOGUE, origin)
             step.check(clauses.MetaIs(field, version or ""))
-            cause = ""  # of a change that follows from a request
-            if isinstance(body, events.HostCordoned | events.HostLeft | events.HostRemoved):
-                cause = state.hosts[subject].last_event_id
-            step.event(body, subject, causation_id=cause)
+            step.event(body, subject, causation_id=state.cause_of(body, subject))
             step.write(_new_version(state, body, subject), *writes)
             reply = await attempts.commit(step)
             if reply and reply.outcome is Outcome.DONE:

@@ -58,13 +58,13 @@ async def create_pool(call: Call, body: PoolRequest) -> Answer:
     if result.outcome is Outcome.CONFLICT:
         detail = f"there is a pool {name!r} already"
         raise Problem(Kind.POOL_EXISTS, detail, field="pool_name")
-    _record(backend, CREATE_POOL, name, result)
+    remember(backend, CREATE_POOL, name, result)
     durability.start(result.proof)
-    row = await _row(call, result.catalogue.pools[name])
+    row = await row_of(call, result.catalogue.pools[name])
     return await durability.response(row, 201, {"Location": f"{AGENTS}/pools/{name}"})
 
 
-def _record(backend: Backend, kind: str, name: str, result: ChangeResult) -> None:
+def remember(backend: Backend, kind: str, name: str, result: ChangeResult) -> None:
     """Remember a change; also one that another process wrote for this command, or before it."""
     if result.proof is not None:
         commands, already = backend.acknowledged_commands, result.outcome is Outcome.ALREADY
@@ -137,12 +137,12 @@ async def _change(call: Call, pool_name: str, change: Callable[[PoolConfig], Poo
     )
     if result.outcome is Outcome.ABSENT:
         raise backend.pool_not_found(pool_name)
-    _record(backend, "change_pool", pool_name, result)
+    remember(backend, "change_pool", pool_name, result)
     durability.start(result.proof)
-    return await durability.response(await _row(call, result.catalogue.pools[pool_name]))
+    return await durability.response(await row_of(call, result.catalogue.pools[pool_name]))
 
 
-async def _row(call: Call, pool: Pool) -> PoolRow:
+async def row_of(call: Call, pool: Pool) -> PoolRow:
     """A pool as the views have it; if they are unreachable or behind, as the catalogue has it."""
     backend = call.backend
     try:
@@ -181,7 +181,7 @@ async def delete_pool(call: Call, pool_name: PoolName, query: DeletePoolQuery) -
         result = await backend.with_catalogue(
             lambda catalogue: catalogue.delete_pool(pool, origin, reason="requested")
         )
-    _record(backend, "delete_pool", name, result)
+    remember(backend, "delete_pool", name, result)
     backend.report_position(call.read_state, CATALOGUE)
     durability.start(*termination_proofs, result.proof)
     deletion = PoolDeletion(name, "deleting" if remaining else "deleted", remaining)

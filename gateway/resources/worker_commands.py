@@ -4,8 +4,9 @@ from eventstore.language.workers import Cordon, Drain, Uncordon, WorkerCommand, 
 from eventstore.names import unknown_name
 from gateway.backend.call import Call
 from gateway.wire.answer import Answer
+from gateway.wire.operating_requests import CordonRequest, DrainRequest
 from gateway.wire.problems import Kind, Problem
-from gateway.wire.requests import CordonRequest, DrainRequest, WorkerId
+from gateway.wire.requests import WorkerId
 from projector.queries.views import WorkerRow
 
 

@@ -41,6 +41,7 @@ class Kind(StrEnum):
     NOT_RESTARTABLE = "not-restartable", 409, "The agent never runs again"
     STATE_LOST = "state-lost", 409, "The state that the agent saved was lost"
     WORKER_NOT_STARTED = "worker-not-started", 409, "The worker has not started yet"
+    REPLACEMENT_RUNS = "replacement-runs", 409, "The pool's workers are being replaced"
     POOL_CLOSED = "pool-closed", 409, "The pool accepts no more spawns"
     POOL_EXISTS = "pool-exists", 409, "The pool exists already"
     POOL_NOT_EMPTY = "pool-not-empty", 409, "The pool has live agents"

@@ -5,7 +5,7 @@
 
 import re
 from enum import StrEnum
-from typing import Annotated, ClassVar, Final, TypeAlias
+from typing import Annotated, ClassVar, Final
 
 import msgspec
 from msgspec import Meta, Struct
@@ -246,28 +246,6 @@ class RestartRequest(Request, frozen=True):
     may_be_empty: ClassVar[bool] = True
     reason: Annotated[str, Meta(min_length=1, max_length=200)] = "requested"
     discard_state: bool = False
-
-
-Deadline: TypeAlias = Annotated[float, Meta(ge=0, le=31_536_000)]
-"""In seconds; 0: at once."""
-
-
-class CordonRequest(Request, frozen=True):
-    """Why a worker is cordoned, or is not any more. The body may be left out."""
-
-    may_be_empty: ClassVar[bool] = True
-    reason: Annotated[str, Meta(min_length=1, max_length=200)] = "requested"
-
-
-class DrainRequest(Request, frozen=True):
-    """Why a worker is to release its agents and end, and after how many seconds.
-
-    Until then they may end by themselves. The body may be left out.
-    """
-
-    may_be_empty: ClassVar[bool] = True
-    reason: Annotated[str, Meta(min_length=1, max_length=200)] = "requested"
-    deadline_seconds: Deadline = 0.0
 
 
 class HealthQuery(Request, frozen=True):

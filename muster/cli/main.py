@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         "cordon",
         "uncordon",
         "drain",
+        "replace",
         "ps",
         "describe",
         "explain",

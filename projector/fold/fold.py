@@ -20,6 +20,9 @@ from eventstore.language.workers import Worker
 CATALOGUE_BODIES: Final = (
     log_events.PoolCreated,
     log_events.PoolChanged,
+    log_events.PoolReplacementStarted,
+    log_events.PoolReplacementFinished,
+    log_events.PoolReplacementStopped,
     log_events.PoolDeleted,
     log_events.PoolRemoved,
     log_events.HostJoined,

@@ -17,6 +17,7 @@ from msgspec.structs import force_setattr, replace
 from eventstore.language.agents import Agent, Status
 from eventstore.language.events import Error
 from eventstore.language.pool_config import PoolConfig
+from eventstore.language.replacement import Replacement
 from projector.store.capacity import WAITS_FOR_CLAIM, WAITS_FOR_ISOLATION, PoolCapacity
 from projector.store.mapping import AGENT_COLUMNS, Row, agent_of, column_name
 
@@ -29,6 +30,7 @@ NOT_SET: Final = {
 }
 """Settings that are None unless they are set: they are not recorded."""
 _object: Final = msgspec.json.Decoder(dict[str, object])
+_replacement: Final = msgspec.json.Decoder(Replacement | None)
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -207,6 +209,8 @@ class PoolRow(Timed, frozen=True, kw_only=True):
     active_worker_processes: int
     status: str
     config: dict[str, object]
+    replacement: Replacement | None = None
+    """Of its workers: the last one."""
     created_at: int
     created_time: datetime | None = None
     changed_at: int
@@ -286,6 +290,7 @@ def pool_row(row: Row) -> PoolRow:
     values: dict[str, Any] = {**row, "status": "active", "config": config}
     for name in ("total_capacity", "used_capacity", "available_capacity"):
         values[name] = int(values[name])
+    values["replacement"] = _replacement.decode(row["replacement"] or "null")
     values["utilization"] = float(values["utilization"])
     return PoolRow(**{name: values[name] for name in _stored(PoolRow)})
 

@@ -26,7 +26,7 @@ from sqlalchemy.types import TypeEngine
 from projector.store.mapping import AGENTS, HOSTS, POOLS, WORKERS, RowCodec
 from projector.store.rows import EventRow, Position
 
-VIEW_VERSION: Final = 10
+VIEW_VERSION: Final = 11
 """Raised when the meaning, columns or indexes of a view change: a projector that finds another one
 rebuilds."""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import structlog
 from msgspec import Struct
 
+from eventstore.errors import MusterError
 from eventstore.language.catalogue import Pool
 from workers.host.capacity import HostLimits
 from workers.host.processes import Process, this_process
@@ -20,6 +21,8 @@ from workers.process.options import WorkerOptions
 
 log = structlog.get_logger("muster.pool_processes")
 
+NOT_IMPORTED = "its code cannot be imported"
+"""How a worker ends that a replacement needs, and whose code, as it is now, cannot be imported."""
 ENDED_MAX = 10_000
 """How many ended workers are remembered at most."""
 
@@ -43,8 +46,15 @@ class HostProcesses(Struct, eq=False):
     _wake: Callable[[str], None]
     """Called with the pool of a worker whose process has ended; empty if that is not known."""
     limits: HostLimits = HostLimits()
-    _outdated: dict[str, Launcher] = {}
-    """Workers of code that has changed, with what they were launched by."""
+    new_launcher: Callable[[], Launcher] | None = None
+    """Makes one that imports the code as it is then; None: that cannot be had."""
+    _former: dict[str, Launcher] = {}
+    """What workers were launched by that are of an earlier one."""
+    _preparing: set[Launcher] = set()
+    _outdated: set[str] = set()
+    """Workers of code that has changed, and that are to drain."""
+    _renewals: dict[str, "asyncio.Task[str]"] = {}
+    """By pool: the present replacement's import of the code, named by its id; why it failed."""
     _stopping: set[asyncio.Task[None]] = set()
     _full: str = ""
     _starting: set[str] = set()
@@ -74,20 +84,61 @@ class HostProcesses(Struct, eq=False):
 
         Returns their number. Raises what `start` raises; then nothing has changed.
         """
-        await launcher.start(self._record_end)
+        await self._start_other(launcher)
+        new = self._running.keys() - self._outdated
+        self._outdated |= new
+        return len(new)
+
+    async def _start_other(self, launcher: Launcher) -> None:
+        self._preparing.add(launcher)
+        try:
+            await launcher.start(self._record_end)
+        finally:
+            self._preparing.discard(launcher)
         before, self._launcher = self._launcher, launcher
-        new = self._running.keys() - self._outdated.keys()
-        self._outdated |= dict.fromkeys(new, before)
+        new = self._running.keys() - self._former.keys()
+        self._former |= dict.fromkeys(new, before)
         if not new:
             await before.stop()
-        return len(new)
+
+    def _is_renewed(self, pool: Pool, worker_id: str) -> bool:
+        """Whether the worker would have the code as it is since its pool's replacement began.
+
+        If not, that is being imported, and the pool is woken then. If it cannot be imported the
+        worker counts as ended.
+        """
+        replacement = pool.replacement
+        if self.new_launcher is None or replacement is None or not replacement.runs:
+            return True
+        renewal, name = self._renewals.get(pool.pool_name), replacement.replacement_id
+        if renewal is None or renewal.get_name() != name:
+            renewal = asyncio.create_task(self._import_again(self.new_launcher()), name=name)
+            renewal.add_done_callback(lambda _: self._wake(pool.pool_name))
+            self._renewals[pool.pool_name] = renewal
+        if not renewal.done() or renewal.cancelled():
+            return False
+        if problem := renewal.result():
+            self._record_end(worker_id, problem)
+        return not problem
+
+    async def _import_again(self, launcher: Launcher) -> str:
+        """Launch by this one from now on. Returns why that cannot be; then nothing has changed."""
+        try:
+            await self._start_other(launcher)
+        except (MusterError, OSError) as error:
+            await launcher.stop()
+            log.error("code.not_reloaded", error=str(error))
+            lines = str(error).strip().splitlines()  # the last ones are a traceback
+            return ": ".join((NOT_IMPORTED, *dict.fromkeys((lines[0], lines[-1]))))
+        return ""
 
     def is_outdated(self, worker_id: str) -> bool:
         """Whether it runs code that has changed since."""
         return worker_id in self._outdated
 
-    def _forget_outdated(self, worker_id: str) -> None:
-        launcher = self._outdated.pop(worker_id, None)
+    def _forget_former(self, worker_id: str) -> None:
+        self._outdated.discard(worker_id)
+        launcher = self._former.pop(worker_id, None)
         if launcher is not None and launcher not in self._launchers:
             stopping = asyncio.get_running_loop().create_task(launcher.stop())
             self._stopping.add(stopping)
@@ -98,19 +149,22 @@ class HostProcesses(Struct, eq=False):
             local.stop_watching()
             if local.kill is not None:
                 local.kill.cancel()
+        for renewal in self._renewals.values():
+            renewal.cancel()
         for launcher in self._launchers:
             await launcher.stop()
         await asyncio.gather(*self._stopping)
 
     @property
     def _launchers(self) -> set[Launcher]:
-        return {self._launcher, *self._outdated.values()}
+        return {self._launcher, *self._former.values()}
 
     @property
     def pids(self) -> set[int]:
-        """Those of all workers that run here, and of what they are forked from."""
+        """Those of all workers that run here, and of what they are forked from, or soon will be."""
         own = {local.process.pid for local in self._running.values()}
-        return own.union(*(launcher.pids for launcher in self._launchers))
+        launchers = self._launchers | self._preparing
+        return own.union(*(launcher.pids for launcher in launchers))
 
     def exit_reason(self, worker_id: str) -> str | None:
         """How the worker's process ended; None while it runs or if it is not known here."""
@@ -126,6 +180,8 @@ class HostProcesses(Struct, eq=False):
         However busy the processors are by now: an order has a deadline.
         """
         if worker_id in self._running or worker_id in self._ended:
+            return
+        if not self._is_renewed(pool, worker_id):
             return
         if len(self._starting) >= self.limits.launches or self.limits.full(self.count):
             return
@@ -210,5 +266,5 @@ class HostProcesses(Struct, eq=False):
         while len(self._ended) >= ENDED_MAX:
             del self._ended[next(iter(self._ended))]
         self._ended[worker_id] = how
-        self._forget_outdated(worker_id)
+        self._forget_former(worker_id)
         self._wake(local.pool if local is not None else "")

@@ -10,21 +10,22 @@ from typing import Final
 import structlog
 from msgspec.structs import replace
 
-from eventstore.language import workers
 from eventstore.language.agent_commands import Command, Restart, Terminate, Withdraw
 from eventstore.language.pool_config import write_config
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.placing import PLACER
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import Leadership, Outcome
-from eventstore.log.survey import ObservedWorker, Survey
+from eventstore.log.survey import Survey
 from eventstore.steps import clauses
 from eventstore.steps.clauses import Leaves
 from workers.supervisor import polling
+from workers.supervisor.draining import drain_due
 from workers.supervisor.host_reports import REPORT_SECONDS
 from workers.supervisor.isolation import clear_suspects
 from workers.supervisor.placer import IS_PLACED, Placer
 from workers.supervisor.reaper import consumers, handle_agent_errors, requeue_unclaimed, unlist
+from workers.supervisor.replacer import Replacer
 from workers.supervisor.scaler import Scaler
 from workers.supervisor.worker_monitor import PoolContext, WorkerMonitor
 
@@ -48,6 +49,7 @@ class Leader:
         self._other_leader = polling.Stopwatch()
         self._scaler = Scaler(context, NO_LEADER, monitor)
         self._placer = Placer(context, NO_LEADER)
+        self._replacer = Replacer(context, NO_LEADER)
 
     @property
     def leads(self) -> bool:
@@ -58,7 +60,7 @@ class Leader:
         await self._acquire_lead(survey, now)
         if self.leads:
             await run_due(self._pool_log, survey)
-            await drain_due(self._pool_log, survey)
+            await drain_due(self._pool_log, survey, self._context.pool().config)
             await self._expire_orders(survey)
             await self._continue_deletion(survey)
             await clear_suspects(self._pool_log, survey, self._context.pool().config)
@@ -67,6 +69,7 @@ class Leader:
             await self._placer.reconcile(survey)
             may_run = replace(survey, waiting=self._placer.may_run(survey.waiting))
             await self._scaler.reconcile(may_run, now)
+            await self._replacer.reconcile(may_run, now)
 
     async def stop_placing(self) -> None:
         """Until the next round."""
@@ -92,6 +95,7 @@ class Leader:
             log.info("leader.elected", pool=self._pool_log.pool, term=lead.term)
             # A new one: another led meanwhile, so what was observed before proves nothing.
             self._scaler = Scaler(self._context, lead, self._monitor)
+            self._replacer = Replacer(self._context, lead)
             await self._placer.stop()
             self._placer = Placer(self._context, lead)
         elif lead.host != self._host:
@@ -175,25 +179,6 @@ class Leader:
         for name in set(await consumers(self._pool_log)) - known:
             await requeue_unclaimed(self._pool_log, name)
             log.warning("command.requeued", pool=self._pool_log.pool, consumer=name)
-
-
-async def drain_due(pool_log: PoolLog, survey: Survey) -> None:
-    """Drain those whose deadline has come, or which are empty before it.
-
-    One that has changed since the survey, which may be uncordoned, is left to the next round.
-    """
-    for observed in survey.workers:
-        worker = observed.worker
-        if worker.alive and not worker.draining and is_drain_due(observed, survey.ts):
-            step = pool_log.step()
-            drain = workers.decide(workers.Drain(reason=worker.cordoned), worker)
-            step.worker(worker.worker_id, worker, drain)
-            await pool_log.commit(step)
-
-
-def is_drain_due(observed: ObservedWorker, now_ms: int) -> bool:
-    drain_ms = observed.worker.drain_ms
-    return drain_ms > 0 and (drain_ms <= now_ms or observed.agent_count == 0)
 
 
 async def run_due(pool_log: PoolLog, survey: Survey) -> None:

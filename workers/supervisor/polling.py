@@ -35,6 +35,7 @@ def is_idle(survey: Survey, pool: Pool) -> bool:
     config = pool.config
     decides = config.min_workers > 0 or config.schedules or config.shadow
     to_lead = decides or survey.closed == str(pool.created_seq)
+    to_lead = to_lead or (pool.replacement is not None and pool.replacement.runs)
     return not busy and (pool.deleted or not to_lead)
 
 

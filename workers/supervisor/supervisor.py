@@ -68,6 +68,8 @@ class Supervisor:
             self._on_worker_ended,
             limits=options.limits,
         )
+        if not options.single_process:
+            self._processes.new_launcher = partial(self._new_launcher, options.deferred_roles)
         self._reports = HostReports(
             self.host,
             self._origin,

@@ -15,6 +15,9 @@ AGENTS_PER_WORKER: Final = 10
 KNOWN: Final = {
     "pool.created": {"", "deleted"},
     "pool.changed": {"live"},
+    "pool.replacement_started": {"live"},
+    "pool.replacement_finished": {"live"},
+    "pool.replacement_stopped": {"live"},
     "pool.deleted": {"live"},
     "pool.removed": {"deleted"},
     "host.joined": {"", "joined", "cordoned", "left"},
@@ -36,6 +39,7 @@ class Declared:
     created_seq: int = 0
     created_ms: int = 0
     changed_ms: int = 0
+    replacement: dict[str, Any] | None = None
 
 
 @dataclass
@@ -113,6 +117,8 @@ class Catalogue:
             known.changed_ms = entry.ts
             if entry.type == "pool.changed":
                 known.config = restarts.settings(entry.body.get("config", {}))
+            elif entry.type.startswith("pool.replacement_"):
+                self._replace_workers(entry, known)
             else:
                 known.status = "deleted"
         if declared := self.pools.get(entry.subject):
@@ -121,6 +127,18 @@ class Catalogue:
             most = int(declared.config.get("max_workers", MAX_WORKERS))
             self.workers[entry.subject] = max(self.workers.get(entry.subject, 0), most)
             self.limits.setdefault(entry.subject, []).append(restarts.limits(declared.config))
+
+    def _replace_workers(self, entry: Entry, known: Declared) -> None:
+        status, now = entry.type.removeprefix("pool.replacement_"), known.replacement
+        if (status == "started") == (now is not None and now["status"] == "running"):
+            self.offences.append(entry.offence(6, "a replacement is running, or none is"))
+        if status == "started":
+            limits = {"deadline_seconds": 0.0, "detail": "", "ended_at": 0, **entry.body}
+            who = {"replacement_id": entry.event_id, "actor": entry.actor}
+            known.replacement = {**limits, **who, "status": "running", "started_at": entry.ts}
+        elif now is not None:
+            detail = str(entry.body.get("reason", ""))
+            known.replacement = {**now, "status": status, "detail": detail, "ended_at": entry.ts}
 
     def _apply_to_host(self, entry: Entry, known: Host | None, version: int) -> None:
         if entry.type == "host.joined":

@@ -18,6 +18,7 @@ STARTS: Final = frozenset(
         "agent.restart_requested",
         "pool.created",
         "pool.changed",
+        "pool.replacement_started",
         "pool.deleted",
         "pool.removed",
         "pool.scaling_decided",

@@ -36,6 +36,7 @@ MARKS: Final = {
     "create_pool": ("pool.created",),
     "delete_pool": ("pool.deleted",),
     "change_pool": ("pool.created", "pool.changed"),
+    "replace_pool": ("pool.replacement_started",),
 }
 """For each command, the events that show that it came to pass; any one of them does."""
 NAMED: Final = {**MARKS, "spawn": ("agent.requested", "holds")}
@@ -47,6 +48,7 @@ OWN: Final = {
     "create_pool": "pool.created",
     "delete_pool": "pool.deleted",
     "change_pool": "pool.changed",
+    "replace_pool": "pool.replacement_started",
 }
 """The event that nothing but this command leads to."""
 

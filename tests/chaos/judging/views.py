@@ -14,7 +14,7 @@ from tests.chaos.judging.history import Head, History
 from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.workers import Worker
 
-JSON: Final = frozenset({"input", "labels", "last_error", "config"})
+JSON: Final = frozenset({"input", "labels", "last_error", "config", "replacement"})
 SINCE: Final = frozenset(
     {"alone", "has_run", "well_at", "failures_in_row", "losses_in_row", "restart"}
 )
@@ -180,6 +180,7 @@ def pool_row(name: str, pool: Declared) -> Row:
         "role_type": pool.role_type,
         "config": pool.config,
         "deleted": pool.status == "deleted",
+        "replacement": pool.replacement,
         "version": pool.version,
         "created_seq": pool.created_seq,
         "created_at": pool.created_ms,

@@ -62,6 +62,26 @@ async def test_a_worker_drains_at_a_deadline_unless_it_is_uncordoned(stage: Gate
     assert (refused.status, refused.fields) == (400, ["deadline_seconds"])
 
 
+async def test_a_replacement_is_started_once_and_can_be_cancelled(stage: GatewayStage) -> None:
+    await stage.worker()
+    path = f"{AGENTS}/pools/{POOL}/replace"
+    started = await stage.ask("POST", path, json={"reason": "version 2", "max_unavailable": 3})
+    shown = started.json["replacement"]
+    assert (started.status, shown["status"], shown["reason"], shown["workers"]) == (
+        202, "running", "version 2", 1,
+    )  # fmt: skip
+    again = await stage.ask("POST", path)
+    assert (again.status, again.kind) == (409, "replacement-runs")
+    refused = await stage.ask("POST", path, json={"max_unavailable": 0})
+    assert (refused.status, refused.fields) == (400, ["max_unavailable"])
+    unknown = await stage.ask("POST", f"{AGENTS}/pools/none/replace")
+    assert (unknown.status, unknown.kind) == (404, "pool-not-found")
+    cancelled = await stage.ask("POST", f"{path}/cancel", json={"reason": "too early"})
+    shown = cancelled.json["replacement"]
+    assert (cancelled.status, shown["status"], shown["detail"]) == (200, "stopped", "too early")
+    assert (await stage.ask("POST", f"{path}/cancel")).json["replacement"] == shown
+
+
 async def test_a_worker_that_is_none_or_has_not_started_is_not_drained(stage: GatewayStage) -> None:
     unknown = await stage.ask("POST", f"{WORKERS}/01a2b3c4-0000-7000-8000-000000000000/drain")
     assert (unknown.status, unknown.kind) == (404, "worker-not-found")

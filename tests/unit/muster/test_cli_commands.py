@@ -113,6 +113,29 @@ def test_workers_are_cordoned_and_uncordoned(gateway, muster):
     assert [request.body for request in gateway.requests] == [{"reason": "its memory grows"}, {}]
 
 
+def test_workers_of_a_pool_are_replaced_and_the_exit_code_says_whether(gateway, muster):
+    running = {"replacement_id": "r", "status": "running", "reason": "t", "actor": "http",
+               "epoch": 7, "workers": 2, "max_unavailable": 2, "started_at": 1}  # fmt: skip
+    stopped = {**running, "status": "stopped", "detail": "they fail"}
+    gateway.answers |= {
+        "POST /pools/night/replace": (202, {**POOL, "replacement": running}),
+        "POST /pools/night/replace/cancel": {**POOL, "replacement": stopped},
+        "GET /pools/night": {**POOL, "replacement": stopped},
+    }
+    code, out, _ = muster("replace", "night", "--max-unavailable", "2", "--deadline", "1m")
+    assert (code, "they fail" in out) == (1, True)
+    body = {"max_unavailable": 2, "deadline_seconds": 60.0}
+    assert (gateway.requests[0].body, gateway.requests[0].call) == (
+        body, "POST /pools/night/replace",
+    )  # fmt: skip
+    assert muster("replace", "night", "--no-wait")[0] == 0
+    assert muster("replace", "night", "--cancel")[0] == 0
+    finished = {**running, "status": "finished"}
+    gateway.answers["GET /pools/night"] = {**POOL, "replacement": finished}
+    code, out, _ = muster("replace", "night", "--follow")
+    assert (code, out) == (0, "the workers of pool night are replaced\n")
+
+
 def test_workers_are_listed_with_their_load(gateway, muster):
     worker = {"worker_id": "w1", "pool_name": "night", "host": "h", "pid": 7, "status": "active",
               "agent_count": 3, "max_agents": 10, "loop_lag_ms": 0.5}  # fmt: skip

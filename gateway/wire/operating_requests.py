@@ -1,0 +1,44 @@
+"""What operators ask of workers: the bodies of these requests."""
+
+from typing import Annotated, ClassVar, TypeAlias
+
+from msgspec import Meta
+
+from gateway.wire.requests import Request
+
+Deadline: TypeAlias = Annotated[float, Meta(ge=0, le=31_536_000)]
+"""In seconds; 0: at once."""
+
+
+class ReplaceRequest(Request, frozen=True):
+    """Why a pool's workers are replaced, and how. The body may be left out."""
+
+    may_be_empty: ClassVar[bool] = True
+    reason: Annotated[str, Meta(min_length=1, max_length=200)] = "requested"
+    max_unavailable: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    deadline_seconds: Deadline = 0.0
+
+
+class CancelRequest(Request, frozen=True):
+    """Why a replacement is cancelled. The body may be left out."""
+
+    may_be_empty: ClassVar[bool] = True
+    reason: Annotated[str, Meta(min_length=1, max_length=200)] = "requested"
+
+
+class CordonRequest(Request, frozen=True):
+    """Why a worker is cordoned, or is not any more. The body may be left out."""
+
+    may_be_empty: ClassVar[bool] = True
+    reason: Annotated[str, Meta(min_length=1, max_length=200)] = "requested"
+
+
+class DrainRequest(Request, frozen=True):
+    """Why a worker is to release its agents and end, and after how many seconds.
+
+    Until then they may end by themselves. The body may be left out.
+    """
+
+    may_be_empty: ClassVar[bool] = True
+    reason: Annotated[str, Meta(min_length=1, max_length=200)] = "requested"
+    deadline_seconds: Deadline = 0.0
