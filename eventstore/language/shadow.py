@@ -67,13 +67,13 @@ def _observed(
     load = seen.held + seen.waiting
     held = min(load, shadow.running * policy.slots)
     occupied = min(ceil(ceil(held / policy.slots) * thinness), shadow.running, held)
-    return Observation(
-        ts=seen.ts,
+    return replace(
+        seen,
         held=held,
         waiting=load - held,
         capacity=workers * policy.slots,
         workers=workers,
         empty=shadow.running - occupied,
-        start_ms=seen.start_ms,
-        deleted=seen.deleted,
+        additional=0,
+        host_room=None,
     )

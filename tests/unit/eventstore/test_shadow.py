@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from eventstore.language.scale_policy import PRESETS, Behaviour, ScalePolicy
 from eventstore.language.scaling import Observation, decide_scale
@@ -83,3 +84,10 @@ def test_each_decision_can_be_made_again_and_workers_are_never_fewer_than_none(
 def test_who_has_no_slot_waits(load: int, held: int) -> None:
     decided = Tried(shadow=Shadow(running=5)).decide(1, load)
     assert (decided.observed.held, decided.observed.waiting) == (held, load - held)
+
+
+def test_what_is_not_about_workers_is_as_it_really_is() -> None:
+    seen = Observation(ts=9, held=3, additional=2, host_room=0, start_ms=7, deleted=True)
+    decided, _ = decide_shadow(seen, REACTIVE, Shadow(running=1))
+    capacity = {"capacity": 10, "workers": 1, "empty": 0}
+    assert decided.observed == replace(seen, **capacity, additional=0, host_room=None)
