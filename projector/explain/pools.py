@@ -20,6 +20,7 @@ RULES: Final = {
     "service-level": "the service level",
     "min-workers": "min_workers",
     "schedule": "a schedule",
+    "replaced": "the replacement of another one",
 }
 """What a rule is called, by its name in the event; others by that name."""
 LIMITS: Final = {
@@ -134,6 +135,20 @@ def _value(settings: Mapping[str, Any], name: str) -> str:
     return msgspec.json.encode(settings[name]).decode()[:TEXT_MAX]
 
 
+def _replacement_started(scene: Scene, body: events.PoolReplacementStarted) -> str:
+    who, how = by(scene.event.actor), f"at most {body.max_unavailable} gone at once"
+    return f"Replacement of its {count(body.workers, 'worker')} begun{who} ({how}): {body.reason}"
+
+
+def _replacement_finished(_: Scene, __: events.PoolReplacementFinished) -> str:
+    return "All its workers are replaced"
+
+
+def _replacement_stopped(scene: Scene, body: events.PoolReplacementStopped) -> str:
+    who = by(scene.event.actor)
+    return f"Replacement of its workers stopped{who}: {body.reason[:TEXT_MAX]}"
+
+
 def _deleted(scene: Scene, _: events.PoolDeleted) -> str:
     return f"Deleted{by(scene.event.actor)}"
 
@@ -167,6 +182,9 @@ def _host_removed(_: Scene, __: events.HostRemoved) -> str:
 SENTENCES: Final[Mapping[type[events.Body], Callable[[Scene, Any], str]]] = {
     events.PoolCreated: _created,
     events.PoolChanged: _changed,
+    events.PoolReplacementStarted: _replacement_started,
+    events.PoolReplacementFinished: _replacement_finished,
+    events.PoolReplacementStopped: _replacement_stopped,
     events.PoolDeleted: _deleted,
     events.PoolRemoved: _removed,
     PoolScalingDecided: _decided,

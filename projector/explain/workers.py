@@ -23,6 +23,8 @@ DRAINS: Final = {
     "stop": "it was asked to end",
     "defect": "a part of it had failed",
     "requested": "no reason was given",
+    "replaced": "it is replaced by a new one",
+    "replacement-ended": "the replacement of the workers has ended",
 }
 """Reasons that are single words; others are sentences."""
 

@@ -53,7 +53,7 @@ class HostLimits(Struct, frozen=True):
         least = self.memory_min_mb * (1 + MARGIN * was_full)
         available = available_memory_mb() if least else None
         if available is not None and available < least:
-            return f"less than {least:g} MB of memory are left (host_memory_min_mb)"
+            return f"less than {self.memory_min_mb:g} MB of memory are left (host_memory_min_mb)"
         return ""
 
     def busy(self, *, was_full: bool = False) -> str:
@@ -61,7 +61,9 @@ class HostLimits(Struct, frozen=True):
         most = self.load_max * (1 - MARGIN * was_full)
         load = processor_load() if most else None
         if load is not None and load > most:
-            return f"more than {most:g} threads want each of its processors (host_load_max)"
+            return (
+                f"more than {self.load_max:g} threads want each of its processors (host_load_max)"
+            )
         return ""
 
 

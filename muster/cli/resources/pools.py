@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from eventstore.language.replacement import Replacement, ReplacementStatus
 from muster.cli.arguments.command import Subparsers, declare
 from muster.cli.arguments.output import is_json, print_document
 from muster.cli.arguments.targets import declare_action
@@ -138,11 +139,24 @@ def print_pool(answer: Answer) -> None:
     """Its capacity and its settings."""
     render.show(POOLS.table([msgspec.Raw(answer.body)]))
     pool = answer.read(PoolAnswer)
+    if pool.replacement:
+        print(f"\n{replacement_text(pool.pool_name, pool.replacement)}")
     columns = (render.Column("SETTING"), render.Column("VALUE", right=True))
     rows = [(name, _value(value)) for name, value in pool.config.items()]
     if rows:
         print()
         render.show(render.Table(columns, rows))
+
+
+def replacement_text(pool: str, replacement: Replacement) -> str:
+    """How the replacement of its workers stands."""
+    when = render.timestamp(replacement.ended_at or replacement.started_at)
+    if replacement.runs:
+        return f"the workers of pool {pool} are being replaced since {when}: {replacement.reason}"
+    if replacement.status is ReplacementStatus.FINISHED:
+        return f"the workers of pool {pool} were replaced at {when}: {replacement.reason}"
+    stopped = f"the replacement of the workers of pool {pool} stopped at {when}"
+    return f"{stopped}: {replacement.detail}"
 
 
 def _value(value: object) -> str:

@@ -23,7 +23,7 @@ from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags
 from muster.cli.arguments.values import span
 from muster.cli.client.api_client import Answer, GatewayClient
 from muster.cli.client.shapes import PoolAnswer, WorkerAnswer
-from muster.cli.resources.pools import POOLS
+from muster.cli.resources.pools import POOLS, replacement_text
 from muster.cli.resources.workers import WORKERS
 from muster.terminal import render
 
@@ -96,12 +96,6 @@ def _show_end(answer: Answer, args: argparse.Namespace) -> int:
         print_document(args, answer.document())
     elif replacement is None:
         print(f"the workers of pool {args.pool} were never replaced")
-    elif replacement.runs:
-        print(f"the workers of pool {args.pool} are being replaced")
-    elif stopped:
-        print(
-            f"the replacement of the workers of pool {args.pool} has stopped: {replacement.detail}"
-        )
     else:
-        print(f"the workers of pool {args.pool} are replaced")
+        print(replacement_text(args.pool, replacement))
     return int(stopped and not args.cancel)
