@@ -395,6 +395,14 @@ class PoolShadowDecided(Body, frozen=True):
     memory: Memory
 
 
+class PoolConsolidationRequested(Body, frozen=True):
+    """Its agents are to be moved, so that it needs fewer workers. `busy`: busy ones, too."""
+
+    type = "pool.consolidation_requested"
+    reason: str = ""
+    busy: bool = False
+
+
 class HostJoined(Body, frozen=True):
     type = "host.joined"
     hostname: str
@@ -472,6 +480,7 @@ PoolBody: TypeAlias = (
     | PoolRemoved
     | PoolScalingDecided
     | PoolShadowDecided
+    | PoolConsolidationRequested
     | LogRecovered
 )
 HostBody: TypeAlias = HostJoined | HostCordoned | HostLeft | HostRemoved

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from eventstore.language.consolidation import MovePolicy
 from eventstore.language.placement_policy import (
     ENTRIES_MAX,
     NEEDS_PLACER,
@@ -33,6 +34,7 @@ from eventstore.language.schedules import Schedule
 
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 LEVEL_PATTERN = r"^(debug|info|warning|error|critical|DEBUG|INFO|WARNING|ERROR|CRITICAL)$(?!\n)"
+CONSOLIDATE_PATTERN: Final = r"^(off|auto)$(?!\n)"
 LOGGER_PATTERN = r"^[A-Za-z0-9_.-]{1,128}$(?!\n)"
 LogLevel = Annotated[str, Meta(pattern=LEVEL_PATTERN)]
 LoggerName = Annotated[str, Meta(pattern=LOGGER_PATTERN)]
@@ -45,6 +47,7 @@ LABEL_PAIR_PATTERN = rf"^{LABEL_NAME}={LABEL_VALUE}$(?!\n)"
 LABEL_KEY_PATTERN = rf"^{LABEL_NAME}(={LABEL_VALUE})?$(?!\n)"
 PATTERN_WORDS: Final[Mapping[str, str]] = {
     PRESET_PATTERN: "reactive or proactive",
+    CONSOLIDATE_PATTERN: "off or auto",
     BUFFER_PATTERN: "a number of slots, or a share of the load such as 10%",
     LEVEL_PATTERN: "debug, info, warning, error or critical",
     POLICY_PATTERN: "a name of 1 to 64 letters, digits, dots, _ or -",
@@ -98,6 +101,10 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     label_seconds: (
         Annotated[dict[LabelPair, ExpectedSeconds], Meta(max_length=ENTRIES_MAX)] | None
     ) = None
+    consolidate: Annotated[str, Meta(pattern=CONSOLIDATE_PATTERN)] | None = None
+    """Whether agents are moved so that fewer workers are needed; None: `off`."""
+    moves_per_minute: Annotated[int, Meta(ge=1, le=1_000)] | None = None
+    moves_per_agent_hour: Annotated[int, Meta(ge=1, le=100)] | None = None
     empty_worker_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 300.0
     """`down.window_seconds`, where that is not set."""
     backlog_limit: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
@@ -202,6 +209,14 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             project_weights=self.project_weights or {},
             anti_affinity=self.anti_affinity or (),
             label_seconds=self.label_seconds or {},
+        )
+
+    @property
+    def move_policy(self) -> MovePolicy:
+        usual = MovePolicy()
+        return MovePolicy(
+            per_minute=self.moves_per_minute or usual.per_minute,
+            per_agent_hour=self.moves_per_agent_hour or usual.per_agent_hour,
         )
 
     @property

@@ -105,6 +105,8 @@ class Decision(Struct, frozen=True, kw_only=True):
     winner: str
     limit: str = ""
     """What held back a part of the change that was wanted; empty if nothing did."""
+    surplus: int = 0
+    """So many workers more would be removed if they were empty."""
     candidates: dict[str, int] = {}
     """How many workers each rule called for."""
 
@@ -141,7 +143,7 @@ def decide_scale(seen: Observation, policy: ScalePolicy, memory: Memory) -> tupl
     most = _extreme(before, firm, window, seen.ts, 1)
     reserve = _extreme(memory.reserve, wanted, window * RESERVE_SHARE, seen.ts, 1)
     fewest = _extreme(memory.fewest, wanted, policy.up.window_seconds, seen.ts, -1)
-    desired, limit = current, ""
+    desired, limit, surplus = current, "", 0
     if policy.paused and not seen.deleted:
         limit = "paused" if wanted != current else ""
     elif wanted > current:
@@ -149,9 +151,11 @@ def decide_scale(seen: Observation, policy: ScalePolicy, memory: Memory) -> tupl
     elif wanted < current:
         needed = max(most[0][1], reserve[0][1])
         desired, limit = _limit_down(wanted, needed, policy, seen, memory)
+        if (surplus := max(current - seen.empty - desired, 0)) > 0:
+            desired, limit = current - seen.empty, "occupied"
     decision = Decision(
         current=current, wanted=wanted, desired=desired, winner=winner, limit=limit,
-        candidates=candidates,
+        surplus=surplus, candidates=candidates,
     )  # fmt: skip
     changed = desired != current
     limits = () if changed else memory.limits
@@ -272,8 +276,6 @@ def _limit_down(
         allowed = _allowed(policy.down, seen, memory.removed)
         if allowed is not None and desired < current - allowed:
             desired, limit = current - allowed, "down.workers_per_minute"
-    if desired < current - seen.empty:
-        desired, limit = current - seen.empty, "occupied"
     return min(desired, current), limit
 
 

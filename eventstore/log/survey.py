@@ -7,12 +7,30 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eventstore.errors import Unreadable
-from eventstore.language.workers import Worker
+from eventstore.language.consolidation import REASON
+from eventstore.language.workers import Worker, WorkerStatus
 from eventstore.log.replies import Reply, fields_of, scores_of, text_of
 from eventstore.steps import hashes
 
 PREPARING: Final = "preparing: "
 """How the hint about a worker begins that cannot claim yet, but is about to."""
+
+
+class Consolidation(Struct, frozen=True):
+    """A request to move agents now, so that fewer workers are needed."""
+
+    event_id: str
+    busy: bool = False
+    """Whether busy agents are to be moved, too."""
+
+    @property
+    def text(self) -> str:
+        return f"{self.event_id}:{'busy' if self.busy else 'idle'}"
+
+    @classmethod
+    def read(cls, text: str) -> "Consolidation | None":
+        event_id, _, kind = text.partition(":")
+        return cls(event_id, kind == "busy") if event_id else None
 
 
 class Survey(Struct, frozen=True, kw_only=True):
@@ -35,6 +53,10 @@ class Survey(Struct, frozen=True, kw_only=True):
     """Why no worker is started although one is needed; empty if that is not so."""
     placed: str = ""
     """Whether agents are placed (`1`) or were at some time (`0`); empty: they never were."""
+    surplus: int = 0
+    """So many workers fewer would do if they were empty, by the leader's last decision."""
+    consolidation: Consolidation | None = None
+    """What was requested; None if nothing was."""
     due: tuple[tuple[str, int], ...]
     timeouts: tuple[tuple[str, int], ...]
     workers: tuple["ObservedWorker", ...]
@@ -59,6 +81,8 @@ class ObservedWorker(Struct, frozen=True):
     """How long a lease it last renewed; 0: none yet."""
     stalled: str = ""
     """Where its event loop is stalled, or what it prepares; empty while it turns."""
+    busy: int = 0
+    """How many of its agents were busy when it last renewed its lease."""
 
     @property
     def preparing(self) -> bool:
@@ -69,6 +93,17 @@ class ObservedWorker(Struct, frozen=True):
     def has_room(self) -> bool:
         """Whether it claims what waits, or is about to, if it has free slots."""
         return self.worker.claims and (self.preparing or not self.stalled)
+
+    @property
+    def emptying(self) -> bool:
+        """Whether it is cordoned in order to be emptied by consolidation."""
+        return self.worker.cordoned == REASON and not (self.worker.draining or self.worker.drain_ms)
+
+    @property
+    def may_return(self) -> bool:
+        """Whether it would have room if it were uncordoned, and may be."""
+        is_active = self.worker.status is WorkerStatus.ACTIVE
+        return self.emptying and is_active and not (self.stalled or self.isolated_agent)
 
     @property
     def free(self) -> int:
@@ -90,10 +125,14 @@ def decode_worker(worker_id: str, fields: Mapping[str, str]) -> ObservedWorker:
     """A worker's hash. Raises `Unreadable`."""
     worker = hashes.WORKER.from_hash(worker_id, fields)
     try:
-        counters = [int(fields[name]) for name in ("agent_count", "renewal", "last_heartbeat")]
-        lease_seconds = float(fields.get("lease", "0"))
         return ObservedWorker(
-            worker, counters[0], counters[1], counters[2], fields.get("alone", ""), lease_seconds
+            worker,
+            agent_count=int(fields["agent_count"]),
+            renewal=int(fields["renewal"]),
+            last_heartbeat=int(fields["last_heartbeat"]),
+            isolated_agent=fields.get("alone", ""),
+            lease_seconds=float(fields.get("lease", "0")),
+            busy=int(fields.get("busy", "0")),
         )
     except (KeyError, ValueError) as error:
         raise Unreadable("worker", worker_id, f"a counter of its hash: {error}") from error
@@ -125,6 +164,8 @@ def decode_survey(reply: Reply) -> Survey:
         config_version=tuple(map(int, counters[7].split(b":"))),
         blocked=counters[8].decode(),
         placed=counters[9].decode(),
+        surplus=int(counters[10] or 0),
+        consolidation=Consolidation.read(counters[11].decode()),
         due=tuple(scores_of(due)),
         timeouts=tuple(scores_of(timeouts)),
         workers=tuple(found),

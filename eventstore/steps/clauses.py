@@ -223,6 +223,15 @@ class Signal(Write, frozen=True):
     value: str | int
 
 
+class AskToMove(Write, frozen=True):
+    """Ask a worker to release an agent, so that it runs elsewhere. Counted for an hour."""
+
+    worker_id: str
+    agent_id: str
+    busy: bool
+    """Also if it is."""
+
+
 class WakeWorkers(Write, frozen=True):
     """If commands wait: wake a worker with free slots, and the supervisors if slots are short."""
 

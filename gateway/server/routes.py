@@ -16,6 +16,7 @@ from gateway.health import metrics, monitor, readiness
 from gateway.options import Limits
 from gateway.resources import (
     agents,
+    consolidation,
     event_stream,
     explain,
     lookup,
@@ -152,6 +153,13 @@ OPERATIONS: Final = (
               (404,), _COMMAND),
     Operation("pools", "GET", "/api/v1/agents/pools/{pool_name}/explain", explain.explain_pool,
               Explanation, {200: "Why it is as it is"}, (404,)),
+    Operation("pools", "GET", "/api/v1/agents/pools/{pool_name}/plan", consolidation.get_plan,
+              consolidation.ConsolidationPlan, {200: "The plan"}, (404,),
+              name="get_consolidation_plan"),
+    Operation("pools", "POST", "/api/v1/agents/pools/{pool_name}/consolidate",
+              consolidation.consolidate, consolidation.ConsolidationPlan,
+              {200: "There is nothing to do", 202: "The plan, which is carried out"}, (404,),
+              name="consolidate_pool"),
     Operation("pools", "GET", "/api/v1/agents/workers", agents.list_workers, WorkerPage, _PAGE,
               (404,)),
     Operation("pools", "GET", "/api/v1/agents/workers/{worker_id}", agents.get_worker, WorkerRow,

@@ -152,6 +152,20 @@ class PauseRequest(Request, frozen=True):
     reason: Annotated[str, Meta(min_length=1, max_length=512)]
 
 
+class PlanQuery(Request, frozen=True):
+    """Whether busy agents may be moved, too."""
+
+    busy: bool = False
+
+
+class ConsolidateRequest(Request, frozen=True):
+    """Why agents are to be moved, and whether busy ones are, too. The body may be left out."""
+
+    may_be_empty: ClassVar[bool] = True
+    reason: Annotated[str, Meta(min_length=1, max_length=512)] = "requested"
+    busy: bool = False
+
+
 class AsOfQuery(Request, frozen=True):
     """Now, or as of a point in time."""
 

@@ -47,6 +47,8 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         "explain",
         "pools",
         "workers",
+        "plan",
+        "consolidate",
         "parked",
     ),
     "events": ("logs", "tail"),

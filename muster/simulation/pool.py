@@ -37,6 +37,11 @@ class SimulatedPool:
         self._starting: deque[tuple[float, int]] = deque()
         self._waiting: deque[Arrival] = deque()
         self._ends: list[tuple[float, int]] = []
+        """When agents end, and the worker of each; a negative number is in `_moving`."""
+        self._moving: dict[int, int] = {}
+        """The workers of agents that may move, or have moved."""
+        self._emptying: dict[int, list[int]] = {}
+        """Workers that are cordoned in order to be emptied, with their agents."""
         self._ordered_count = 0
         self._last_change = 0
         self._changed_at = 0.0
@@ -94,13 +99,18 @@ class SimulatedPool:
                 self._start(*self._starting.popleft())
             elif end <= until:
                 _, worker = heappop(ends)
-                if self._waiting:
+                cordoned = False
+                if worker < 0:  # so are all of a cordoned worker
+                    worker = self._moving.pop(worker)
+                    cordoned = worker in self._emptying
+                if self._waiting and not cordoned:
                     self._claim(worker, end)
                     continue
                 agents = self._agents[worker]
                 self._agents[worker] = agents - 1
-                del by_agents[agents][worker]
-                by_agents[agents - 1][worker] = None
+                if not cordoned:
+                    del by_agents[agents][worker]
+                    by_agents[agents - 1][worker] = None
                 self._held -= 1
             else:
                 return
@@ -136,13 +146,14 @@ class SimulatedPool:
 
     def _decide(self, now: float) -> None:
         workers = len(self._agents) + len(self._starting)
+        emptied = [worker for worker in self._emptying if not self._agents[worker]]
         seen = Observation(
             ts=int(now * 1000) + 1,
             held=self._held,
             waiting=len(self._waiting),
             capacity=workers * self._slots,
             workers=workers,
-            empty=len(self._by_agents[0]),
+            empty=len(self._by_agents[0]) + len(emptied),
             start_ms=int(self._start_seconds * 1000),
         )
         decision, self._memory = decide_scale(seen, self._policy, self._memory)
@@ -155,9 +166,14 @@ class SimulatedPool:
             for _ in range(decision.order):
                 self._starting.append((now + self._start_seconds, self._new_worker()))
             for _ in range(decision.remove):
-                worker, _ = self._by_agents[0].popitem()
+                worker = emptied.pop() if emptied else self._by_agents[0].popitem()[0]
+                self._emptying.pop(worker, None)
                 del self._agents[worker]
             self.outcome.workers.step(now, workers + change)
+        self._consolidate(now, decision.surplus)
+
+    def _consolidate(self, now: float, surplus: int) -> None:
+        """Where agents are moved."""
 
     def _add_worker_seconds(self, now: float) -> None:
         workers = len(self._agents) + len(self._starting)

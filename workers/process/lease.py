@@ -45,6 +45,8 @@ IDLE_TICK_SECONDS: Final = 3.0
 """And this often where none is: it costs as much as all else that an idle worker does."""
 ORPHAN_SECONDS: Final = 5.0
 """How long a worker whose owner is gone may take to drain."""
+BUSY: Final = b':"busy"'
+"""In a heartbeat, once for each agent that is."""
 log = structlog.get_logger("muster.lease")
 
 
@@ -214,6 +216,7 @@ class Lease:
             self._watch.stalled_in,
             f"{config.lease_seconds:g}",
             self._config_version,
+            self._watch.snapshot.count(BUSY),
         )
         try:
             reply: list[Any] = client.call("EVALSHA", source.digest, *arguments)

@@ -223,10 +223,12 @@ class Worker:
         await asyncio.sleep(CLAIM_SECONDS)
         options = self._options
         key = self._log.keys.pool(options.pool_name, f"inbox:{options.worker_id}")
-        handlers = {
+        handlers: dict[str, Callable[..., object]] = {
             "work": self._slots.wake,
             "stop": self._lease.renew_soon,  # the reply to a renewal has the flag
             "drain": lambda: self.request_drain("drain"),
+            "move": self._slots.move,
+            "move-busy": partial(self._slots.move, busy=True),
             "quit": lambda: None if self._slots.runs else self.request_drain("quit"),
         }
         redeliver = partial(self._slots.wake, redeliver=True)

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from eventstore.language.agent_commands import Clear, Command, Fail, Release, Started
 from eventstore.language.agents import Agent as State
 from eventstore.language.agents import Status
+from eventstore.language.consolidation import MOVED
 from eventstore.log.replies import ClaimedAgent, Outcome
 from workers.api.agent import Agent, Context, FencingToken, overrides, read_spec
 from workers.output.lines import Owner, logger_of
@@ -45,7 +46,7 @@ class AgentRun:
         self.stop = StopSignal(self._loop)
         self._settlement = Settlement(worker_context, claimed.agent, self.stop)
         self._saved = SavedState(worker_context, self._settlement)
-        self.stuck = False
+        self.stuck = self._moves = False
         self._spec = claimed.spec
         ids: dict[str, object] = {
             "agent_id": self.agent_id,
@@ -72,6 +73,14 @@ class AgentRun:
     def busy(self) -> bool:
         started = self._started  # read once: a thread asks, too
         return started is not None and started[1].busy
+
+    def request_move(self, *, busy: bool) -> None:
+        """Let it be released, if it runs and is idle at that time, or `busy`."""
+        if busy:
+            self.stop.send(StopRequest.RELEASE, MOVED)
+        elif self.state.status is Status.RUNNING:
+            self._moves = True
+            self.stop.wake()
 
     def owns(self, task: "asyncio.Task[object]") -> bool:
         """Whether its code created the task, or it is one of its calls."""
@@ -207,6 +216,11 @@ class AgentRun:
         while not self.stop.request:
             if command := conditions.poll(self.state):
                 return command
+            if self._moves:  # what comes until its code is cancelled does not let that run on
+                self._moves = False
+                if not self.busy:
+                    self.stop.send(StopRequest.RELEASE, MOVED)
+                continue
             if conditions.isolation_ended(self.state):
                 await self._settlement.write(Clear(reason="behaved"))
                 continue  # what happened meanwhile has woken nothing

@@ -96,6 +96,11 @@ class Slots:
             elif run is not None and flag in _FLAGS:
                 run.stop.apply_flag(_FLAGS[flag])
 
+    def move(self, agent_id: str, *, busy: bool = False) -> None:
+        """Release an agent, so that it runs elsewhere; not a busy one, unless `busy`."""
+        if (run := self.runs.get(agent_id)) is not None:
+            run.request_move(busy=busy)
+
     def busy(self) -> bool:
         """Whether any agent is. May be called from another thread."""
         return any(run.busy for run in tuple(self.runs.values()))

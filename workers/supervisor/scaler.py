@@ -19,6 +19,7 @@ from eventstore.log.replies import Leadership, Outcome
 from eventstore.log.survey import Survey
 from eventstore.steps import clauses
 from workers.supervisor import scaling
+from workers.supervisor.consolidator import Consolidator
 from workers.supervisor.launch_tracker import LaunchTracker
 from workers.supervisor.polling import Stopwatch
 from workers.supervisor.shadows import Shadows
@@ -44,6 +45,7 @@ class Scaler:
         self._launches = LaunchTracker()
         self._memory = Memory()
         self._shadows = Shadows(context, lead)
+        self._consolidator = Consolidator(context, lead)
 
     async def reconcile(self, survey: Survey, now: float) -> None:
         """Order or drain workers, and wake those that have not claimed what waits."""
@@ -67,11 +69,13 @@ class Scaler:
                 blocked = "no host has room for another worker: " + "; ".join(full)
         await self._report_blocked(blocked[:BLOCKED_MAX], survey)
         removed = scaling.victims(survey, decision.remove, deleted=deleted)
+        done = True
         if hosts or removed or (decision.limit and decision.limit not in self._memory.limits):
             event = scaling.event_of(decision, seen, self._memory, survey, pool.config)
-            if not await self._carry_out(event, hosts, removed, survey, now):
-                memory = self._memory
-        self._memory = memory
+            done = await self._carry_out(event, hosts, removed, survey, now)
+        if done:
+            self._memory = memory
+            await self._consolidator.reconcile(survey, decision, removed, ends=deleted)
         await self._shadows.reconcile(seen, survey)
         await self._repeat_wake(survey, now)
 

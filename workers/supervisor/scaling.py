@@ -3,7 +3,8 @@
 An agent that is to be isolated needs an empty worker. A worker whose event loop is stalled has no
 room: its free slots are passed over, so that what waits gets another worker. It counts as one. So
 does a cordoned one, which is kept also if it is empty: whoever cordoned it wants to see it. Only
-the deletion of its pool removes it.
+the deletion of its pool removes it. Where consolidation has cordoned it, its slots can be had at
+once, and it is removed as it is empty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,19 +29,20 @@ def observe(
     # A suspect one may come back.
     alive = [o for o in survey.workers if o.worker.alive and not o.worker.draining]
     ordered = sum(o.worker.status is WorkerStatus.REQUESTED for o in survey.workers)
-    claimable = [o.worker.max_agents for o in survey.workers if _is_empty(o)]
+    claimable = [o.worker.max_agents for o in survey.workers if o.has_room and _is_empty(o)]
     in_use = sum(bool(o.isolated_agent) for o in survey.workers)
     # Those that wait to be isolated get empty workers, then ordered ones, then additional ones.
     wanted = min(isolated, max(config.isolation_limit - in_use, 0))
     reserved = claimable[:wanted]
     arriving = min(wanted - len(reserved), ordered)
     held = sum(o.agent_count for o in alive)
+    returnable = sum(o.worker.max_agents - o.agent_count for o in alive if o.may_return)
     ordered_slots = (ordered - arriving) * config.agents_per_worker
     return Observation(
         ts=survey.ts,
         held=held,
         waiting=waiting + survey.restarting,
-        capacity=held + survey.room - sum(reserved) + ordered_slots,
+        capacity=held + survey.room + returnable - sum(reserved) + ordered_slots,
         workers=len(alive) + ordered,
         empty=len(victims(survey, deleted=deleted)) - len(reserved) if not isolated else 0,
         additional=wanted - len(reserved) - arriving,
@@ -52,16 +54,18 @@ def observe(
 def _is_empty(observed: ObservedWorker, *, deleted: bool = False) -> bool:
     """`deleted`: also if it is cordoned."""
     is_active = observed.worker.status is WorkerStatus.ACTIVE
-    return (observed.has_room or (deleted and is_active)) and observed.agent_count == 0
+    removable = observed.has_room or observed.may_return or (deleted and is_active)
+    return removable and observed.agent_count == 0
 
 
 def victims(survey: Survey, count: int | None = None, *, deleted: bool = False) -> Sequence[str]:
-    """So many empty workers (None: all), those that were ordered first.
+    """So many empty workers (None: all): those that were emptied for that, then by age.
 
     `deleted`: the pool is, and its cordoned workers are not kept.
     """
-    empty = (o.worker.worker_id for o in survey.workers if _is_empty(o, deleted=deleted))
-    return sorted(empty)[:count]
+    empty = [o for o in survey.workers if _is_empty(o, deleted=deleted)]
+    empty.sort(key=lambda o: (not o.emptying, o.worker.worker_id))
+    return [o.worker.worker_id for o in empty[:count]]
 
 
 def thinness(survey: Survey, config: PoolConfig) -> float:

@@ -10,6 +10,7 @@
 
 local function refuse(status, ...) return { status, seq, ... } end
 
+local HOUR_MS = 3600000
 local isolated -- how many isolated agents wait; nil: it is to be asked
 
 local checks = {}
@@ -213,6 +214,14 @@ function writes.DropEntry(entry)
 end
 
 function writes.Message(id, message) push_inbox(id, message) end
+function writes.AskToMove(id, agent, busy)
+  local moves = base .. 'moves'
+  push_inbox(id, (busy and 'move-busy:' or 'move:') .. agent)
+  local old = redis.call('ZRANGEBYSCORE', moves, '-inf', ts - HOUR_MS, 'LIMIT', 0, 100)
+  if #old > 0 then redis.call('ZREM', moves, unpack(old)) end
+  redis.call('ZADD', moves, ts, agent .. ':' .. number(ts))
+  redis.call('PEXPIRE', moves, HOUR_MS)
+end
 function writes.Signal(kind, value) signal(kind, value) end
 function writes.WakeWorkers() wakes = true end
 function writes.SetMeta(field, value)

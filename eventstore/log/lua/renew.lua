@@ -1,7 +1,7 @@
 -- Renews a worker's lease and records its heartbeat.
 -- ARGV  3 worker id, 4 its epoch, 5 event id, 6 data (JSON), 7 retention of heartbeats, in ms,
 --       8 where its event loop is stalled, '' while it turns, 9 its lease in seconds, 10 the version
---       of the settings that it has
+--       of the settings that it has, 11 how many of its agents are busy
 -- Returns {OK, generation, seq, ts, worker status, {agent id, flag, …} of agents to stop (their stop
 --       flag, or 'restart'), version and JSON of the pool's settings: '' if it has them, how many
 --       agents wait for a worker; in a pool with a placer, only those that were placed with this
@@ -12,7 +12,7 @@ local worker, epoch = ARGV[3], ARGV[4]
 if is_fenced(worker_of(worker), tonumber(epoch)) then return reply('FENCED') end
 write_head()  -- so that later events and heartbeats have no earlier time than this one
 redis.call('HSET', process_key(worker), 'renewal', unique_number(), 'last_heartbeat', ts,
-  'lease', ARGV[9])
+  'lease', ARGV[9], 'busy', ARGV[11] or 0)
 redis.call('XADD', base .. 'heartbeats', 'MINID', '~', number(ts - tonumber(ARGV[7])), stamp,
   'type', 'worker.heartbeat', 'version', '1', 'seq', '', 'event_id', ARGV[5],
   'subject', worker, 'incarnation', '', 'worker_id', worker, 'epoch', epoch,

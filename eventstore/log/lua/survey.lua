@@ -3,12 +3,13 @@
 --       4 restarts are counted that are due within so many ms
 -- Returns {OK, generation, seq, ts, counters, due, timeouts, workers, stalled} with
 --   counters = {waiting, free, restarting, live agents, scaling, closed, isolated agents waiting,
---     config_version, blocked, placed}
+--     config_version, blocked, placed, surplus, consolidation}
 --   due, timeouts = {agent id, at_ms, …} of those that are due, else of the next one
 --   stalled = {worker id, where, …} of workers whose event loop does not turn
 --   workers = { {worker id, hash …}, … }: live, ordered, and lost ones that are not yet removed
 
-local meta = redis.call('HMGET', meta_key, 'scaling', 'closed', 'config_version', 'blocked')
+local meta = redis.call('HMGET', meta_key, 'scaling', 'closed', 'config_version', 'blocked',
+  'surplus', 'consolidation')
 
 local function upcoming(key)
   local due = redis.call('ZRANGEBYSCORE', key, '-inf', ts, 'WITHSCORES', 'LIMIT', 0, ARGV[3])
@@ -30,6 +31,6 @@ list(redis.call('SMEMBERS', base .. 'lost'))
 return reply('OK',
   { waiting, free, redis.call('ZCOUNT', base .. 'due', '-inf', ts + ARGV[4]), redis.call('SCARD', base .. 'agents'),
     meta[1] or 0, meta[2] or '', redis.call('ZCARD', base .. 'alone'), meta[3] or '0:0',
-    meta[4] or '', stored.placed or '' },
+    meta[4] or '', stored.placed or '', meta[5] or '', meta[6] or '' },
   upcoming(base .. 'due'), upcoming(base .. 'timeouts'), workers,
   redis.call('HGETALL', base .. 'stalled'))

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from eventstore.language.consolidation import AUTO
 from eventstore.language.pool_config import PoolConfig, in_words, policy_of
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import BadInput, Refused, Subparsers, declare
@@ -26,6 +27,7 @@ from muster.cli.simulation.progress import Progress
 from muster.cli.simulation.results import FORMATS, check_output, show
 from muster.settings.policies import read_policy
 from muster.simulation.arrivals import Lives, Load, arrivals_of, counts_of
+from muster.simulation.consolidation import ConsolidatingPool
 from muster.simulation.ideal import Ideal, ideal_of
 from muster.simulation.outcome import Outcome
 from muster.simulation.pool import SimulatedPool
@@ -169,5 +171,8 @@ def _simulate(
     name: str, config: PoolConfig, load: Load, start_seconds: float, ideal: Ideal
 ) -> Outcome:
     report = Progress(name, "arrivals")
-    pool = SimulatedPool(config.scale_policy, start_seconds, ideal.since, ideal.until)
+    arguments = (config.scale_policy, start_seconds, ideal.since, ideal.until)
+    pool = SimulatedPool(*arguments)
+    if config.consolidate == AUTO:
+        pool = ConsolidatingPool(config.move_policy, *arguments)
     return pool.run(load, lambda count, _: report(count))

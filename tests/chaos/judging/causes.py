@@ -23,6 +23,7 @@ STARTS: Final = frozenset(
         "pool.removed",
         "pool.scaling_decided",
         "pool.shadow_decided",
+        "pool.consolidation_requested",
         "host.joined",
         "log.recovered",
     }

@@ -16,7 +16,9 @@ OPERATION_MS: Final = 600_000
 """For so long an operation id is remembered, unless the request says how long."""
 VERSIONS: Final = {"agent.lost": 3}
 """The newest of an event whose rules are known here; 1 of all others."""
-OTHERS: Final = frozenset({"pool.scaling_decided", "pool.shadow_decided", RECOVERED})
+OTHERS: Final = frozenset(
+    {"pool.scaling_decided", "pool.shadow_decided", "pool.consolidation_requested", RECOVERED}
+)
 
 
 class Pool:

@@ -85,7 +85,7 @@ class Life:
         await self.log.park(POOL, Unreadable("agent", "odd", "it is damaged"))
         beat = b'{"agents":{"labelled":"busy"},"loop_lag_ms":0.5,"agent_count":1}'
         await self.log._run_guarded(
-            "renew", POOL, "w1", one.epoch, self.log.new_id(), beat, 60_000, "", 10, 0
+            "renew", POOL, "w1", one.epoch, self.log.new_id(), beat, 60_000, "", 10, 0, 1
         )
         await self.log.lead(POOL, "host-1", 0)
         await self.decide()

@@ -108,6 +108,19 @@ def test_workers_with_agents_are_never_removed() -> None:
     observed = replace(seen(5, 5), empty=2)
     decision = decide(observed, ScalePolicy(down=Behaviour()))
     assert (decision.wanted, decision.remove, decision.limit) == (1, 2, "occupied")
+    assert decision.surplus == 2, "of those with agents"
+    enough = decide(replace(observed, empty=4), ScalePolicy(down=Behaviour()))
+    assert (enough.remove, enough.limit, enough.surplus) == (4, "", 0)
+
+
+def test_a_surplus_heeds_what_else_holds_back() -> None:
+    observed = replace(seen(5, 9), empty=1)
+    slowly = ScalePolicy(down=Behaviour(workers_per_minute=3))
+    assert decide(observed, slowly).surplus == 2
+    assert decide(observed, ScalePolicy(min_workers=4, down=Behaviour())).surplus == 4
+    assert decide(observed, ScalePolicy(paused=True, down=Behaviour())).surplus == 0
+    assert decide(observed, ScalePolicy()).surplus == 0, "the window has not passed"
+    assert decide(seen(95, 9), ScalePolicy(down=Behaviour())).surplus == 0
 
 
 def test_a_limit_is_named_only_where_it_held_something_back() -> None:

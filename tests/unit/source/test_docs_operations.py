@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from eventstore.language.placement_policy import STRATEGY_PATTERN
-from eventstore.language.pool_config import PoolConfig
+from eventstore.language.pool_config import CONSOLIDATE_PATTERN, PoolConfig
 from eventstore.language.scale_policy import BUFFER_PATTERN, PRESET_PATTERN, BehaviourSettings
 from gateway.health.alert_rules import RULES
 from muster.__main__ import main
@@ -94,6 +94,7 @@ def allowed(kind: Any) -> str:
             PRESET_PATTERN: "`reactive`, `proactive`",
             BUFFER_PATTERN: "a share such as `10%`",
             STRATEGY_PATTERN: "`pull`, `spread`, `pack`, `affinity`, `resource`",
+            CONSOLIDATE_PATTERN: "`off`, `auto`",
         }
         return shown[bounds.pattern]
     if bounds.min_length is not None:
