@@ -24,6 +24,7 @@ from eventstore.language.placement_policy import (
 from eventstore.language.restart_policy import RestartPolicy
 from eventstore.language.scale_policy import (
     BUFFER_PATTERN,
+    FORECAST_PATTERN,
     PRESET_PATTERN,
     PRESETS,
     BehaviourSettings,
@@ -49,6 +50,7 @@ PATTERN_WORDS: Final[Mapping[str, str]] = {
     PRESET_PATTERN: "reactive or proactive",
     CONSOLIDATE_PATTERN: "off or auto",
     BUFFER_PATTERN: "a number of slots, or a share of the load such as 10%",
+    FORECAST_PATTERN: "off, on or only",
     LEVEL_PATTERN: "debug, info, warning, error or critical",
     POLICY_PATTERN: "a name of 1 to 64 letters, digits, dots, _ or -",
     LOGGER_PATTERN: "1 to 128 letters, digits, dots, _ or -",
@@ -85,6 +87,7 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=0, le=10_000)] | Annotated[str, Meta(pattern=BUFFER_PATTERN)] | None
     ) = None
     service_level: Annotated[float, Meta(ge=0, le=0.9999)] | None = None
+    forecast: Annotated[str, Meta(pattern=FORECAST_PATTERN)] | None = None
     paused: Annotated[str, Meta(min_length=1, max_length=512)] | None = None
     """Why workers are neither added nor removed; None: they are."""
     schedules: Annotated[tuple[Schedule, ...], Meta(max_length=64)] | None = None
@@ -191,6 +194,7 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             buffer_slots=slots,
             buffer_share=share,
             service_level=service_level,
+            forecast=self.forecast or policy.forecast,
             schedules=self.schedules or (),
             paused=self.paused is not None,
             up=policy.up.with_settings(self.up or BehaviourSettings()),
@@ -218,6 +222,12 @@ class PoolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             per_minute=self.moves_per_minute or usual.per_minute,
             per_agent_hour=self.moves_per_agent_hour or usual.per_agent_hour,
         )
+
+    @property
+    def wants_forecast(self) -> bool:
+        """Whether its policy, or one that it is compared with, uses a forecast."""
+        policies = (self.scale_policy, *self.shadow_policies.values())
+        return any(policy.forecast != "off" for policy in policies)
 
     @property
     def restart_policy(self) -> RestartPolicy:

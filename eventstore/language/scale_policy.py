@@ -11,6 +11,7 @@ from eventstore.language.schedules import Schedule
 Share = Annotated[float, Meta(ge=0, le=1)]
 PRESET_PATTERN: Final = r"^(reactive|proactive)$(?!\n)"
 Preset = Annotated[str, Meta(pattern=PRESET_PATTERN)]
+FORECAST_PATTERN: Final = r"^(off|on|only)$(?!\n)"
 BUFFER_PATTERN: Final = r"^[0-9]{1,3}%$(?!\n)"
 
 
@@ -55,6 +56,8 @@ class ScalePolicy(Struct, frozen=True, kw_only=True):
     """Free slots, as a number and as a share of the load."""
     service_level: float = 0.0
     """The share of spawns that find a free slot at once; 0: none is aimed at."""
+    forecast: str = "off"
+    """`on`: the growth that is expected counts; `only`: it is recorded."""
     schedules: tuple[Schedule, ...] = ()
     """More workers than `min_workers`, at times."""
     paused: bool = False
@@ -73,6 +76,8 @@ class ScalePolicy(Struct, frozen=True, kw_only=True):
 PRESETS: Final[Mapping[str, ScalePolicy]] = {
     "reactive": ScalePolicy(),
     "proactive": ScalePolicy(
-        service_level=0.995, down=Behaviour(window_seconds=300.0, tolerance=0.165)
+        service_level=0.995,
+        forecast="on",
+        down=Behaviour(window_seconds=300.0, tolerance=0.165),
     ),
 }

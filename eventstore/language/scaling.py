@@ -15,6 +15,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from eventstore.language.forecast import Forecast, growth_within
 from eventstore.language.scale_policy import Behaviour, ScalePolicy
 from eventstore.language.schedules import scheduled_workers
 
@@ -33,10 +34,13 @@ BURST: Final = 10
 POLL_SECONDS: Final = 2.0
 """So much later than the load changes a worker may be ordered."""
 SERVICE_LEVEL: Final = "service-level"
+FORECAST: Final = "forecast"
+PROVISIONAL: Final = frozenset({SERVICE_LEVEL, FORECAST})
+"""Rules that call for free slots for growth that may not come."""
 BUCKETS: Final = 16
 """The parts of a window of which each has its extreme remembered."""
 RESERVE_SHARE: Final = 1 / 8
-"""For so much of the window free slots are kept that only a service level called for."""
+"""For so much of the window free slots are kept that only these rules called for."""
 SURPLUS_LEFT: Final = 1 / 4
 """If a surplus above the tolerance is removed, so much of the tolerance is left."""
 MINUTE_MS: Final = 60_000
@@ -67,6 +71,8 @@ class Observation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     host_room: int | None = None
     """Workers that the hosts can start now; None: not known, as none was needed."""
     deleted: bool = False
+    forecast: Forecast | None = None
+    """None: too little of the load is known, or none is wanted."""
 
 
 class Memory(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -88,7 +94,7 @@ class Memory(Struct, frozen=True, kw_only=True, omit_defaults=True):
     fewest: Steps = ()
     """The most and the fewest workers that were called for in parts of the windows."""
     reserve: Steps = ()
-    """The most with those for the service level, in parts of its shorter window."""
+    """The most with those of provisional rules, in parts of its shorter window."""
     ordered: Steps = ()
     removed: Steps = ()
     """Of the last minute."""
@@ -122,7 +128,7 @@ class Decision(Struct, frozen=True, kw_only=True):
 def decide_scale(seen: Observation, policy: ScalePolicy, memory: Memory) -> tuple[Decision, Memory]:
     """Decide, and say what to remember. The same arguments always give the same result."""
     sampled = _sample(seen, policy, memory)
-    slots = _slots_by_rule(seen.held + seen.waiting, policy, sampled)
+    slots = _slots_by_rule(seen, policy, sampled)
     current = seen.workers
     candidates = {
         rule: max(current + ceil((called - seen.capacity) / policy.slots), 0) + seen.additional
@@ -132,11 +138,12 @@ def decide_scale(seen: Observation, policy: ScalePolicy, memory: Memory) -> tupl
     if policy.schedules:  # so early that they have started by then
         minute = (seen.ts + int(sampled.start_seconds * 1000)) // MINUTE_MS
         candidates["schedule"] = scheduled_workers(policy.schedules, minute)
-    winner = max(candidates, key=candidates.__getitem__)
+    acting = [rule for rule in candidates if rule != FORECAST or policy.forecast == "on"]
+    winner = max(acting, key=candidates.__getitem__)
     wanted = candidates[winner]
     if seen.deleted:
         wanted, winner = 0, "pool-deleted"
-    firm = min(wanted, max(count for rule, count in candidates.items() if rule != SERVICE_LEVEL))
+    firm = min(wanted, max(candidates[rule] for rule in acting if rule not in PROVISIONAL))
     before, window = memory.most, policy.down.window_seconds
     if not memory.ts and window:  # those that are there may have been needed
         before = ((_part(window, seen.ts), current),)
@@ -171,12 +178,24 @@ def decide_scale(seen: Observation, policy: ScalePolicy, memory: Memory) -> tupl
     )  # fmt: skip
 
 
-def _slots_by_rule(load: int, policy: ScalePolicy, sampled: Memory) -> dict[str, float]:
-    slots = {"load": load / policy.target_utilisation}
+def _slots_by_rule(seen: Observation, policy: ScalePolicy, sampled: Memory) -> dict[str, float]:
+    load = seen.held + seen.waiting
+    slots = _slots(load, 0, policy, sampled)
+    if policy.forecast != "off":
+        growth = growth_within(seen.forecast, seen.ts, sampled.start_seconds + POLL_SECONDS)
+        if growth:
+            slots[FORECAST] = max(_slots(load, growth, policy, sampled).values())
+    return slots
+
+
+def _slots(load: int, growth: int, policy: ScalePolicy, sampled: Memory) -> dict[str, float]:
+    """For a load that is expected to grow by so many agents."""
+    later = load + growth
+    slots = {"load": later / policy.target_utilisation}
     if policy.buffer_slots or policy.buffer_share:
-        slots["buffer"] = load + max(policy.buffer_slots, load * policy.buffer_share)
+        slots["buffer"] = later + max(policy.buffer_slots, later * policy.buffer_share)
     if policy.service_level:
-        slots[SERVICE_LEVEL] = load + _growth(policy, sampled)
+        slots[SERVICE_LEVEL] = load + _growth(policy, sampled, growth)
     return slots
 
 
@@ -212,17 +231,20 @@ def _sample(seen: Observation, policy: ScalePolicy, memory: Memory) -> Memory:
     )
 
 
-def _growth(policy: ScalePolicy, sampled: Memory) -> float:
-    """How many agents more there may be when a worker that is ordered now has started."""
+def _growth(policy: ScalePolicy, sampled: Memory, expected: int) -> float:
+    """How many agents more there may be when a worker that is ordered now has started.
+
+    `expected`: by a forecast; where the load already grows faster, that counts.
+    """
     if not sampled.spread:
-        return 0.0
+        return float(expected)
     weight = sampled.weight + PRIOR_SECONDS / AVERAGE_SECONDS
     trend, spread = sampled.trend / weight, sampled.spread / weight
     seconds = sampled.start_seconds + POLL_SECONDS
     observed = PRIOR_SECONDS - AVERAGE_SECONDS * log(1 - min(sampled.weight, 0.999))
     deviation = sqrt(spread * seconds * (1 + seconds / observed))  # also of the trend itself
     arrivals = max(spread / 2, trend) * seconds  # as many come as end, where nothing grows
-    return max(trend * seconds, 0.0) + deviation * _deviations(
+    return max(trend * seconds, expected) + deviation * _deviations(
         (1 - policy.service_level) * arrivals / deviation
     )
 

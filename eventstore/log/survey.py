@@ -8,7 +8,9 @@ from msgspec.structs import replace
 
 from eventstore.errors import Unreadable
 from eventstore.language.consolidation import REASON
+from eventstore.language.forecast import Forecast
 from eventstore.language.workers import Worker, WorkerStatus
+from eventstore.log import forecasts
 from eventstore.log.replies import Reply, fields_of, scores_of, text_of
 from eventstore.steps import hashes
 
@@ -61,6 +63,7 @@ class Survey(Struct, frozen=True, kw_only=True):
     timeouts: tuple[tuple[str, int], ...]
     workers: tuple["ObservedWorker", ...]
     unreadable: tuple["UnreadableWorker", ...] = ()
+    forecast: Forecast | None = None
 
     @property
     def room(self) -> int:
@@ -170,4 +173,5 @@ def decode_survey(reply: Reply) -> Survey:
         timeouts=tuple(scores_of(timeouts)),
         workers=tuple(found),
         unreadable=tuple(unreadable),
+        forecast=forecasts.decode(reply.rest[5]),
     )

@@ -27,7 +27,12 @@ class Ideal(Struct, frozen=True):
 
     @property
     def worker_seconds(self) -> float:
-        return sum(self.workers) * POLL_SECONDS
+        return self.worker_seconds_from(self.since)
+
+    def worker_seconds_from(self, at: float) -> float:
+        """From a time on."""
+        first = int(max(at - self.since, 0.0) / POLL_SECONDS)
+        return sum(self.workers[first:]) * POLL_SECONDS
 
     @property
     def until(self) -> float:

@@ -59,6 +59,8 @@ class Outcome(Struct):
     moves: int = 0
     turns: int = 0
     """How often the number of workers went down after up, or up after down."""
+    before: "Outcome | None" = None
+    """What became of arrivals before those that are counted, if figures begin later."""
 
     def wait_seconds(self, share: float) -> float:
         """So long, at most, this share of all arrivals has waited."""

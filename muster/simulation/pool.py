@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from math import inf
 
+from eventstore.language.forecast import STEP_MS, Forecast, LoadHistory
 from eventstore.language.scale_policy import ScalePolicy
 from eventstore.language.scaling import POLL_SECONDS, Memory, Observation, decide_scale
 from muster.simulation.arrivals import Arrival, Load
@@ -19,16 +20,25 @@ from muster.simulation.outcome import Curve, Outcome
 class SimulatedPool:
     """One pool that begins empty. `start_seconds`: how long a worker takes to start.
 
-    `since`, `until`: what its curves span.
+    `since`, `until`: what its curves span. Figures are of what comes from `counted` on.
     """
 
     def __init__(
-        self, policy: ScalePolicy, start_seconds: float, since: float, until: float
+        self,
+        policy: ScalePolicy,
+        start_seconds: float,
+        since: float,
+        until: float,
+        counted: float = -inf,
     ) -> None:
         self.outcome = Outcome(workers=Curve(since, until), longest=Curve(since, until))
+        self._counted = counted
         self._policy = policy
         self._start_seconds = start_seconds
         self._memory = Memory()
+        self._history = LoadHistory()
+        self._forecast: Forecast | None = None
+        self._forecast_step = 0
         self._slots = policy.slots
         self._by_agents: list[dict[int, None]] = [{} for _ in range(policy.slots + 1)]
         """The workers with so many agents."""
@@ -46,8 +56,8 @@ class SimulatedPool:
         self._last_change = 0
         self._changed_at = 0.0
 
-    def run(self, load: Load, report: Callable[[int, float], None]) -> Outcome:
-        """Simulate until the last agent has ended; `report`: arrivals so far, and their time."""
+    def run(self, load: Load, report: Callable[[int], None]) -> Outcome:
+        """Simulate until the last agent has ended; `report`: the number of arrivals so far."""
         decided_at = load.since
         if decided_at is not None:
             self._begin(decided_at, load.present)
@@ -56,10 +66,12 @@ class SimulatedPool:
                 self._changed_at = decided_at = at
             while decided_at + POLL_SECONDS < at:
                 decided_at = self._poll(decided_at)
+            if at >= self._counted:
+                self._begin_figures(at)
             self._advance(at)
             self._arrive(at, life)
             if number % 100_000 == 0:
-                report(number, at)
+                report(number)
         while decided_at is not None and (
             self._ends or self._waiting or decided_at + POLL_SECONDS <= load.until
         ):
@@ -67,6 +79,15 @@ class SimulatedPool:
         self._add_worker_seconds(decided_at or 0.0)
         self.outcome.waits = array("d", sorted(self.outcome.waits))
         return self.outcome
+
+    def _begin_figures(self, at: float) -> None:
+        self._counted = inf
+        self._add_worker_seconds(at)
+        before = self.outcome
+        before.waits = array("d", sorted(before.waits))
+        self.outcome = Outcome(workers=before.workers, longest=before.longest)
+        if before.arrivals:
+            self.outcome.before = before
 
     def _begin(self, at: float, lives: Sequence[float]) -> None:
         """With agents that were there before, on workers that are full."""
@@ -155,6 +176,7 @@ class SimulatedPool:
             workers=workers,
             empty=len(self._by_agents[0]) + len(emptied),
             start_ms=int(self._start_seconds * 1000),
+            forecast=self._expect(now),
         )
         decision, self._memory = decide_scale(seen, self._policy, self._memory)
         if change := decision.desired - decision.current:
@@ -174,6 +196,16 @@ class SimulatedPool:
 
     def _consolidate(self, now: float, surplus: int) -> None:
         """Where agents are moved."""
+
+    def _expect(self, now: float) -> Forecast | None:
+        """A real forecast is published as each of its steps begins."""
+        if self._policy.forecast == "off":
+            return None
+        ts = int(now * 1000)
+        self._history.observe(ts, self._held + len(self._waiting))
+        if self._forecast_step != (step := ts // STEP_MS):
+            self._forecast_step, self._forecast = step, self._history.forecast()
+        return self._forecast
 
     def _add_worker_seconds(self, now: float) -> None:
         workers = len(self._agents) + len(self._starting)

@@ -18,6 +18,7 @@ RULES: Final = {
     "pending-spawns": "the load",
     "buffer": "the buffer",
     "service-level": "the service level",
+    "forecast": "the forecast",
     "min-workers": "min_workers",
     "schedule": "a schedule",
     "replaced": "the replacement of another one",

@@ -130,6 +130,15 @@ def _first_seq(
     return part.first + bisect_left(seqs, True, key=from_here)
 
 
+def first_seq_at(connection: Connection, parts: Sequence[GenerationRange], ms: int) -> int:
+    """The first seq of an event at or after a time; one past the end if there is none."""
+    for part in parts:
+        seq = _first_seq(connection, part, lambda at: at >= (ms, 0))
+        if seq <= part.last:
+            return seq
+    return parts[-1].last + 1 if parts else 1
+
+
 class ReadRange(Protocol):
     """XRANGE: entries of a stream between two ids, as `Reader.range` reads them."""
 

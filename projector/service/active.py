@@ -15,6 +15,7 @@ import structlog
 
 from eventstore.errors import LogError, LogUnreachable, Unreadable
 from eventstore.keys import CATALOGUE
+from eventstore.language.forecast import STEP_MS
 from eventstore.log.log import Log
 from eventstore.log.notices import UNAVAILABLE
 from eventstore.log.reader import Reader
@@ -29,6 +30,7 @@ from projector.rebuild.startup import prepare_views
 from projector.rebuild.view_sets import drop_abandoned_tables
 from projector.recovery.damage_scan import rewritten_logs, statuses
 from projector.recovery.recovery import Recovery, Stage
+from projector.service.forecasts import Forecasts
 from projector.service.gathering import Gathering
 from projector.service.notices import Notices
 from projector.service.state_copies import StateCopies
@@ -58,6 +60,8 @@ class ProjectorOptions(Addresses, frozen=True, kw_only=True):
     """Whether lost logs are recovered without an operator."""
     backoff_max_seconds: float = 5.0
     retention: Retention = Retention()
+    forecast_seconds: float = STEP_MS / 1000
+    """How often the forecasts of pools are published."""
     trim_seconds: float = 10.0
     """How often the streams are trimmed."""
 
@@ -135,6 +139,11 @@ class Active:
                 await trimmer.run_once(positions, self._projection.catalogue)
         finally:
             await trimmer.close()
+
+    async def publish_forecasts(self) -> None:
+        """As each step of a forecast begins."""
+        forecasts = Forecasts(self._source, self.database)
+        await forecasts.run(self._options.forecast_seconds, self._projection)
 
     async def follow_heartbeats(self) -> None:
         """Write the newest heartbeat of each worker to the live tables, every few seconds."""

@@ -170,6 +170,7 @@ class Projector:
                 active.follow_heartbeats(),
                 active.trim_streams(),
                 active.copy_states(),
+                active.publish_forecasts(),
                 active.clean_up_rebuilds(),
                 watch_file(active.database, self._notices),
             )

@@ -16,6 +16,7 @@ from math import inf
 from typing import Any, Final, TypeVar
 
 from eventstore.language.catalogue import Pool
+from eventstore.language.forecast import grows_soon
 from eventstore.log.survey import Survey
 
 MAX_GAP_SECONDS = 3.0
@@ -34,7 +35,8 @@ def is_idle(survey: Survey, pool: Pool) -> bool:
     busy = survey.workers or survey.unreadable or survey.live
     config = pool.config
     decides = config.min_workers > 0 or config.schedules or config.shadow
-    to_lead = decides or survey.closed == str(pool.created_seq)
+    grows = config.scale_policy.forecast == "on" and grows_soon(survey.forecast, survey.ts)
+    to_lead = decides or grows or survey.closed == str(pool.created_seq)
     to_lead = to_lead or (pool.replacement is not None and pool.replacement.runs)
     return not busy and (pool.deleted or not to_lead)
 

@@ -48,6 +48,7 @@ def observe(
         additional=wanted - len(reserved) - arriving,
         start_ms=start_ms,
         deleted=deleted,
+        forecast=survey.forecast,
     )
 
 

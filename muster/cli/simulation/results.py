@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 from muster.cli.arguments.command import BadInput
@@ -14,6 +15,9 @@ from muster.terminal import render
 
 PICTURE = "png"
 FORMATS = ("table", *JSON, PICTURE)
+FIRST_DAYS = 14
+"""Where a policy has a forecast, what comes after so many days is counted."""
+FIRST = f"first_{FIRST_DAYS}_days"
 WAITS = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1.0}
 
 
@@ -28,24 +32,33 @@ def check_output(args: argparse.Namespace) -> None:
 
 
 def show(
-    args: argparse.Namespace, outcomes: Mapping[str, Outcome], ideal: Ideal, real: Outcome | None
+    args: argparse.Namespace,
+    outcomes: Mapping[str, Outcome],
+    ideal: Ideal,
+    real: Outcome | None,
+    counted: float = -inf,
 ) -> None:
-    """`real`: what has really happened, if that is known."""
+    """`real`: what has really happened, if that is known. `counted`: when the figures begin."""
     recorded = {} if real is None else {"recorded": real}
     everything = {**outcomes, **recorded}
-    rows = [_row(name, outcome, ideal) for name, outcome in everything.items()]
+    least = ideal.worker_seconds_from(counted)
+    at_first = ideal.worker_seconds - least
+    rows = [_row(name, outcome, least, at_first) for name, outcome in everything.items()]
     if is_json(args):
-        hours = {"worker_hours": ideal.worker_seconds / 3600}
+        hours: dict[str, Any] = {"worker_hours": least / 3600}
+        if at_first:
+            hours[FIRST] = {"worker_hours": at_first / 3600}
         found = {"policies": rows[: len(outcomes)], "ideal": hours}
         print_document(args, {**found, "recorded": rows[-1] if recorded else None})
     elif args.output == PICTURE:
         draw(sys.stdout.buffer, ideal, everything)
     else:
-        _print_table(rows, ideal)
+        _print_table(rows, least)
 
 
-def _row(name: str, outcome: Outcome, ideal: Ideal) -> dict[str, Any]:
-    least = ideal.worker_seconds
+def _row(name: str, outcome: Outcome, least: float, at_first: float = 0.0) -> dict[str, Any]:
+    """`least`: the worker-seconds that were possible; `at_first`: before what is counted."""
+    first = {FIRST: _row(name, outcome.before, at_first)} if outcome.before else {}
     return {
         "name": name,
         "arrivals": outcome.arrivals,
@@ -56,22 +69,28 @@ def _row(name: str, outcome: Outcome, ideal: Ideal) -> dict[str, Any]:
         "stops": outcome.stops,
         "moves": outcome.moves,
         "turns": outcome.turns,
+        **first,
     }
 
 
-def _print_table(rows: list[dict[str, Any]], ideal: Ideal) -> None:
+def _print_table(rows: list[dict[str, Any]], least: float) -> None:
     names = ("WAIT P50", "P99", "P99.9", "MAX", "WORKER-HOURS", "SLACK", "STARTS", "STOPS", "TURNS")
     columns = (render.Column("POLICY"), *(render.Column(name, right=True) for name in names))
-    cells = [
-        (
-            row["name"],
-            *(f"{seconds:.1f} s" for seconds in row["wait_seconds"].values()),
-            f"{row['worker_hours']:,.2f}",
-            f"{row['slack']:.1%}",
-            *(f"{row[key]:,}" for key in ("starts", "stops", "turns")),
-        )
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        cells.append(_cells(row["name"], row))
+        if FIRST in row:
+            cells.append(_cells(f"{row['name']}, first {FIRST_DAYS} days", row[FIRST]))
     render.show(render.Table(columns, cells))
-    arrivals, hours = rows[0]["arrivals"], f"{ideal.worker_seconds / 3600:,.2f} worker-hours"
+    arrivals, hours = rows[0]["arrivals"], f"{least / 3600:,.2f} worker-hours"
     print(f"\n{arrivals:,} arrivals; {hours} are possible where all of them are known before")
+
+
+def _cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        name,
+        *(f"{seconds:.1f} s" for seconds in row["wait_seconds"].values()),
+        f"{row['worker_hours']:,.2f}",
+        f"{row['slack']:.1%}",
+        *(f"{row[key]:,}" for key in ("starts", "stops", "turns")),
+    )

@@ -11,6 +11,7 @@ of a pool, such as `preset = "proactive"`.
 
 import argparse
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from muster.cli.arguments.command import BadInput, Refused, Subparsers, declare
 from muster.cli.arguments.values import seconds
 from muster.cli.simulation.history import recorded
 from muster.cli.simulation.progress import Progress
-from muster.cli.simulation.results import FORMATS, check_output, show
+from muster.cli.simulation.results import FIRST_DAYS, FORMATS, check_output, show
 from muster.settings.policies import read_policy
 from muster.simulation.arrivals import Lives, Load, arrivals_of, counts_of
 from muster.simulation.consolidation import ConsolidatingPool
@@ -90,12 +91,20 @@ def run(args: argparse.Namespace) -> int:
         start_seconds = seconds(args.start_seconds, "--start-seconds")
     slots = next(iter(policies.values())).agents_per_worker
     ideal = ideal_of(tried.load.everyone(), slots, start_seconds)
+    counted = _counted_from(policies, tried, ideal)
     outcomes = {
-        name: _simulate(name, config, tried.load, start_seconds, ideal)
+        name: _simulate(name, config, tried.load, start_seconds, ideal, counted)
         for name, config in policies.items()
     }
-    show(args, outcomes, ideal, tried.recorded)
+    show(args, outcomes, ideal, tried.recorded, counted)
     return 0
+
+
+def _counted_from(policies: Mapping[str, PoolConfig], tried: _Tried, ideal: Ideal) -> float:
+    """When the figures begin: a forecast must first learn, if there is enough to go on."""
+    forecasts = any(config.scale_policy.forecast != "off" for config in policies.values())
+    at = ideal.since + FIRST_DAYS * 86_400
+    return at if forecasts and tried.recorded is None and at < ideal.until else -inf
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -168,11 +177,10 @@ def _policy(path: Path, pool: PoolConfig, own: Mapping[str, Any]) -> PoolConfig:
 
 
 def _simulate(
-    name: str, config: PoolConfig, load: Load, start_seconds: float, ideal: Ideal
+    name: str, config: PoolConfig, load: Load, start_seconds: float, ideal: Ideal, counted: float
 ) -> Outcome:
-    report = Progress(name, "arrivals")
-    arguments = (config.scale_policy, start_seconds, ideal.since, ideal.until)
+    arguments = (config.scale_policy, start_seconds, ideal.since, ideal.until, counted)
     pool = SimulatedPool(*arguments)
     if config.consolidate == AUTO:
         pool = ConsolidatingPool(config.move_policy, *arguments)
-    return pool.run(load, lambda count, _: report(count))
+    return pool.run(load, Progress(name, "arrivals"))

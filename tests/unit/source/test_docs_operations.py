@@ -10,7 +10,12 @@ import pytest
 
 from eventstore.language.placement_policy import STRATEGY_PATTERN
 from eventstore.language.pool_config import CONSOLIDATE_PATTERN, PoolConfig
-from eventstore.language.scale_policy import BUFFER_PATTERN, PRESET_PATTERN, BehaviourSettings
+from eventstore.language.scale_policy import (
+    BUFFER_PATTERN,
+    FORECAST_PATTERN,
+    PRESET_PATTERN,
+    BehaviourSettings,
+)
 from gateway.health.alert_rules import RULES
 from muster.__main__ import main
 from muster.settings.settings import Settings
@@ -95,6 +100,7 @@ def allowed(kind: Any) -> str:
             BUFFER_PATTERN: "a share such as `10%`",
             STRATEGY_PATTERN: "`pull`, `spread`, `pack`, `affinity`, `resource`",
             CONSOLIDATE_PATTERN: "`off`, `auto`",
+            FORECAST_PATTERN: "`off`, `on`, `only`",
         }
         return shown[bounds.pattern]
     if bounds.min_length is not None:
