@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from eventstore.language import events
+from eventstore.language.agents import RESTART_REQUESTED
 from eventstore.language.events import Event
 from eventstore.language.workers import is_role_problem
 from projector.explain.pools import held_back, limit_text
@@ -21,7 +22,7 @@ QUEUED: Final = (
 """An agent waits to be claimed from one of these on."""
 TEXT_MAX: Final = 200
 RELEASES: Final = {
-    "restart-requested": "its restart was requested",
+    RESTART_REQUESTED: "its restart was requested",
     "stuck": "another agent in it could not be ended",
     "owner-gone": "the process that had started its worker was gone",
     "memory": "its worker was larger than memory_max_mb",
@@ -189,7 +190,8 @@ def _failed(_: Scene, body: events.AgentFailed) -> str:
 
 def _released(scene: Scene, body: events.AgentReleased) -> str:
     worker = scene.event.worker_id or _held_by(scene)
-    text = f"Released by worker {short(worker)} to run elsewhere: {_why_released(scene, body)}"
+    elsewhere = "" if body.reason == RESTART_REQUESTED else " to run elsewhere"
+    text = f"Released by worker {short(worker)}{elsewhere}: {_why_released(scene, body)}"
     not_saved = f"its state was not saved: {body.save_error[:TEXT_MAX]}" if body.save_error else ""
     return after((text, not_saved))
 
@@ -211,7 +213,7 @@ def _why_released(scene: Scene, body: events.AgentReleased) -> str:
     if drained is None or not isinstance(drained.body, events.WorkerDraining):
         return body.reason
     why = DRAINS.get(drained.body.reason, drained.body.reason[:TEXT_MAX])
-    return f"that worker was drained{by(drained.actor)}: {why}"
+    return after((f"that worker was drained{by(drained.actor)}", why), ": ")
 
 
 def _restarting(scene: Scene, body: events.AgentRestarting) -> str:

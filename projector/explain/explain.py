@@ -18,7 +18,11 @@ IN_CATALOGUE: Final = (
     events.PoolChanged,
     events.PoolDeleted,
     events.PoolRemoved,
+    events.PoolReplacementStarted,
+    events.PoolReplacementFinished,
+    events.PoolReplacementStopped,
 )
+"""Events of pools that are in the catalogue, and not in the pool's own log."""
 
 
 def explain(story: Story) -> Sequence[Line]:

@@ -138,7 +138,7 @@ def _value(settings: Mapping[str, Any], name: str) -> str:
 
 def _replacement_started(scene: Scene, body: events.PoolReplacementStarted) -> str:
     who, how = by(scene.event.actor), f"at most {body.max_unavailable} gone at once"
-    return f"Replacement of its {count(body.workers, 'worker')} begun{who} ({how}): {body.reason}"
+    return f"Replacement of its {count(body.workers, 'worker')} started{who} ({how}): {body.reason}"
 
 
 def _replacement_finished(_: Scene, __: events.PoolReplacementFinished) -> str:

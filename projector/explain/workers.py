@@ -22,7 +22,7 @@ DRAINS: Final = {
     "quit": "it was asked to end, and was empty",
     "stop": "it was asked to end",
     "defect": "a part of it had failed",
-    "requested": "no reason was given",
+    "requested": "",
     "replaced": "it is replaced by a new one",
     "replacement-ended": "the replacement of the workers has ended",
 }
@@ -57,11 +57,12 @@ def _recovered(scene: Scene, _: events.WorkerRecovered) -> str:
 def _cordoned(scene: Scene, body: events.WorkerCordoned) -> str:
     left = span(body.drain_ms - scene.event.ts)
     drains = f"it is to drain in {left}, or when it is empty" if body.drain_ms else ""
-    return after((f"Cordoned{by(scene.event.actor)}: {_why(body.reason)}", drains))
+    cordoned = after((f"Cordoned{by(scene.event.actor)}", _why(body.reason)), ": ")
+    return after((cordoned, drains))
 
 
 def _uncordoned(scene: Scene, body: events.WorkerUncordoned) -> str:
-    return f"Uncordoned{by(scene.event.actor)}, it claims agents again: {_why(body.reason)}"
+    return after((f"Uncordoned{by(scene.event.actor)}", _why(body.reason)), ": ")
 
 
 def _why(reason: str) -> str:
@@ -72,7 +73,7 @@ def _draining(scene: Scene, body: events.WorkerDraining) -> str:
     agents = scene.story.agents.get(scene.event.event_id, 0)
     why = _why(body.reason)
     released = f"it released {count(agents, 'agent')}" if agents else ""
-    return after((f"Drained{by(scene.event.actor)}: {why}", released))
+    return after((after((f"Drained{by(scene.event.actor)}", why), ": "), released))
 
 
 def _stopped(scene: Scene, body: events.WorkerStopped) -> str:

@@ -1,14 +1,15 @@
 """What is said of events: a sentence for each type, and why something waited, moved or ended."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 
 from eventstore.language import events
+from eventstore.language.catalogue import Catalogue, evolve
 from eventstore.language.events import EVENT_TYPES, Error, Event, decode_body
-from projector.explain.explain import SENTENCES, explain
+from projector.explain.explain import IN_CATALOGUE, SENTENCES, explain
 from projector.explain.story import Story, span, without_repeated_saves
 from projector.store.explanations import Line
 
@@ -88,6 +89,22 @@ def test_every_sample_of_an_event_is_explained(name: str):
     assert line.text[0].isupper()
     assert line.text == line.text.strip()
     assert ": ;" not in line.text
+
+
+@pytest.mark.parametrize("body", get_args(events.PoolBody), ids=lambda body: body.type)
+def test_it_is_known_which_events_of_a_pool_are_in_the_catalogue(body: Any):
+    """The catalogue raises `TypeError` for other events, `KeyError` for a pool that it lacks."""
+    content = (SAMPLES / f"{body.type}.v{body.version}.json").read_bytes()
+    event = Event(decode_body(body.type, body.version, content), "e", "s", seq=1, ts=1)
+    try:
+        evolve(Catalogue(), event)
+    except TypeError:
+        of_catalogue = False
+    except KeyError:
+        of_catalogue = True
+    else:
+        of_catalogue = body is not events.LogRecovered  # of any log
+    assert of_catalogue == (body in IN_CATALOGUE)
 
 
 def test_who_asked_for_an_agent_is_said():
