@@ -23,6 +23,7 @@ QUEUED: Final = (
 TEXT_MAX: Final = 200
 RELEASES: Final = {
     RESTART_REQUESTED: "its restart was requested",
+    "moved": "so that its pool needs fewer workers",
     "stuck": "another agent in it could not be ended",
     "owner-gone": "the process that had started its worker was gone",
     "memory": "its worker was larger than memory_max_mb",

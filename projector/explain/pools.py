@@ -88,6 +88,13 @@ def _shadow_decided(_: Scene, body: events.PoolShadowDecided) -> str:
     return after((f"Policy {body.policy}, which is only tried, would {would}: {rule}", held))
 
 
+def _consolidation_requested(scene: Scene, body: events.PoolConsolidationRequested) -> str:
+    reason = f" ({body.reason[:TEXT_MAX]})" if body.reason not in ("", "requested") else ""
+    busy = ", busy ones, too" if body.busy else ""
+    who = by(scene.event.actor)
+    return f"Agents are to be moved, so that fewer workers are needed: asked{who}{reason}{busy}"
+
+
 def _end(event: Event) -> str:
     return "lost" if isinstance(event.body, events.WorkerLost) else f"drained{by(event.actor)}"
 
@@ -190,6 +197,7 @@ SENTENCES: Final[Mapping[type[events.Body], Callable[[Scene, Any], str]]] = {
     events.PoolRemoved: _removed,
     PoolScalingDecided: _decided,
     events.PoolShadowDecided: _shadow_decided,
+    events.PoolConsolidationRequested: _consolidation_requested,
     events.LogRecovered: _recovered,
     events.HostJoined: _joined,
     events.HostCordoned: _cordoned,

@@ -23,6 +23,7 @@ DRAINS: Final = {
     "stop": "it was asked to end",
     "defect": "a part of it had failed",
     "requested": "",
+    "consolidation": "its agents are moved, so that its pool needs fewer workers",
     "replaced": "it is replaced by a new one",
     "replacement-ended": "the replacement of the workers has ended",
 }
