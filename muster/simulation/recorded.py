@@ -12,18 +12,19 @@ from statistics import median
 import msgspec
 from msgspec import Struct
 
-from eventstore.language.events import AgentRestartRequested, PoolScalingDecided
+from eventstore.language.consolidation import MOVED
+from eventstore.language.events import AgentReleased, AgentRestartRequested, PoolScalingDecided
 from muster.simulation.arrivals import Load
 from muster.simulation.outcome import Curve, Outcome
 
 ENDS = ("agent.terminated", "agent.failed")
 WORKER_ENDS = ("worker.stopped", "worker.lost")
 KINDS = (
-    "agent.requested", "agent.claimed", "agent.restart_requested", *ENDS,
+    "agent.requested", "agent.claimed", "agent.released", "agent.restart_requested", *ENDS,
     "worker.requested", "worker.started", *WORKER_ENDS, "pool.scaling_decided",
 )  # fmt: skip
 """The types of events that matter here..."""
-WITH_DATA = ("agent.restart_requested", "pool.scaling_decided")
+WITH_DATA = ("agent.released", "agent.restart_requested", "pool.scaling_decided")
 """...and those of which more than the type does."""
 
 
@@ -66,6 +67,9 @@ class Recording:
                 self._request(subject, at)
             case "agent.claimed":
                 self._claim(subject, worker_id, at)
+            case "agent.released" if at >= self._since:
+                released = msgspec.json.decode(data, type=AgentReleased)
+                self.outcome.moves += released.reason == MOVED
             case "agent.restart_requested" if subject not in self._agents:  # it had failed
                 if msgspec.json.decode(data, type=AgentRestartRequested).next_incarnation:
                     self._request(subject, at)

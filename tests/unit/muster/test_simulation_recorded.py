@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from eventstore.language.events import AgentRestartRequested, PoolScalingDecided
+from eventstore.language.events import AgentReleased, AgentRestartRequested, PoolScalingDecided
 from eventstore.language.scale_policy import Behaviour, ScalePolicy
 from muster.simulation.pool import SimulatedPool
 from muster.simulation.recorded import Recording
@@ -19,6 +19,8 @@ def folded(history: str, since: float = 0.0, until: float = 100.0) -> Recording:
             current, desired = map(int, worker_id.split(">"))
             decided = PoolScalingDecided("load", current, desired, 0, 0, 0, 0, 0, 9)
             data = msgspec.json.encode(decided).decode()
+        elif kind == "agent.released":
+            data = msgspec.json.encode(AgentReleased(reason=worker_id, next_incarnation=2)).decode()
         elif kind == "agent.restart_requested":
             requested = AgentRestartRequested(next_incarnation=int(worker_id), reason="")
             data = msgspec.json.encode(requested).decode()
@@ -56,6 +58,21 @@ def test_a_restart_of_a_failed_agent_is_another_arrival() -> None:
         9 agent.terminated a
     """)
     assert list(found.load.arrive()) == [(1.0, 3.0), (7.0, 1.0)]
+
+
+def test_a_move_is_a_release_for_consolidation() -> None:
+    """It ends no life."""
+    found = folded("""
+        1 agent.requested a
+        2 agent.claimed a w
+        3 agent.released a moved
+        4 agent.claimed a v
+        5 agent.released a drain
+        6 agent.claimed a v
+        9 agent.terminated a
+    """)
+    assert found.outcome.moves == 1
+    assert list(found.load.arrive()) == [(1.0, 7.0)]
 
 
 HISTORY = """
