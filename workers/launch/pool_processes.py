@@ -101,25 +101,21 @@ class HostProcesses(Struct, eq=False):
         if not new:
             await before.stop()
 
-    def _is_renewed(self, pool: Pool, worker_id: str) -> bool:
-        """Whether the worker would have the code as it is since its pool's replacement began.
+    def prepare(self, pool: Pool) -> str | None:
+        """Have the code imported as it is since the replacement of the pool's workers began.
 
-        If not, that is being imported, and the pool is woken then. If it cannot be imported the
-        worker counts as ended.
+        Returns why that cannot be; empty: new workers have it, or need not. None: not yet, and the
+        pool is woken then.
         """
         replacement = pool.replacement
         if self.new_launcher is None or replacement is None or not replacement.runs:
-            return True
+            return ""
         renewal, name = self._renewals.get(pool.pool_name), replacement.replacement_id
         if renewal is None or renewal.get_name() != name:
             renewal = asyncio.create_task(self._import_again(self.new_launcher()), name=name)
             renewal.add_done_callback(lambda _: self._wake(pool.pool_name))
             self._renewals[pool.pool_name] = renewal
-        if not renewal.done() or renewal.cancelled():
-            return False
-        if problem := renewal.result():
-            self._record_end(worker_id, problem)
-        return not problem
+        return renewal.result() if renewal.done() and not renewal.cancelled() else None
 
     async def _import_again(self, launcher: Launcher) -> str:
         """Launch by this one from now on. Returns why that cannot be; then nothing has changed."""
@@ -181,7 +177,9 @@ class HostProcesses(Struct, eq=False):
         """
         if worker_id in self._running or worker_id in self._ended:
             return
-        if not self._is_renewed(pool, worker_id):
+        if problem := self.prepare(pool):
+            self._record_end(worker_id, problem)
+        if problem != "":
             return
         if len(self._starting) >= self.limits.launches or self.limits.full(self.count):
             return

@@ -55,7 +55,10 @@ class Replacer:
         self._position = "0"
 
     async def reconcile(self, survey: Survey, now: float) -> None:
-        """Cordon and drain the workers that are next; or end the replacement."""
+        """Cordon and drain the workers that are next, or end the replacement.
+
+        No worker drains before this host has imported the code again.
+        """
         pool = self._context.pool()
         replacement = pool.replacement
         if replacement is None or pool.deleted:
@@ -63,10 +66,13 @@ class Replacer:
         if not replacement.runs:
             await self._uncordon(survey)
             return
+        problem = self._context.local.prepare(pool)
+        if problem is None:
+            return
         await self._watch(replacement, now)
         self._trials.observe(survey, now)
-        if self._trials.failure:
-            await self._end(replacement, PoolReplacementStopped(self._trials.failure[:REASON_MAX]))
+        if failure := problem or self._trials.failure:
+            await self._end(replacement, PoolReplacementStopped(failure[:REASON_MAX]))
             return
         plan = replacing.plan(survey, replacement, self._trials.proven)
         if plan.finished:

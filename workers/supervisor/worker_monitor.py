@@ -82,6 +82,7 @@ class WorkerMonitor:
         """Do for the pool's workers what a host has to do."""
         self.hosts = frozenset(o.worker.host for o in survey.workers if not o.worker.ended)
         self._stalls = {o.worker.worker_id: o.stalled for o in survey.workers if o.stalled}
+        self._local.prepare(self._pool())
         self._adopt(survey)
         await self._reap_ended(survey)
         await self._check_leases(survey, now)

@@ -200,6 +200,9 @@ class Ended:
     def room(self) -> tuple[int, str]:
         return 10, ""
 
+    def prepare(self, pool: object) -> str:
+        return ""
+
     def running(self, pool: str) -> set[str]:
         return set()
 
