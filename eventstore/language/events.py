@@ -80,9 +80,16 @@ class AgentRequested(Body, AgentSpec, frozen=True):
 
 
 class AgentClaimed(Body, frozen=True):
-    """A worker booked a slot for it. The `seq` of this event is the agent's fencing token."""
+    """A worker booked a slot for it, or a placer did; its `seq` is the agent's fencing token.
+
+    The last three are a placer's: its strategy, how many workers had a free slot for it, and which
+    cap had held it back.
+    """
 
     type = "agent.claimed"
+    strategy: str = ""
+    rooms: Number = 0
+    cap: str = ""
 
 
 class AgentStarted(Body, frozen=True):

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from eventstore.connection.calls import execute_many, translated_errors
 from eventstore.errors import Unreadable
 from eventstore.language.agents import Agent
+from eventstore.language.events import AgentClaimed, encode_body
 from eventstore.log.log import Log
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import Leadership, Outcome, fields_of, text_of
@@ -38,6 +39,7 @@ class Assignment(Struct, frozen=True):
     incarnation: int
     worker_id: str
     epoch: int
+    claim: AgentClaimed = AgentClaimed()
 
 
 async def place(
@@ -48,7 +50,10 @@ async def place(
     flat = [
         field
         for one in assignments
-        for field in (one.agent_id, one.incarnation, one.worker_id, one.epoch)
+        for field in (
+            *(one.agent_id, one.incarnation, one.worker_id, one.epoch),
+            encode_body(one.claim),
+        )
     ]
     mark, first_id = event_log.high_water_mark(pool), event_log.new_id()
     reply = await event_log.run_script("place", pool, *mark, lead.host, lead.term, first_id, *flat)

@@ -65,15 +65,20 @@ def _requested(scene: Scene, body: events.AgentRequested) -> str:
 # ---- placed -------------------------------------------------------------------------------------
 
 
-def _claimed(scene: Scene, _: events.AgentClaimed) -> str:
+def _claimed(scene: Scene, body: events.AgentClaimed) -> str:
     event, since = scene.event, scene.previous(*QUEUED)
     worker = scene.before(event.worker_id)
     started = last_of(worker, events.WorkerStarted)
     host = f" on host {started.body.host}" if started else ""  # type: ignore[union-attr]
     text = f"Claimed by worker {short(event.worker_id)}{host}"
+    if body.strategy:
+        chosen = f"`{body.strategy}`, of {count(body.rooms, 'worker')} with free slots"
+        text = f"Placed with worker {short(event.worker_id)}{host} ({chosen})"
     if since is None:
         return text
     waited = f"{text} after {span(event.ts - since.ts)}"
+    if body.cap:
+        return f"{waited}: a {body.cap} held it back"
     return f"{waited}: {wait_reason(scene, since, worker)}"
 
 

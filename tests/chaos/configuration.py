@@ -39,7 +39,7 @@ suspicion_window_seconds = {SUSPICION_SECONDS}
 
 _SIZES = {
     STEADY: "agents_per_worker = 5\nmax_workers = 8\nbacklog_limit = 200\n",
-    WILD: "agents_per_worker = 3\nmax_workers = 4\n",
+    WILD: 'agents_per_worker = 3\nmax_workers = 4\nplacement = "spread"\n',
     PROBE: "agents_per_worker = 5\nmax_workers = 2\n",
 }
 

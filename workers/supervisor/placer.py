@@ -16,7 +16,7 @@ import structlog
 from eventstore.connection.calls import ask
 from eventstore.errors import LogError, UnknownEvent
 from eventstore.language import placement
-from eventstore.language.events import decode_entry
+from eventstore.language.events import AgentClaimed, decode_entry
 from eventstore.language.placement_policy import RESOURCE, Cap, PlacementPolicy
 from eventstore.log import placing
 from eventstore.log.placing import PLACED, PLACER, Assignment
@@ -198,13 +198,19 @@ class Placer:
 
     async def _place_some(self, roster: Roster, policy: PlacementPolicy) -> bool:
         """Returns whether anything was placed: there may be more."""
+        if not roster.waiting:
+            return False
         limit, now_ms = self._context.pool().config.isolation_limit, self._pool_log.now_ms()
         rooms = roster.rooms(self._without_room, self._pressures, isolation_limit=limit)
         found = placement.place(roster.waiting.values(), rooms, policy, now_ms=now_ms).assignments
         if not found:
             return False
+        free = sum(one.accepts and len(one.agents) < one.slots for one in rooms)
         assignments = [
-            Assignment(agent_id, roster.incarnation(agent_id), worker_id, roster.epoch(worker_id))
+            Assignment(
+                *(agent_id, roster.incarnation(agent_id), worker_id, roster.epoch(worker_id)),
+                AgentClaimed(strategy=policy.strategy, rooms=free, cap=self._cap_before(agent_id)),
+            )
             for agent_id, worker_id in found
         ]
         outcomes = await placing.place(self._pool_log, self._lead, assignments)
@@ -217,9 +223,14 @@ class Placer:
                 roster.pass_over(agent_id)
         return PLACED in outcomes
 
+    def _cap_before(self, agent_id: str) -> str:
+        return self.held_back[agent_id].kind if agent_id in self.held_back else ""
+
     async def _report_caps(self, roster: Roster, policy: PlacementPolicy) -> None:
         """Let those who ask for a pending agent know that a cap holds it back; on change only."""
-        self.held_back = placement.held_back(roster.waiting.values(), roster.rooms(), policy)
+        self.held_back = {}
+        if policy.has_caps and roster.waiting:
+            self.held_back = placement.held_back(roster.waiting.values(), roster.rooms(), policy)
         caps = sorted({(cap.kind, cap.of, cap.limit) for cap in self.held_back.values()})
         text = msgspec.json.encode(caps[:CAPS_REPORTED]).decode() if caps else ""
         if text != self._reported:

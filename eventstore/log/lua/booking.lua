@@ -56,11 +56,12 @@ local function start_at_once(id, agent, holder, last_event, version)
 end
 
 -- Books a slot of a worker for an agent, and starts it if it is of the role `starts`. Returns what
--- changes. (What its hash does not have has its default.) `holder`: id, epoch and actor. The caller
--- adds the agent to the worker's slots.
+-- changes. (What its hash does not have has its default.) `holder`: id, epoch and actor, and the
+-- data of agent.claimed if it has any. The caller adds the agent to the worker's slots.
 local function book(id, agent, holder, starts)
   local version = tonumber(agent.version) + 1
-  local last_event = append_event('agent.claimed', id, agent, holder, agent.last_event_id or '', '{}')
+  local last_event = append_event('agent.claimed', id, agent, holder, agent.last_event_id or '',
+    holder.data or '{}')
   local changes = { 'status', 'starting', 'version', number(version), 'last_event_id', last_event,
     'claimed', '1' }
   local claim_seq = number(seq)

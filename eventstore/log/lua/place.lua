@@ -1,6 +1,7 @@
 -- Places waiting agents: hands each over to the worker that the pool's placer chose, with a slot.
 -- ARGV  3 host, 4 term of the leader, which is the placer, 5 the id of the first event; the ids of
---       the next ones follow it, 6… for each: agent id, incarnation, worker id, its epoch
+--       the next ones follow it, 6… for each: agent id, incarnation, worker id, its epoch, and the
+--       data (JSON) of its agent.claimed
 -- Returns {OK, generation, seq, ts, {outcome, …}, foreign}; foreign as `claim` does
 --       outcome: placed; agent: it does not wait at that incarnation; unread: its command was not
 --       read yet; worker: it has ended, or another epoch, or no room now
@@ -34,7 +35,7 @@ local function park_damaged(id, flat, reason)
   if parse_id(command_id) then done_with[#done_with + 1] = command_id end
 end
 
-local function place(id, incarnation, worker_id, epoch)
+local function place(id, incarnation, worker_id, epoch, data)
   local worker = worker_of(worker_id)
   local has_room = free_slots(worker) + worker.left > 0 and not stalled[worker_id]
   if is_fenced(worker, tonumber(epoch)) or not has_room then return 'worker' end
@@ -47,7 +48,7 @@ local function place(id, incarnation, worker_id, epoch)
   if #redis.call('XCLAIM', commands_key, GROUP, worker_id, 0, command_id, 'JUSTID') == 0 then
     return 'unread'
   end
-  book(id, agent, { id = worker_id, epoch = epoch, actor = 'supervisor:' .. ARGV[3] })
+  book(id, agent, { id = worker_id, epoch = epoch, actor = 'supervisor:' .. ARGV[3], data = data })
   redis.call('HSET', agent_key(id), 'placed', number(seq))
   redis.call('SADD', base .. 'held:' .. worker_id, id)
   worker.left, worker.rescored, waiting = worker.left - 1, false, waiting - 1
@@ -58,8 +59,8 @@ end
 -- (An error in one is its outcome: the others are placed.)
 local appended, outcomes = seq, {}
 local done, why = pcall(read_commands)
-for i = 6, #ARGV, 4 do
-  local placed, outcome = pcall(place, ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+for i = 6, #ARGV, 5 do
+  local placed, outcome = pcall(place, unpack(ARGV, i, i + 4))
   outcomes[#outcomes + 1] = placed and outcome or 'error: ' .. error_text(outcome)
 end
 pcall(delete_entries)

@@ -15,7 +15,7 @@ from eventstore.log.placing import Assignment
 from eventstore.log.pool_log import PoolLog
 from eventstore.log.replies import Leadership
 from tests.integration.workers.hosts import POOL, Site
-from tests.pools import ORIGIN, raw_events
+from tests.pools import ORIGIN, data, raw_events
 from tests.waiting import until
 
 
@@ -66,6 +66,8 @@ async def test_agents_run_where_the_strategy_puts_them(
     claims = [one for one in raw_events(site.url) if one["type"] == "agent.claimed"]
     by = "worker" if placement == "pull" else "supervisor"
     assert {one["actor"].partition(":")[0] for one in claims} == {by}
+    first = {} if placement == "pull" else {"strategy": placement, "rooms": 3}
+    assert data(claims[0]) == first
     site.check()
 
 

@@ -16,7 +16,7 @@ import pytest
 from eventstore.errors import UnknownEvent
 from eventstore.language import events, upcasts
 from eventstore.language.agents import Agent, Status, evolve
-from eventstore.language.events import AgentClaimed, AgentLost, Event, decode_body, encode_body
+from eventstore.language.events import AgentLost, Event, PoolRemoved, decode_body, encode_body
 from projector.fold.heartbeats import Heartbeat, decode_heartbeat
 
 SAMPLES = Path(__file__).parents[2] / "samples/events"
@@ -68,9 +68,10 @@ def _items(content: bytes) -> Any:
 # ---- the way from one version to the next -----------------------------------------------------
 
 
-class Painted(AgentClaimed, frozen=True):
+class Painted(PoolRemoved, frozen=True):
     """What `agent.claimed` might be one day."""
 
+    type = "agent.claimed"
     version = 3
     colour: str
     shade: int

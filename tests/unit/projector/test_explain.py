@@ -137,6 +137,19 @@ def test_a_wait_at_the_maximum_names_the_limit():
     )
 
 
+def test_a_placer_names_its_strategy_and_the_cap_that_held_the_agent_back():
+    log = Log()
+    log.order(decided(log, 1, 2))
+    log.start()
+    requested(log)
+    placed = events.AgentClaimed(strategy="pack", rooms=3, cap="project-cap")
+    log.add(placed, after_ms=60_000, worker_id=WORKER)
+    assert log.texts()[1] == (
+        "Placed with worker …9a1c2d3e on host h1 (`pack`, of 3 workers with free slots) after"
+        " 60.0 s: a project-cap held it back"
+    )
+
+
 def test_a_limit_on_the_way_down_is_no_reason_to_wait():
     log = Log()
     log.order(decided(log, 1, 2))
