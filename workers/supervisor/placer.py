@@ -66,6 +66,7 @@ class Placer:
             await self._return_to_pull(survey)
             return
         if survey.placed != IS_PLACED:
+            self._reported = None  # a recovered log has lost this, too
             await self._context.write_as(self._lead, clauses.SetMeta("placed", IS_PLACED))
         async with self._placing:
             self._without_room = {o.worker.worker_id for o in survey.workers if not o.has_room}

@@ -12,11 +12,9 @@ from typing import Any, Final
 from tests.chaos.judging.agents import Agent
 from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.pools import Pool
-from tests.chaos.judging.streams import Registry
+from tests.chaos.judging.streams import PLACER, Registry
 from tests.chaos.judging.workers import Worker
 
-PLACER: Final = "placer"
-"""For whom commands of waiting agents are pending, in a pool that has or had a placer."""
 LATER: Final = {
     "alone": "",
     "has_run": "",

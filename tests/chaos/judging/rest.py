@@ -6,7 +6,7 @@ from tests.chaos.judging.agents import Agent
 from tests.chaos.judging.catalogue import Catalogue
 from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.pools import Pool
-from tests.chaos.judging.streams import Registry
+from tests.chaos.judging.streams import PLACER, Registry
 
 
 def judge(pool: Pool, found: Registry, catalogue: Catalogue) -> Iterator[Offence]:
@@ -17,7 +17,7 @@ def judge(pool: Pool, found: Registry, catalogue: Catalogue) -> Iterator[Offence
         yield Offence(7, f"it is halted: {halted}", pool.name)
     for entry, consumer in found.pending.items():
         yield Offence(7, f"command {entry} is pending", pool.name, subject=consumer)
-    for name in found.consumers - {n for n, w in pool.workers.items() if w.alive}:
+    for name in found.consumers - {PLACER, *(n for n, w in pool.workers.items() if w.alive)}:
         yield Offence(7, "it is a consumer, but no worker that lives", pool.name, subject=name)
 
 

@@ -13,6 +13,8 @@ from tests.chaos.judging.history import Head
 from tests.chaos.judging.offences import Offence
 
 GROUP: Final = "workers"
+PLACER: Final = "placer"
+"""For whom commands of waiting agents are pending, in a pool that has or had a placer."""
 PAGE: Final = 1000
 LISTED_MAX: Final = 100_000
 ERRORS: Final = "surrogateescape"

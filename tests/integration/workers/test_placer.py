@@ -3,13 +3,16 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
+from msgspec import Raw
 from msgspec.structs import replace
 
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.placement_policy import Cap
+from eventstore.language.pool_config import PoolConfig
 from eventstore.log import placing
 from eventstore.log.placing import Assignment
 from eventstore.log.pool_log import PoolLog
@@ -17,6 +20,8 @@ from eventstore.log.replies import Leadership
 from tests.integration.workers.hosts import POOL, Site
 from tests.pools import ORIGIN, data, raw_events
 from tests.waiting import until
+from workers.supervisor import host_reports
+from workers.supervisor.pressures import worker_usage
 
 
 async def counts(site: Site) -> list[int]:
@@ -145,3 +150,37 @@ async def test_a_placer_that_dies_between_its_steps_strands_nothing(
     assert Counter(await site.incarnations()) == {1: 6}
     assert await counts(site) == [3, 3]
     site.check()
+
+
+async def test_agents_are_kept_from_a_worker_that_computes(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `resource`: what workers report with their heartbeats counts."""
+    monkeypatch.setattr(host_reports, "host_pressure", lambda: 0.0)  # other tests run here, too
+    (site.folder / "computing_agents.py").write_text(
+        "import asyncio\n"
+        "from workers.api.agent import Agent\n"
+        "class Computing(Agent):\n"
+        "    async def run(self, context):\n"
+        "        while context.input:\n"
+        "            sum(range(100_000))\n"
+        "            await asyncio.sleep(0)\n"
+        "        await asyncio.Event().wait()\n"
+    )
+    pool = await site.pool(placement="resource", min_workers=2)
+    await site.host(agent="computing_agents:Computing")
+    await ready(site, 2)
+    first = await pool.spawn(input=Raw(b'{"compute":1}'))
+    await site.until_running(1)
+    busy = await site.log.agent(POOL, first.agent_id)
+    assert busy is not None
+    await until(partial(reports_load, site, busy.worker_id), what="the load is reported")
+    for count in (2, 3):
+        await pool.spawn()
+        await until_run(site, count)
+    assert await site.log.held(POOL, busy.worker_id) == [first.agent_id]
+
+
+async def reports_load(site: Site, worker_id: str) -> bool:
+    usage = await worker_usage(PoolLog(site.log, POOL, ORIGIN), await site.survey())
+    return usage[worker_id].pressure(PoolConfig()) > 0.2 if worker_id in usage else False
