@@ -108,8 +108,17 @@ def _launch(scene: Scene, since: Event, ordered: Event | None, started: Event) -
         return f"no slot was free; this worker was ordered before, and {launch}"
     decision = scene.known.by_id.get(ordered.causation_id)
     position = f" (decision {scene.story.pool}:{decision.seq})" if decision else ""
-    delay = span(ordered.ts - since.ts)
-    return f"no slot was free; this worker was ordered after {delay}{position}, and {launch}"
+    delay = ordered.ts - since.ts
+    held = _held_back_before(scene, decision) if decision and delay > SHORT_WAIT_MS else ""
+    text = f"no slot was free; this worker was ordered after {span(delay)}{position}"
+    return f"{text}{held}, and {launch}"
+
+
+def _held_back_before(scene: Scene, decision: Event) -> str:
+    """What kept the pool from ordering a worker until that decision."""
+    decided = [e for e in scene.before(scene.story.pool) if e.seq < decision.seq]
+    last = last_of(decided, events.PoolScalingDecided)
+    return f", as before {limit_text(last)}" if last is not None and held_back(last) else ""
 
 
 def _failed_launches(scene: Scene) -> str:

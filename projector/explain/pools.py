@@ -25,8 +25,8 @@ RULES: Final = {
 }
 """What a rule is called, by its name in the event; others by that name."""
 LIMITS: Final = {
-    "paused": "its scaling is paused",
-    "host_room": "no host has room for more",
+    "paused": "the pool's scaling was paused",
+    "host_room": "no host had room for more workers",
     "occupied": "workers that hold agents are not stopped",
     "up.window_seconds": "more have not been called for during all of up.window_seconds",
     "down.window_seconds": "more were called for within down.window_seconds",

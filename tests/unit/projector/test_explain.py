@@ -125,6 +125,16 @@ def test_a_wait_for_the_launch_of_a_worker_names_the_decision_and_the_time_it_to
     )
 
 
+def test_what_delayed_the_order_of_a_worker_is_named():
+    log = Log()
+    requested(log)
+    decided(log, 1, 1, limit="paused")
+    log.order(decided(log, 1, 2, after_ms=4_000))
+    log.start()
+    log.add(events.AgentClaimed(), worker_id=WORKER)
+    assert "(decision night:3), as before the pool's scaling was paused, and" in log.texts()[1]
+
+
 def test_a_wait_at_the_maximum_names_the_limit():
     log = Log()
     log.order(decided(log, 1, 2))
