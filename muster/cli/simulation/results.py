@@ -74,7 +74,10 @@ def _row(name: str, outcome: Outcome, least: float, at_first: float = 0.0) -> di
 
 
 def _print_table(rows: list[dict[str, Any]], least: float) -> None:
-    names = ("WAIT P50", "P99", "P99.9", "MAX", "WORKER-HOURS", "SLACK", "STARTS", "STOPS", "TURNS")
+    names = (
+        "WAIT P50", "P99", "P99.9", "MAX", "WORKER-HOURS", "SLACK", "STARTS", "STOPS", "MOVES",
+        "TURNS",
+    )  # fmt: skip
     columns = (render.Column("POLICY"), *(render.Column(name, right=True) for name in names))
     cells = []
     for row in rows:
@@ -92,5 +95,5 @@ def _cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
         *(f"{seconds:.1f} s" for seconds in row["wait_seconds"].values()),
         f"{row['worker_hours']:,.2f}",
         f"{row['slack']:.1%}",
-        *(f"{row[key]:,}" for key in ("starts", "stops", "turns")),
+        *(f"{row[key]:,}" for key in ("starts", "stops", "moves", "turns")),
     )
