@@ -26,6 +26,7 @@ from workers.supervisor.isolation import clear_suspects
 from workers.supervisor.placer import IS_PLACED, Placer
 from workers.supervisor.reaper import consumers, handle_agent_errors, requeue_unclaimed, unlist
 from workers.supervisor.replacer import Replacer
+from workers.supervisor.replacing import LAPSED
 from workers.supervisor.scaler import Scaler
 from workers.supervisor.worker_monitor import PoolContext, WorkerMonitor
 
@@ -131,7 +132,7 @@ class Leader:
         for observed in survey.workers:
             worker = observed.worker
             if worker.status is WorkerStatus.REQUESTED and worker.deadline_ms < survey.ts:
-                expired = await self._monitor.reap(worker, "it did not start before its deadline")
+                expired = await self._monitor.reap(worker, LAPSED)
                 if expired and worker.host != self._host:
                     reason = "an order for it lapsed"  # one that has not left joins again
                     await self._context.catalogue.leave_host(

@@ -19,6 +19,8 @@ from workers.launch.pool_processes import NOT_IMPORTED
 
 PROVEN_SECONDS: Final = 5.0
 """For how long a new worker, or the first of its agents, is to run."""
+LAPSED: Final = "it did not start before its deadline"
+"""How an order ends that no host has carried out: no fault of the code."""
 LOST_MAX: Final = 3
 """So many lost workers stop a replacement: a host may fail, too."""
 FAILED_SHARE: Final = 0.5
@@ -138,7 +140,7 @@ class Trials:
 
     def _end(self, event: Happening) -> None:
         del self._trials[event.subject]
-        if event.kind == "worker.lost":
+        if event.kind == "worker.lost" and event.why != LAPSED:
             self._lost.add(event.subject)
         unusable = is_role_problem(event.why) or event.why.startswith(NOT_IMPORTED)
         if unusable or len(self._lost) >= LOST_MAX:

@@ -9,7 +9,7 @@ from eventstore.language.replacement import Replacement
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.survey import ObservedWorker
 from tests.unit.workers.test_scaling import survey, worker
-from workers.supervisor.replacing import LOST_MAX, PROVEN_SECONDS, Happening, Trials, plan
+from workers.supervisor.replacing import LAPSED, LOST_MAX, PROVEN_SECONDS, Happening, Trials, plan
 
 EPOCH = 10
 
@@ -157,6 +157,9 @@ def test_failures_of_half_of_the_agents_of_a_new_worker_stop_it() -> None:
 def test_a_new_worker_without_its_role_stops_it_and_lost_ones_after_a_few() -> None:
     trials = Trials(EPOCH)
     trials.record(Happening("worker.lost", "old", "old", EPOCH + 5, "killed"), 100.0)
+    for number in range(2 * LOST_MAX):
+        trials.record(happening("worker.requested", f"o{number}"), 100.0)
+        trials.record(happening("worker.lost", f"o{number}", why=LAPSED), 100.0)
     for number in range(LOST_MAX):
         assert stopped(trials) == ""
         trials.record(happening("worker.requested", f"w{number}"), 100.0)
