@@ -4,7 +4,7 @@ A state is copied after its event was folded. It is only ever given to the agent
 its digest, so an older one is of no harm; and it goes with the fold of the agent's end.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -16,6 +16,8 @@ from projector.store.mapping import agent_of, chunks
 from projector.store.tables import AGENT_STATES, HAS_STATE, SERVING, run
 
 IDS_MAX: Final = 500
+STATES_READ: Final = 16
+"""States, of 1 MiB at most, in one SELECT."""
 _S: Final = AGENT_STATES.c
 _A: Final = SERVING.agents.c
 
@@ -72,6 +74,19 @@ def uncopied(connection: Connection) -> list[Agent]:
     here = exists().where(*same, _S.sha256 == _A.state_sha256)
     query = select(SERVING.agents).where(HAS_STATE, or_(not_(here), _A.state_lost))
     return [agent_of(row) for row in connection.execute(query).mappings()]
+
+
+def of_pool(connection: Connection, pool: str) -> Iterator[tuple[str, str, bytes]]:
+    """Id, digest and state of a pool's agents, a few at a time."""
+    after = ""
+    while True:
+        query = select(_S.agent_id, _S.sha256, _S.state).where(_S.pool_name == pool)
+        page = query.where(_S.agent_id > after).order_by(_S.agent_id).limit(STATES_READ)
+        rows = [(row[0], row[1], row[2]) for row in connection.execute(page)]
+        yield from rows
+        if len(rows) < STATES_READ:
+            return
+        after = rows[-1][0]
 
 
 def forget(connection: Connection, changed: Iterable[Agent]) -> None:

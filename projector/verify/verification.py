@@ -7,6 +7,7 @@ is read together with the log's `seq` (MULTI), and the fold is first brought to 
 So everything is compared at one position, however fast the system moves.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
@@ -26,6 +27,7 @@ from projector.intake.source import (
     opened,
     read_archive,
 )
+from projector.store import agent_states
 from projector.store.database import Database
 from projector.store.mapping import (
     Record,
@@ -151,7 +153,18 @@ class _Verification:
         workers, agents = reference.workers.names(), reference.agents.names()
         self._compare_rows(connection, views.workers, pool, worker, workers)
         self._compare_rows(connection, views.agents, pool, agent, agents)
+        self._compare_states(connection, reference)
         return position.seq
+
+    def _compare_states(self, connection: Connection, reference: ReferenceFold) -> None:
+        """The copies of what agents saved: each is whole, and of an agent that has a state."""
+        for name, sha256, state in agent_states.of_pool(connection, reference.pool):
+            subject = ("views", reference.pool, f"agent_states/{name}")
+            found = reference.agents.get(name)
+            if found is None or not found.state_sha256:
+                self._report.add(subject, "presence", "absent", "present")
+            elif (actual := hashlib.sha256(state).hexdigest()) != sha256:
+                self._report.add(subject, "sha256", sha256, actual)
 
     def _compare_rows(
         self,

@@ -257,3 +257,21 @@ async def test_verify_reports_a_state_that_is_not_the_one_of_the_log(
         found = await verify(redis_url, "", views_url)
         assert {one.subject for one in found.differences} == {f"state:{a}", "state:stranger"}
         assert len(judge(redis_url, views=views_url)) == 2
+
+
+async def test_verify_reports_a_copy_that_is_damaged_or_of_nobody(
+    redis_url: str, views_url: str
+) -> None:
+    async with open_stage(redis_url, views_url) as stage:
+        _, fence, (a,) = await running(stage, 1)
+        await save(stage, a, b"s", fence)
+        async with stage.projecting():
+            await copied(stage, {a: b"s"})
+        await stage.sql("UPDATE {}agent_states SET state = :state", state=b"t")
+        await stage.sql(
+            "INSERT INTO {}agent_states (pool_name, agent_id, save, sha256, saved_at, state)"
+            f" VALUES ('{POOL}', 'nobody', 1, 'x', 1, :state)",
+            state=b"x",
+        )
+        found = (await verify(redis_url, "", views_url)).differences
+        assert {one.subject for one in found} == {f"agent_states/{a}", "agent_states/nobody"}

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import random
 
 import msgspec
 import pytest
@@ -156,6 +157,24 @@ async def test_a_save_that_is_not_as_durable_as_commands_are_is_not_acknowledged
     agent_id = await pool.spawn()
     await pool.reached(agent_id, "terminated")
     assert "the state was stored, but is not as durable as asked" in errors[0]
+
+
+async def test_a_state_of_one_mebibyte_of_any_bytes_comes_back(pool: WorkerPool) -> None:
+    content, restored = random.randbytes(2**20), list[bytes]()
+
+    class Large(Counter):
+        async def restore(self, state: bytes) -> None:
+            restored.append(state)
+
+        async def save(self) -> bytes:
+            return content
+
+    first = await pool.worker(Large)
+    [agent_id] = await pool.running()
+    await first.stop()
+    await pool.worker(Large)
+    await pool.reached(agent_id, "running", incarnation=2)
+    assert restored == [content]
 
 
 async def test_near_redis_memory_limit_a_save_is_refused_and_a_release_goes_on(
