@@ -52,8 +52,11 @@ def show_agent(gateway: GatewayClient, agent_id: str, args: argparse.Namespace) 
             print(f"  {render.clean(line)}")
     print("\nevents:")
     print_line = render.line_printer()
-    for event in events:
+    shown = _without_earlier_saves(events)
+    for event in shown:
         print_line(event_cells(event, render.at_terminal()))
+    if len(shown) < len(events):
+        print_note(f"(earlier saves that are not shown: {len(events) - len(shown)})")
     if len(events) < agent.version:
         print_note(
             f"({len(events)} of {agent.version}: the others were not read within"
@@ -156,6 +159,17 @@ def history(gateway: GatewayClient, agent: AgentAnswer) -> Iterator[RecordedEven
     query = {"pool": agent.pool_name, "agent": agent.agent_id, "after": "0"}
     data = gateway.stream_events(query, seconds=HISTORY_SECONDS)
     return islice((_recorded_event(raw) for raw in data), agent.version)
+
+
+def _without_earlier_saves(events: Sequence[RecordedEvent]) -> list[RecordedEvent]:
+    """Of several saves in a row only the last."""
+    types = [event.fields.get("type") for event in events]
+    following = [*types, None][1:]
+    return [
+        event
+        for event, kind, later in zip(events, types, following, strict=True)
+        if not kind == later == "agent.saved"
+    ]
 
 
 def _recorded_event(raw: bytes) -> RecordedEvent:

@@ -133,6 +133,27 @@ def test_terminate_finds_the_pool_and_prints_every_result(gateway, muster):
     assert request.body == {"pool_name": "night", "agent_id": AGENT, "graceful": False}
 
 
+def test_an_agent_is_shown_with_its_state_and_its_last_save_of_several(gateway, muster):
+    answer = agent(version=4, save=3, state_size=1048576, saved_at=1)
+    gateway.answers[f"GET /{AGENT}"] = answer
+    history = streamed("agent.requested", "agent.saved", "agent.saved", "agent.released")
+    gateway.answers["GET /api/v1/events"] = b"retry: 2000\n\n" + history
+    _, out, err = muster("ps", AGENT)
+    assert "saved state     1,048,576 bytes, " in out
+    assert ", save 3\n" in out
+    shown = [word for word in out.split() if word.startswith("agent.")]
+    assert shown == ["agent.requested", "agent.saved", "agent.released"]
+    assert "(earlier saves that are not shown: 1)" in err
+
+
+def test_a_restart_discards_the_state_of_named_agents_only(gateway, muster):
+    gateway.answers[f"POST /{AGENT}/restart"] = agent(status="running")
+    assert muster("restart", AGENT, "--discard-state")[0] == 0
+    assert gateway.requests[-1].body == {"discard_state": True}
+    code, _, err = muster("restart", "--failed", "--discard-state")
+    assert (code, "expected the agents whose state is to be deleted" in err) == (2, True)
+
+
 def test_restart_sends_each_agent_its_request(gateway, muster):
     gateway.answers[f"POST /{AGENT}/restart"] = agent(status="pending", reason="restart-requested")
     code, out, err = muster("restart", AGENT, OTHER, "--reason", "repaired")

@@ -42,6 +42,21 @@ class Worker(Agent):
         if self.do == "":
             await asyncio.sleep(60)
 """
+COUNTER = """
+import asyncio
+from muster import Agent, Context
+
+class Counter(Agent):
+    count = 0
+    async def restore(self, state):
+        self.count = int(state)
+    async def run(self, context: Context):
+        self.count += 1
+        print("waiting", self.count, flush=True)
+        await context.stopping.wait()
+    async def save(self):
+        return str(self.count).encode()
+"""
 CONFIG = """
 [roles.worker]
 agent = "acme:Worker"
@@ -113,6 +128,20 @@ def test_ctrl_c_stops_it_in_good_order(start) -> None:
     assert (process.returncode, out) == (130, "work is saved\nstopped\n")
     assert "stopping in good order" in err
     assert "Traceback" not in err
+
+
+def test_a_state_goes_on_in_a_file(start, folder: Path) -> None:
+    (folder / "counting.py").write_text(COUNTER)
+    for count in (1, 2):
+        process = start("counting:Counter", "--state", "counter.state")
+        assert process.stdout.readline() == f"waiting {count}\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+        assert err.splitlines()[-1] == "muster run: released"
+        assert (folder / "counter.state").read_text() == str(count)
+    refused = start("counting:Counter", "--state", "gone/counter.state")
+    _, err = refused.communicate(timeout=20)
+    assert (refused.returncode, "a folder that exists" in err) == (2, True)
 
 
 def test_a_second_ctrl_c_does_not_wait_for_its_stop(start) -> None:
