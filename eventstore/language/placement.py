@@ -1,9 +1,10 @@
 """Which worker gets which waiting agent, in a pool with a placer: a pure function.
 
-First the order: by priority, and those that have waited longest before others; with weights the
-next agent is of the project that has the fewest agents for its weight. Caps hold agents back, which
-delays no other. Then the worker, by the strategy: `spread` takes the least loaded, `pack` the
-fullest, `affinity` one that has the project, `resource` the one with the least pressure.
+First the order: by priority, then agents that ran before, then those that have waited longest; with
+weights the next agent is of the project that has the fewest for its weight. Caps hold agents back,
+which delays no other; an agent counts from its first start until its end. Then the worker: `spread`
+takes the least loaded, `pack` the fullest, `affinity` one that has the project, `resource` the one
+with the least pressure.
 
 Lives: an agent that is expected to end late goes where others do, so that other workers become
 empty. The expected ends are compared on a coarse scale, as an estimate is.
@@ -51,6 +52,8 @@ class Candidate(Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] = {}
     priority: int = 0
     expected_seconds: float | None = None
+    returns: bool = False
+    """It waits, but ran before: it counts already, and no cap holds it back."""
     claimed_ms: int = 0
     """Since when it is in its slot."""
 
@@ -89,8 +92,7 @@ def place(
     No worker gets more than its slots, no project or label more than its cap.
     """
     queue, rooms = _Queue(waiting, workers, policy), _Rooms(workers, policy, now_ms)
-    assignments: list[tuple[str, str]] = []
-    agents = iter(queue)
+    agents, assignments = iter(queue), list[tuple[str, str]]()
     while rooms.open and len(assignments) < limit and (agent := next(agents, None)):
         assignments.append((agent.agent_id, rooms.book(agent)))
     return Placement(tuple(assignments), queue.held_back)
@@ -100,8 +102,6 @@ def held_back(
     waiting: Iterable[Candidate], workers: Sequence[Room], policy: PlacementPolicy
 ) -> Mapping[str, Cap]:
     """Those that caps would hold back however many slots were free, by agent id."""
-    if not policy.has_caps:
-        return {}
     queue = _Queue(waiting, workers, policy)
     deque(queue, maxlen=0)
     return queue.held_back
@@ -120,12 +120,14 @@ class _Queue:
         self._policy = policy
         self._projects: Counter[str] = Counter()
         self._labels: Counter[str] = Counter()
+        numbered = list(enumerate(waiting))
         if policy.has_caps or policy.project_weights:
-            for agent in chain.from_iterable(worker.agents for worker in workers):
+            returning = (agent for _, agent in numbered if agent.returns)
+            for agent in chain(returning, *(worker.agents for worker in workers)):
                 self._count(agent)
         groups: dict[str, deque[tuple[int, Candidate]]] = {}
-        in_order = sorted(enumerate(waiting), key=lambda one: (-one[1].priority, one[0]))
-        for at, agent in in_order:
+        numbered.sort(key=lambda one: (-one[1].priority, not one[1].returns, one[0]))
+        for at, agent in numbered:
             group = agent.project_id if policy.project_weights else ""
             groups.setdefault(group, deque()).append((at, agent))
         self._groups = groups
@@ -138,9 +140,9 @@ class _Queue:
             _, _, name = heappop(heads)
             group = groups[name]
             _, agent = group.popleft()
-            if cap := self._cap_of(agent):
+            if cap := None if agent.returns else self._cap_of(agent):
                 self.held_back[agent.agent_id] = cap
-            else:
+            elif not agent.returns:
                 self._count(agent)
             if group:
                 heappush(heads, (self._share(name), group[0][0], name))

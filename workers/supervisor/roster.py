@@ -33,6 +33,7 @@ class Roster:
         self._agents: dict[str, Agent] = {}
         self._workers = {one.worker_id: one for one in all_workers if not one.ended}
         self._held: dict[str, dict[str, Candidate]] = {}
+        """By worker; `""`: those that count, and are in none, as they wait for something else."""
         self._isolated: set[str] = set()
         for agent in sorted(live, key=lambda one: one.agent_id):  # by the time of the request
             self.put(agent, agent.well_ms or now_ms)
@@ -79,11 +80,12 @@ class Roster:
         self._agents[agent_id] = agent
         if agent.alone:
             self._isolated.add(agent_id)
-        if agent.held:
+        waits = agent.status is Status.PENDING and not (agent.alone or agent.state_lost)
+        if waits:
+            self.waiting[agent_id] = _candidate(agent, 0)
+        else:
             held = self._held.setdefault(agent.worker_id, {})
             held[agent_id] = _candidate(agent, at_ms)
-        elif agent.status is Status.PENDING and not (agent.alone or agent.state_lost):
-            self.waiting[agent_id] = _candidate(agent, 0)
 
     def _remove(self, agent_id: str) -> None:
         old = self._agents.pop(agent_id, None)
@@ -145,7 +147,7 @@ class Roster:
     def agrees_with(self, survey: Survey) -> bool:
         """Whether a survey found as many that wait, and as many in each worker."""
         counts = {o.worker.worker_id: o.agent_count for o in survey.workers if o.agent_count}
-        held = {worker_id: len(found) for worker_id, found in self._held.items()}
+        held = {worker_id: len(found) for worker_id, found in self._held.items() if worker_id}
         return survey.waiting == len(self.waiting) and counts == held
 
 
@@ -162,5 +164,6 @@ def _candidate(agent: Agent, claimed_ms: int) -> Candidate:
         labels=agent.labels,
         priority=agent.priority,
         expected_seconds=agent.expected_seconds,
+        returns=agent.incarnation > 1,
         claimed_ms=claimed_ms,
     )

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.placement_policy import Cap
 from eventstore.language.pool_config import PoolConfig
+from eventstore.language.workers import Drain
 from eventstore.log import placing
 from eventstore.log.placing import Assignment
 from eventstore.log.pool_log import PoolLog
@@ -99,6 +100,25 @@ async def test_a_cap_holds_back_and_calls_for_no_worker(site: Site) -> None:
     await set_config(site, project_caps={"greedy": 6})
     await until_run(site, 6, "greedy")
     assert await counts(site) == [10]
+    site.check()
+
+
+async def test_an_agent_that_is_moved_keeps_its_place_under_a_cap(site: Site) -> None:
+    pool = await site.pool(placement="pack", project_caps={"p": 2}, min_workers=2)
+    await site.host()
+    await ready(site, 2)
+    for count in (1, 2):
+        await pool.spawn()
+        await until_run(site, count)
+    before = await running(site)
+    await pool.spawn()
+    worker = next(o.worker for o in (await site.survey()).workers if o.agent_count)
+    await site.log.act_on_worker(POOL, worker.worker_id, Drain(reason="test"), ORIGIN)
+
+    async def moved() -> bool:
+        return await site.incarnations() == {1: 1, 2: 2} and await running(site) == before
+
+    await until(moved, what="the same agents run elsewhere")
     site.check()
 
 

@@ -118,6 +118,20 @@ def test_a_cap_of_a_project_delays_no_other() -> None:
     }
 
 
+def test_no_cap_holds_back_an_agent_that_ran_before() -> None:
+    """It was released, say: another of its project must not take its place."""
+    waiting = [
+        Candidate(agent_id="new", project_id="a"),
+        Candidate(agent_id="moved", project_id="a", returns=True),
+    ]
+    away = Room(worker_id="", slots=0, agents=agents("a"))
+    room = worker("w1", "a")
+    assert chosen(waiting, [room], project_caps={"a": 2}) == ["", "w1"]
+    assert chosen(waiting, [room], project_caps={"a": 3}) == ["w1", "w1"]
+    assert chosen(waiting, [room, away], project_caps={"a": 3}) == ["", "w1"]
+    assert chosen(waiting, [worker("w1", slots=1)]) == ["", "w1"]
+
+
 def test_a_cap_of_a_label_counts_one_value_or_each() -> None:
     waiting = [
         *agents("p", "p", labels={"tier": "free", "team": "red"}),

@@ -19,6 +19,7 @@ facts = st.tuples(
     labels,
     st.integers(0, 9),
     st.none() | st.floats(1, 1e6),
+    st.booleans(),
 )
 shapes = st.tuples(st.integers(1, 4), st.booleans(), st.floats(0, 2), st.lists(facts, max_size=4))
 policies = st.builds(
@@ -54,14 +55,15 @@ def pools(draw: st.DrawFn) -> tuple[list[Candidate], list[Room]]:
     return waiting, workers
 
 
-def candidate(name: str, of: tuple[str, dict[str, str], int, float | None]) -> Candidate:
-    project, named, priority, seconds = of
+def candidate(name: str, of: tuple[str, dict[str, str], int, float | None, bool]) -> Candidate:
+    project, named, priority, seconds, returns = of
     return Candidate(
         agent_id=name,
         project_id=project,
         labels=named,
         priority=priority,
         expected_seconds=seconds,
+        returns=returns,
     )
 
 
@@ -96,14 +98,16 @@ def test_no_cap_is_exceeded_by_a_placement(
     known = {one.agent_id: one for one in waiting}
     placement = place(waiting, workers, policy, now_ms=NOW_MS)
     new = [known[agent_id] for agent_id, _ in placement.assignments]
-    projects, pairs = counts(chain(new, *(one.agents for one in workers)))
+    new = [one for one in new if not one.returns]
+    returning = [one for one in waiting if one.returns]
+    projects, pairs = counts(chain(new, returning, *(one.agents for one in workers)))
     for one in new:
         limit = policy.project_caps.get(one.project_id, policy.project_caps.get("*"))
         assert limit is None or projects[one.project_id] <= limit
         for pair in pairs_of(one.labels):
             limit = policy.label_caps.get(pair, policy.label_caps.get(pair.partition("=")[0]))
             assert limit is None or pairs[pair] <= limit
-    assert not placement.held_back.keys() & {one.agent_id for one in new}
+    assert not placement.held_back.keys() & {one.agent_id for one in (*new, *returning)}
 
 
 @given(pools(), policies)

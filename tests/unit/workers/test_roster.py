@@ -132,6 +132,19 @@ def test_empty_workers_are_left_for_isolated_agents() -> None:
     assert accepting(roster, isolation_limit=1) == ["w2"], "it has the worker for itself"
 
 
+def test_what_waits_for_its_restart_counts_and_is_in_no_worker() -> None:
+    claimed = event(events.AgentClaimed(), "a", "w")
+    error = events.Error(type="E")
+    crashed = events.AgentCrashed(error=error, at_ms=1, window_ms=1, due_ms=5, failures=1)
+    roster = roster_of(*active("w"), requested("a"), claimed, event(crashed, "a", "w"))
+    rooms = [(room.worker_id, room.slots, len(room.agents)) for room in roster.rooms()]
+    assert (rooms, roster.waiting) == ([("", 0, 1), ("w", 2, 0)], {})
+    again = events.AgentRestarting(reason="crashed", next_incarnation=2)
+    roster.apply(event(again, "a"))
+    assert roster.waiting["a"].returns
+    assert [(room.worker_id, len(room.agents)) for room in roster.rooms()] == [("w", 0)]
+
+
 def test_an_agent_that_had_failed_and_is_wanted_again_is_to_be_read() -> None:
     again = events.AgentRestartRequested(reason="r", next_incarnation=2)
     roster = roster_of(event(again, "a"), event(events.AgentClaimed(), "b", "w"))
