@@ -56,6 +56,11 @@ class Leader:
     def leads(self) -> bool:
         return self._lead.term > 0 and self._lead.host == self._host
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it does nothing more unless something changes."""
+        return self._scaler.is_settled
+
     async def reconcile(self, survey: Survey, now: float) -> None:
         """Acquire or renew the lead, and do what a leader does."""
         await self._acquire_lead(survey, now)
@@ -104,9 +109,9 @@ class Leader:
         self._lead = lead
 
     def _is_dead(self, other: Leadership, survey: Survey, now: float) -> bool:
-        """At an idle pool it does not renew, which proves nothing later on."""
+        """At an idle pool, or one at rest, it does not renew, which proves nothing later on."""
         pool = self._context.pool()
-        idle = polling.is_idle(survey, pool)
+        idle = polling.is_idle(survey, pool) or polling.is_at_rest(survey, pool)
         timeout = self._lease_seconds = pool.config.lease_seconds
         unrenewed = self._other_leader.observe(
             () if idle else (other,), now, max_gap_seconds=polling.max_gap(timeout)
@@ -125,7 +130,7 @@ class Leader:
         return seconds > self._lease_seconds + 2 * REPORT_SECONDS
 
     def is_gone(self) -> bool:
-        """Whether an idle pool is led by a host that seems to be gone."""
+        """Whether an idle pool, or one at rest, is led by a host that seems to be gone."""
         return not self.leads and self._is_silent(self._lead)
 
     async def _expire_orders(self, survey: Survey) -> None:

@@ -5,7 +5,8 @@ not changed, on a clock that also runs while the machine sleeps. Time in which t
 observed nothing (Redis was unreachable, or it was suspended) counts only up to a bound, so that one
 that polls rarely, because it has too much to do, finds the dead later, but does find them.
 
-An idle pool is not polled (see `idle_pools`). In any other one a worker may die, or the leader,
+An idle pool is not polled, and one at rest seldom: of it only the renewals of its workers are read,
+of all such pools together (see `resting_pools`). In any other one a worker may die, or the leader,
 without whom nothing is started there. So the pause is a share of the lease, and a death is noticed
 about a lease after it whatever `poll_seconds` is. And it is well below the pause that would be too
 long to prove anything about a lease.
@@ -17,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 from eventstore.language.catalogue import Pool
 from eventstore.language.forecast import grows_soon
+from eventstore.language.workers import WorkerStatus
 from eventstore.log.survey import Survey
 
 MAX_GAP_SECONDS = 3.0
@@ -26,6 +28,10 @@ GAP_SHARE: Final = 0.25
 LEASE_SHARE: Final = 0.2
 MAX_SECONDS: Final = MAX_GAP_SECONDS * 2 / 3
 """The rest is for jitter, and for a poll that comes late."""
+REST_POLLS: Final = 30
+"""A pool at rest is polled so many times less often..."""
+TIMED_POLLS: Final = 5
+"""...or so many times, where time alone may change what its policy calls for."""
 
 T = TypeVar("T", bound=Hashable)
 
@@ -41,6 +47,32 @@ def is_idle(survey: Survey, pool: Pool) -> bool:
     return not busy and (pool.deleted or not to_lead)
 
 
+def is_at_rest(survey: Survey, pool: Pool) -> bool:
+    """Whether a supervisor has nothing to do there before an event, or the end of a lease.
+
+    What is too large is found by reading the memory of processes, which no event says.
+    """
+    waits = survey.waiting or survey.waiting_isolated or survey.restarting or survey.blocked
+    steady = not any(
+        one.worker.status is not WorkerStatus.ACTIVE
+        or one.worker.cordoned
+        or one.stalled
+        or one.isolated_agent
+        or not one.lease_seconds
+        for one in survey.workers
+    )
+    enough = len(survey.workers) >= max(pool.config.min_workers, 1)
+    changes = pool.deleted or survey.closed == str(pool.created_seq) or survey.unreadable
+    under_way = survey.consolidation or (pool.replacement and pool.replacement.runs)
+    observes = pool.config.memory_max_mb or pool.config.placement_policy
+    return enough and steady and not (waits or changes or under_way or observes)
+
+
+def base_interval(pool: Pool, poll_seconds: float) -> float:
+    """How often the leases of a pool's workers are observed, in seconds, before jitter."""
+    return min(poll_seconds, pool.config.lease_seconds * LEASE_SHARE, MAX_SECONDS)
+
+
 def poll_interval(
     survey: Survey,
     pool: Pool,
@@ -48,15 +80,20 @@ def poll_interval(
     poll_seconds: float,
     lease_late: bool,
     strays: Collection[str] = (),
+    rests: bool = False,
 ) -> float:
     """How many seconds after a survey the next should be made, before jitter; infinite if idle.
 
     `lease_late`: a lease was not renewed for a while, and a death is to be noticed soon. `strays`:
-    workers that run on this host, and may be in no survey.
+    workers that run on this host, and may be in no survey. `rests`: the pool is at rest.
     """
     if is_idle(survey, pool) and not strays:
         return inf
-    seconds = min(poll_seconds, pool.config.lease_seconds * LEASE_SHARE, MAX_SECONDS)
+    seconds = base_interval(pool, poll_seconds)
+    if rests:
+        config = pool.config
+        timed = config.scale_policy.service_level or config.schedules or config.shadow
+        return seconds * (TIMED_POLLS if timed else REST_POLLS)
     return seconds / 4 if lease_late else seconds
 
 

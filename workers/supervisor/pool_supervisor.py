@@ -20,7 +20,7 @@ from eventstore.ticks import set_within
 from workers.host.processes import boot_seconds
 from workers.supervisor import reaper
 from workers.supervisor.leader import Leader
-from workers.supervisor.polling import poll_interval
+from workers.supervisor.polling import base_interval, is_at_rest, poll_interval
 from workers.supervisor.worker_monitor import PoolContext, WorkerMonitor
 
 log = structlog.get_logger("muster.supervisor")
@@ -35,8 +35,11 @@ class PoolSupervisor:
         self.wakeup = asyncio.Event()
         self.reconciled = asyncio.Event()
         """Set once this host's workers of the pool are known."""
-        self.idle = self.deleted = False
-        """Idle: nothing is to be done before it is woken."""
+        self.idle = self.resting = self.deleted = False
+        """Idle: nothing is to be done before it is woken. At rest: nor is there while its workers
+        renew their leases."""
+        self.lease_interval = context.poll_seconds
+        """How often its leases are to be observed while it is at rest, in seconds."""
         self.waits = False
         """Something waits for a worker, or for the start of one."""
         self._context = context
@@ -48,7 +51,7 @@ class PoolSupervisor:
 
     async def run(self) -> None:
         """Reconcile whenever woken, and by the clock. Returns only by an error."""
-        self.idle = False
+        self.idle = self.resting = False
         self._context.pool()  # raises where the catalogue was recovered without it
         await self._pool_log.log.initialise(self._pool_log.pool)
         try:
@@ -66,6 +69,7 @@ class PoolSupervisor:
         """One round; returns after how many seconds the next is due at the latest."""
         pool = self._context.pool()  # raises, as in `run`
         self.deleted = pool.deleted
+        self.lease_interval = base_interval(pool, self._context.poll_seconds)
         survey = await self._pool_log.survey(ahead_ms=pool.config.scale_policy.ahead_ms)
         self.waits = survey.waiting + survey.waiting_isolated > 0 or any(
             one.worker.status is WorkerStatus.REQUESTED for one in survey.workers
@@ -93,12 +97,17 @@ class PoolSupervisor:
 
     def _next_poll_seconds(self, survey: Survey, elapsed: float) -> float:
         """`elapsed`: seconds since the survey. They count, or a slow one would poll too rarely."""
+        pool, late = self._context.pool(), self.monitor.lease_late
+        running = self._context.local.running(self._pool_log.pool)
+        rests = is_at_rest(survey, pool) and not late and running <= set(self.monitor.renewing)
+        self.resting = rests and (self._leader.is_settled or not self._leader.leads)
         seconds = poll_interval(
             survey,
-            self._context.pool(),
+            pool,
             poll_seconds=self._context.poll_seconds,
-            lease_late=self.monitor.lease_late,
-            strays=self._context.local.running(self._pool_log.pool),
+            lease_late=late,
+            strays=running,
+            rests=self.resting,
         )
         if self._leader.leads:
             drains = [o.worker.drain_ms for o in survey.workers if o.worker.drain_ms]

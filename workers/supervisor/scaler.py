@@ -12,6 +12,7 @@ import structlog
 from msgspec.structs import replace
 
 from eventstore.language import workers
+from eventstore.language.consolidation import AUTO
 from eventstore.language.events import PoolScalingDecided, WorkerRequested
 from eventstore.language.scaling import Memory, decide_scale
 from eventstore.language.workers import WorkerStatus, is_role_problem
@@ -26,6 +27,11 @@ from workers.supervisor.shadows import Shadows
 from workers.supervisor.worker_monitor import PoolContext, WorkerMonitor
 
 log = structlog.get_logger("muster.leader")
+
+LASTING: Final = frozenset(
+    {"", "down.tolerance", "up.tolerance", "max_workers", "occupied", "paused"}
+)
+"""Limits that hold for as long as the same is observed; none is one of them."""
 
 WAKE_REPEAT_SECONDS = 1.0
 """Spawns that wait this long although slots are free have their wake-up repeated."""
@@ -46,6 +52,8 @@ class Scaler:
         self._memory = Memory()
         self._shadows = Shadows(context, lead)
         self._consolidator = Consolidator(context, lead)
+        self.is_settled = False
+        """Whether only another observation leads to another decision: time does not."""
 
     async def reconcile(self, survey: Survey, now: float) -> None:
         """Order or drain workers, and wake those that have not claimed what waits."""
@@ -77,6 +85,9 @@ class Scaler:
             self._memory = memory
             await self._consolidator.reconcile(survey, decision, removed, ends=deleted)
         await self._shadows.reconcile(seen, survey)
+        changes = hosts or removed or decision.order
+        moves = pool.config.consolidate == AUTO and decision.surplus
+        self.is_settled = decision.limit in LASTING and not (changes or moves)
         await self._repeat_wake(survey, now)
 
     async def _room(

@@ -32,9 +32,9 @@ from workers.launch.zygote_messages import Plan
 from workers.supervisor.code_watch import Reloading
 from workers.supervisor.host_reports import HostReports
 from workers.supervisor.housekeeping import clean_up_logs, end_leftovers
-from workers.supervisor.idle_pools import IdlePools
 from workers.supervisor.options import SupervisorOptions, limit_to_one_worker, worker_options
 from workers.supervisor.pool_supervisor import PoolSupervisor, retry_forever
+from workers.supervisor.resting_pools import RestingPools
 from workers.supervisor.worker_monitor import PoolContext
 
 log = structlog.get_logger("muster.supervisor")
@@ -78,7 +78,7 @@ class Supervisor:
             self._processes,
             self._hosts_in_use,
         )
-        self._idle_pools = IdlePools(self._events, self._pools, options.poll_seconds)
+        self._resting_pools = RestingPools(self._events, self._pools, options.poll_seconds)
         self._reloading = Reloading(options, self._new_launcher, self._processes, self._wake_all)
         self._joined = False
         self._stopped = False
@@ -99,7 +99,7 @@ class Supervisor:
         self._start_task("following", self._follow)
         self._start_task("removing old logs", partial(clean_up_logs, self._options))
         self._start_task("reporting this host", self._reports.run)
-        self._start_task("checking idle pools", self._idle_pools.run)
+        self._start_task("checking pools at rest", self._resting_pools.run)
         ending = partial(
             end_leftovers, self._lock.scope, self._processes, self._pools, self._worker_ended
         )

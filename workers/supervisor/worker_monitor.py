@@ -5,7 +5,7 @@ be repeated, interrupted, or done by another supervisor at the same time.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from msgspec import Struct
 
@@ -73,6 +73,8 @@ class WorkerMonitor:
         self._leases = Stopwatch()
         self._drain_times = Stopwatch()
         self._stray_times = Stopwatch()
+        self.renewing: tuple[str, ...] = ()
+        """The workers that lived in the last survey."""
         self.hosts: frozenset[str] = frozenset()
         """Those that had workers in the last survey, or orders."""
         self._stalls: dict[str, str] = {}
@@ -106,10 +108,8 @@ class WorkerMonitor:
         present = self._pool().config.lease_seconds
         alive = {(o.worker.worker_id, o.renewal): o for o in survey.workers if o.worker.alive}
         leases = {key: o.lease_seconds or present for key, o in alive.items()}
-        gap = max_gap(min(leases.values(), default=present))
-        since_renewal = self._leases.observe(alive, now, max_gap_seconds=gap)
-        shares = {key: seconds / leases[key] for key, seconds in since_renewal.items()}
-        self.lease_late = max(shares.values(), default=0.0) > LATE_SHARE
+        self.renewing = tuple(name for name, _ in alive)
+        shares = self.observe_leases(leases, now)
         for (name, renewal), share in shares.items():
             worker = alive[name, renewal].worker
             is_suspect = worker.status is WorkerStatus.SUSPECT
@@ -122,6 +122,19 @@ class WorkerMonitor:
                 await self._pool_log.act_on_worker(name, suspect, checks=checks)
             elif share < SUSPECT_SHARE and is_suspect:
                 await self._pool_log.act_on_worker(name, workers.Recover())
+
+    def observe_leases(
+        self, leases: Mapping[tuple[str, int], float], now: float
+    ) -> dict[tuple[str, int], float]:
+        """How much of each lease has passed without a renewal.
+
+        `leases`: for all workers that live, with the number of their last renewal, in seconds.
+        """
+        gap = max_gap(min(leases.values(), default=self._pool().config.lease_seconds))
+        since_renewal = self._leases.observe(leases, now, max_gap_seconds=gap)
+        shares = {key: seconds / leases[key] for key, seconds in since_renewal.items()}
+        self.lease_late = max(shares.values(), default=0.0) > LATE_SHARE
+        return shares
 
     def _silence(self, worker: Worker) -> str:
         """Why a process that lives may not renew, where the worker itself could not say."""

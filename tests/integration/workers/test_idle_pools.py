@@ -13,8 +13,8 @@ from eventstore.log.reader import Entry, Reader
 from tests.integration.workers.hosts import POOL, Site, abandon
 from tests.pools import ORIGIN
 from tests.waiting import until
-from workers.supervisor.idle_pools import DELETED_SECONDS, IdlePools
 from workers.supervisor.pool_supervisor import PoolSupervisor
+from workers.supervisor.resting_pools import DELETED_SECONDS, RestingPools
 from workers.supervisor.supervisor import Supervisor
 
 
@@ -70,7 +70,7 @@ async def test_a_change_without_a_signal_is_noticed(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = await settled(site, monkeypatch, poll_seconds=60.0)
-    net = IdlePools(host._events, host._pools, 60.0)
+    net = RestingPools(host._events, host._pools, 60.0)
     await net.check()  # each is woken once: what happened before was not observed
     await until(lambda: not any(pool.wakeup.is_set() for pool in host._pools.values()))
     await until(lambda: all(pool.idle for pool in host._pools.values()))
@@ -84,7 +84,7 @@ async def test_a_change_without_a_signal_is_noticed(
 
 async def test_a_log_that_is_gone_is_noticed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     host = await settled(site, monkeypatch, poll_seconds=0.05)
-    await until(lambda: len(host._idle_pools._heads) == 4)
+    await until(lambda: len(host._resting_pools._heads) == 4)
     with structlog.testing.capture_logs() as logs:
         await host._client.execute_command("DEL", host._keys.pool("b", "meta"))
         await until(lambda: any(one["event"] == "log.error" for one in logs))
@@ -93,15 +93,19 @@ async def test_a_log_that_is_gone_is_noticed(site: Site, monkeypatch: pytest.Mon
 
 async def test_deleted_pools_take_turns(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their number is not bounded; a live one is asked for in each round."""
-    monkeypatch.setattr("workers.supervisor.idle_pools.BATCH", 2)
+    monkeypatch.setattr("workers.supervisor.resting_pools.BATCH", 2)
     await site.pool()
     pools: dict[str, Any] = {
         name: SimpleNamespace(
-            idle=True, deleted=name != POOL, wakeup=asyncio.Event(), leader_is_gone=lambda: True
+            idle=True,
+            resting=False,
+            deleted=name != POOL,
+            wakeup=asyncio.Event(),
+            leader_is_gone=lambda: True,
         )
         for name in (POOL, "a", "b", "c", "d")
     }
-    net, woken = IdlePools(site.log, pools, DELETED_SECONDS / 2), []
+    net, woken = RestingPools(site.log, pools, DELETED_SECONDS / 2), []
     for _ in range(4):
         await net.check()
         woken.append({name for name, pool in pools.items() if pool.wakeup.is_set()})
