@@ -91,8 +91,9 @@ def poll_interval(
         return inf
     seconds = base_interval(pool, poll_seconds)
     if rests:
-        config = pool.config
-        timed = config.scale_policy.service_level or config.schedules or config.shadow
+        config, policy = pool.config, pool.config.scale_policy
+        measures = policy.service_level or policy.forecast == "on"
+        timed = measures or config.schedules or config.shadow
         return seconds * (TIMED_POLLS if timed else REST_POLLS)
     return seconds / 4 if lease_late else seconds
 
