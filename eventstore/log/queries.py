@@ -70,7 +70,10 @@ class LogQueries(ScriptRunner):
 
     async def saved_state(self, pool: str, agent: Agent) -> bytes | None:
         """The state that an agent saved last; None if it is not there."""
-        state = await self._read(pool, "GET", self.keys.state(pool, agent.agent_id))
+        try:
+            state = await self._read(pool, "GET", self.keys.state(pool, agent.agent_id))
+        except WrongType:
+            return None
         found = state is not None and hashlib.sha256(state).hexdigest() == agent.state_sha256
         return state if found else None
 

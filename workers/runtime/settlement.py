@@ -1,6 +1,7 @@
 """Writing what becomes of an agent: it started, failed, was released, ended, or is cleared."""
 
 import random
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, Final
 
@@ -125,6 +126,9 @@ class Settlement:
         operator; or it is left to the reaper of its worker.
         """
         if isinstance(command, Release) and self._worker_context.leaves_agents():
+            if command.saved is not None and self.released_with is not None:
+                with suppress(SaveFailed):  # then it goes on from what it saved before
+                    await self.save(command.saved, self.released_with)
             return None
         pool_log, agent_id = self._worker_context.log, self.state.agent_id
         fence, incarnation = self._worker_context.fence, self.state.incarnation

@@ -99,6 +99,28 @@ async def test_a_worker_that_was_fenced_saves_nothing(pool: WorkerPool) -> None:
     assert stored(pool.url, agent_id) is None
 
 
+async def test_a_worker_that_drains_unasked_saves_what_it_leaves_to_its_reaper(
+    pool: WorkerPool,
+) -> None:
+    worker = await pool.worker(Counter)
+    [agent_id] = await pool.running()
+    worker.request_drain("signal", ordered=False)
+    await worker.wait()
+    assert stored(pool.url, agent_id) == b"1"
+    assert kinds(pool.url, agent_id)[-1] == "agent.saved"
+
+
+async def test_a_key_of_another_type_is_no_state(pool: WorkerPool) -> None:
+    first = await pool.worker(Counter)
+    [agent_id] = await pool.running()
+    await first.stop()
+    with redis.Redis.from_url(pool.url) as client:
+        client.delete(f"state:{{{POOL}}}:{agent_id}")
+        client.hset(f"state:{{{POOL}}}:{agent_id}", "a", "b")
+    await pool.worker(Counter)
+    await until(lambda: kinds(pool.url, agent_id)[-1] == "agent.state_lost", what="it waits")
+
+
 @pytest.mark.parametrize("found", [b"9", None], ids=["an older one", "none"])
 async def test_without_the_last_state_an_agent_waits(pool: WorkerPool, found: bytes | None) -> None:
     first = await pool.worker(Counter)
