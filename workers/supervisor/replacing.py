@@ -42,7 +42,7 @@ def plan(survey: Survey, replacement: Replacement, proven: Collection[str]) -> P
     alive = [o for o in survey.workers if o.worker.alive]
     old = [o for o in alive if o.worker.epoch < replacement.epoch]
     staying = [o for o in old if not o.worker.draining]
-    new = [o for o in alive if o not in old and not o.worker.draining]
+    new = [o for o in alive if o.worker.epoch >= replacement.epoch and not o.worker.draining]
     ordered = sum(o.worker.status is WorkerStatus.REQUESTED for o in survey.workers)
     unproven = ordered + sum(o.worker.worker_id not in proven for o in new)
     if not old and (not unproven or len(new) + ordered - unproven >= replacement.workers):
@@ -53,10 +53,10 @@ def plan(survey: Survey, replacement: Replacement, proven: Collection[str]) -> P
     due = sum(o.worker.drain_ms > 0 for o in staying)
     gone = due + max(len(old) - len(staying), unproven + missing)
     candidates = sorted((o for o in staying if not o.worker.drain_ms), key=_cheapest_first)
-    retired = candidates[: max(replacement.max_unavailable - gone, 0)]
+    count = max(replacement.max_unavailable - gone, 0)
     return Plan(
-        cordon=[o.worker for o in candidates if o not in retired and not o.worker.cordoned],
-        retire=[o.worker for o in retired],
+        cordon=[o.worker for o in candidates[count:] if not o.worker.cordoned],
+        retire=[o.worker for o in candidates[:count]],
     )
 
 
