@@ -16,6 +16,8 @@ from tests.chaos.judging.streams import PLACER, Registry
 from tests.chaos.judging.workers import Worker
 
 LATER: Final = {
+    "cordoned": "",
+    "drain_ms": "0",
     "alone": "",
     "has_run": "",
     "well_ms": "0",
