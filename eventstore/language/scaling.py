@@ -128,12 +128,10 @@ class Decision(Struct, frozen=True, kw_only=True):
 def decide_scale(seen: Observation, policy: ScalePolicy, memory: Memory) -> tuple[Decision, Memory]:
     """Decide, and say what to remember. The same arguments always give the same result."""
     sampled = _sample(seen, policy, memory)
-    slots = _slots_by_rule(seen, policy, sampled)
+    growth = _expected_growth(seen, policy, sampled)
+    slots = _slots_by_rule(seen, policy, sampled, growth)
     current = seen.workers
-    candidates = {
-        rule: max(current + ceil((called - seen.capacity) / policy.slots), 0) + seen.additional
-        for rule, called in slots.items()
-    }
+    candidates = {rule: _workers(called, seen, policy) for rule, called in slots.items()}
     candidates["min-workers"] = policy.min_workers
     if policy.schedules:  # so early that they have started by then
         minute = (seen.ts + int(sampled.start_seconds * 1000)) // MINUTE_MS
@@ -143,7 +141,10 @@ def decide_scale(seen: Observation, policy: ScalePolicy, memory: Memory) -> tupl
     wanted = candidates[winner]
     if seen.deleted:
         wanted, winner = 0, "pool-deleted"
-    firm = min(wanted, max(candidates[rule] for rule in acting if rule not in PROVISIONAL))
+    kept = [candidates[rule] for rule in acting if rule not in PROVISIONAL]
+    if FORECAST in acting:  # what is expected comes within a step, not as it begins
+        kept.append(_workers(seen.held + seen.waiting + growth, seen, policy))
+    firm = min(wanted, max(kept))
     before, window = memory.most, policy.down.window_seconds
     if not memory.ts and window:  # those that are there may have been needed
         before = ((_part(window, seen.ts), current),)
@@ -178,13 +179,25 @@ def decide_scale(seen: Observation, policy: ScalePolicy, memory: Memory) -> tupl
     )  # fmt: skip
 
 
-def _slots_by_rule(seen: Observation, policy: ScalePolicy, sampled: Memory) -> dict[str, float]:
+def _workers(called: float, seen: Observation, policy: ScalePolicy) -> int:
+    """For so many slots."""
+    missing = ceil((called - seen.capacity) / policy.slots)
+    return max(seen.workers + missing, 0) + seen.additional
+
+
+def _expected_growth(seen: Observation, policy: ScalePolicy, sampled: Memory) -> int:
+    if policy.forecast == "off":
+        return 0
+    return growth_within(seen.forecast, seen.ts, sampled.start_seconds + POLL_SECONDS)
+
+
+def _slots_by_rule(
+    seen: Observation, policy: ScalePolicy, sampled: Memory, growth: int
+) -> dict[str, float]:
     load = seen.held + seen.waiting
     slots = _slots(load, 0, policy, sampled)
-    if policy.forecast != "off":
-        growth = growth_within(seen.forecast, seen.ts, sampled.start_seconds + POLL_SECONDS)
-        if growth:
-            slots[FORECAST] = max(_slots(load, growth, policy, sampled).values())
+    if growth:
+        slots[FORECAST] = max(_slots(load, growth, policy, sampled).values())
     return slots
 
 

@@ -84,19 +84,20 @@ def test_without_one_or_with_a_bad_or_an_old_one_nothing_is_expected(
     assert "forecast" not in decide(expecting(20, 2, forecast), ON).candidates
 
 
-def test_what_was_ordered_for_growth_that_does_not_come_is_soon_removed() -> None:
-    """As what was ordered for a service level is."""
-    pool = Pool(replace(ON, start_seconds=0.0, down=Behaviour(window_seconds=160.0)))
-    pool.policy = replace(pool.policy, start_seconds=300.0)
-    observed = expecting(10, 1)
-    decision, memory = decide_scale(observed, pool.policy, Memory())
-    assert decision.desired == 5
-    desired = []
-    for seconds in (5.0, 30.0):
-        calm = replace(seen(10, 5, seconds=seconds), forecast=Forecast(START_MS, 0.0))
-        decision, memory = decide_scale(calm, pool.policy, memory)
+def test_what_was_ordered_for_growth_is_kept_for_the_window_without_the_reserve() -> None:
+    """It comes within a step, not as that begins. What is free for its spread goes sooner."""
+    down = Behaviour(window_seconds=160.0)
+    policy = replace(ON, service_level=0.99, down=down)
+    noisy = Memory(ts=START_MS - 2_000, load=10, weight=1.0, spread=1.0, start_seconds=300.0)
+    decision, memory = decide_scale(expecting(10, 1), policy, noisy)
+    assert decision.desired > 6
+    workers, desired = decision.desired, []
+    for seconds in (15, 40, 150, 190):
+        calm = replace(seen(10, workers, seconds=seconds), forecast=Forecast(START_MS, 0.0))
+        memory = replace(memory, spread=0.0, trend=0.0)
+        decision, memory = decide_scale(calm, policy, memory)
         desired.append(decision.desired)
-    assert desired == [5, 1]
+    assert desired == [workers, 5, 5, 1]
 
 
 Loads = st.integers(0, 500)
