@@ -25,7 +25,7 @@ from eventstore.log.replies import Leadership
 from eventstore.log.survey import Survey
 from eventstore.steps import clauses
 from workers.supervisor.pressures import pressures, worker_usage
-from workers.supervisor.reaper import consumers, requeue_unclaimed
+from workers.supervisor.reaper import pending_for, requeue_unclaimed
 from workers.supervisor.roster import Roster
 from workers.supervisor.worker_monitor import PoolContext
 
@@ -68,16 +68,27 @@ class Placer:
         if survey.placed != IS_PLACED:
             self._reported = None  # a recovered log has lost this, too
             await self._context.write_as(self._lead, clauses.SetMeta("placed", IS_PLACED))
-        async with self._placing:
-            self._without_room = {o.worker.worker_id for o in survey.workers if not o.has_room}
-            self._pressures = await self._read_pressures(survey)
-            if self._roster is None or not self._agrees(self._roster, survey):
-                self._roster = await self._load()
-            if policy.has_caps:  # what they hold back is no load: it is to be known by now
-                await self._catch_up(self._roster)
-            await self._place_all(self._roster, policy)
+        try:
+            async with self._placing:
+                await self._reconcile(survey, policy)
+        except OutOfStep as error:
+            self._forget(error)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
+
+    async def _reconcile(self, survey: Survey, policy: PlacementPolicy) -> None:
+        self._without_room = {o.worker.worker_id for o in survey.workers if not o.has_room}
+        self._pressures = await self._read_pressures(survey)
+        if self._roster is not None and not self._agrees(self._roster, survey):
+            self._roster = None
+        roster = self._roster = self._roster or await self._load()
+        if policy.has_caps:  # what they hold back is no load: it is to be known by now
+            await self._catch_up(roster)
+        await self._place_all(roster, policy)
+
+    def _forget(self, error: OutOfStep) -> None:
+        log.warning("placer.reads_again", pool=self._pool_log.pool, reason=str(error))
+        self._roster = None
 
     def may_run(self, waiting: int) -> int:
         """How many of so many that wait no cap holds back."""
@@ -111,8 +122,10 @@ class Placer:
             return
         switch = clauses.SetMeta("placed", WAS_PLACED), clauses.SetMeta("capped", "")
         await self._context.write_as(self._lead, *switch, clauses.WakeWorkers())
-        while PLACER in await consumers(self._pool_log):
+        before: Sequence[tuple[str, str]] = ()
+        while (pending := await pending_for(self._pool_log, PLACER)) and pending != before:
             await requeue_unclaimed(self._pool_log, PLACER)
+            before = pending
 
     # ---- following -----------------------------------------------------------------------------
 
@@ -124,12 +137,13 @@ class Placer:
                 try:
                     found = await reader.read({self._events: self._position})
                     await self._follow(found.get(self._events, ()))
+                    if self._roster is None:  # the next round reads it
+                        await asyncio.sleep(RETRY_SECONDS)
                 except LogError as error:
                     log.warning("placer.waits", pool=pool, error=str(error))
                     await asyncio.sleep(RETRY_SECONDS)
         except OutOfStep as error:
-            log.warning("placer.reads_again", pool=pool, reason=str(error))
-            self._roster = None
+            self._forget(error)
         except Exception:
             log.exception("supervisor.error", during="placing")
             self._roster = None

@@ -3,7 +3,6 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from msgspec.structs import replace
 
 from eventstore.language.agent_commands import Terminate
 from eventstore.language.placement_policy import Cap
-from eventstore.language.pool_config import PoolConfig
 from eventstore.language.workers import Drain
 from eventstore.log import placing
 from eventstore.log.placing import Assignment
@@ -21,8 +19,7 @@ from eventstore.log.replies import Leadership
 from tests.integration.workers.hosts import POOL, Site
 from tests.pools import ORIGIN, data, raw_events
 from tests.waiting import until
-from workers.supervisor import host_reports
-from workers.supervisor.pressures import worker_usage
+from workers.supervisor import host_reports, pressures
 
 
 async def counts(site: Site) -> list[int]:
@@ -172,35 +169,31 @@ async def test_a_placer_that_dies_between_its_steps_strands_nothing(
     site.check()
 
 
-async def test_agents_are_kept_from_a_worker_that_computes(
+async def test_agents_are_kept_from_a_worker_that_is_short_of_memory(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `resource`: what workers report with their heartbeats counts."""
     monkeypatch.setattr(host_reports, "host_pressure", lambda: 0.0)  # other tests run here, too
-    (site.folder / "computing_agents.py").write_text(
+    monkeypatch.setattr(pressures, "FULL_LAG_MS", 1e9)
+    (site.folder / "large_agents.py").write_text(
         "import asyncio\n"
         "from workers.api.agent import Agent\n"
-        "class Computing(Agent):\n"
+        "class Large(Agent):\n"
         "    async def run(self, context):\n"
-        "        while context.input:\n"
-        "            sum(range(100_000))\n"
-        "            await asyncio.sleep(0)\n"
+        "        kept = b'x' * context.input.get('bytes', 0)\n"
         "        await asyncio.Event().wait()\n"
     )
-    pool = await site.pool(placement="resource", min_workers=2)
-    await site.host(agent="computing_agents:Computing")
+    pool = await site.pool(placement="resource", min_workers=2, memory_max_mb=400)
+    supervisor = await site.host(agent="large_agents:Large")
     await ready(site, 2)
-    first = await pool.spawn(input=Raw(b'{"compute":1}'))
+    large = await pool.spawn(input=Raw(b'{"bytes":200000000}'))
     await site.until_running(1)
-    busy = await site.log.agent(POOL, first.agent_id)
-    assert busy is not None
-    await until(partial(reports_load, site, busy.worker_id), what="the load is reported")
+    found = await site.log.agent(POOL, large.agent_id)
+    assert found is not None
+    placer = supervisor._pools[POOL]._leader._placer
+    await until(lambda: placer._pressures.get(found.worker_id, 0) > 0.4, what="the load is known")
     for count in (2, 3):
         await pool.spawn()
-        await until_run(site, count)
-    assert await site.log.held(POOL, busy.worker_id) == [first.agent_id]
-
-
-async def reports_load(site: Site, worker_id: str) -> bool:
-    usage = await worker_usage(PoolLog(site.log, POOL, ORIGIN), await site.survey())
-    return usage[worker_id].pressure(PoolConfig()) > 0.2 if worker_id in usage else False
+        await site.until_running(count)
+    assert await site.log.held(POOL, found.worker_id) == [large.agent_id]
+    site.check()
