@@ -3,9 +3,9 @@
 This file and `misbehaving.py` are copied next to the run's configuration and imported by the
 workers, so they import nothing but what a user's agent would, and which worker it is in. Every
 incarnation has a file of its own in the folder that `CHAOS_TRACE` names, a JSON object a line: who
-it is, the token it runs with, and when, by CLOCK_BOOTTIME; further lines while it runs, and one
-with `stopped` when its code has ended. A killed process writes no such line; then the last one is a
-lower bound.
+it is, the token it runs with, the state it was given, and when, by CLOCK_BOOTTIME; further lines
+while it runs, and one with `stopped` when its code has ended. A killed process writes no such line;
+then the last one is a lower bound.
 
 `input` says how it behaves: `{"do": "…", "after": seconds, "for": seconds, "linger": seconds}`, or
 `{"misbehave": seed}`: it acts as `misbehaving.py` says.
@@ -13,6 +13,7 @@ lower bound.
 
 import asyncio
 import contextlib
+import hashlib
 import importlib
 import json
 import os
@@ -21,10 +22,11 @@ import threading
 import time
 from pathlib import Path
 
-from muster import Agent, Context
+from muster import Agent, Context, SaveFailed
 from workers.output.lines import CURRENT
 
 TICK_SECONDS = 0.25
+SAVE_SECONDS = 0.7
 
 
 class AgentTrace:
@@ -62,6 +64,8 @@ class Immediate(Agent):
 
     trace: AgentTrace | None = None
     unwell = False
+    restored = ""
+    """The digest of the state that it began with."""
 
     async def run(self, context: Context) -> None:
         trace = self.trace or self._begin(context)
@@ -76,7 +80,7 @@ class Immediate(Agent):
             raise RuntimeError("as requested")
         self.unwell = do == "raise-in-check" and context.incarnation == 1
         self.trace = AgentTrace(context)
-        self.trace.write()
+        self.trace.write(restored=self.restored)
         return self.trace
 
     async def _run(self, context: Context, trace: AgentTrace) -> None:
@@ -131,7 +135,24 @@ class Immediate(Agent):
 
 
 class Tested(Immediate):
-    """The same with a `start` of its own."""
+    """The same with a `start` of its own, and a state: it counts how often it was saved."""
+
+    saves = 0
+
+    async def restore(self, state: bytes) -> None:
+        self.saves = int(state.split()[0])
+        self.restored = hashlib.sha256(state).hexdigest()
+
+    async def save(self) -> bytes:
+        self.saves += 1
+        return b"%d %b" % (self.saves, os.urandom(200))
 
     async def start(self, context: Context) -> None:
         self._begin(context)
+        self.saving = asyncio.create_task(self._save_often(context))
+
+    async def _save_often(self, context: Context) -> None:
+        while True:
+            await asyncio.sleep(SAVE_SECONDS)
+            with contextlib.suppress(SaveFailed):
+                await context.save()

@@ -99,6 +99,8 @@ class Agent:
     changed_ms: int = 0
     claims: dict[int, Entry] = field(default_factory=dict)
     """By incarnation."""
+    claimed_with: dict[int, str] = field(default_factory=dict)
+    """The digest of what it had saved then."""
     asked: list[Entry] = field(default_factory=list)
     """The requests for its end."""
 
@@ -233,6 +235,7 @@ def evolve(agent: Agent, entry: Entry) -> None:
             agent.worker, agent.epoch = entry.worker_id, entry.epoch
             agent.claim_seq, agent.generation = entry.seq, entry.generation
             agent.claims.setdefault(entry.incarnation, entry)
+            agent.claimed_with.setdefault(entry.incarnation, agent.state)
         case "agent.cleared":
             agent.alone, agent.losses = False, []
         case "agent.started":

@@ -41,6 +41,8 @@ class AgentTrace:
     token: str
     times: list[float] = field(default_factory=list)
     stopped: bool = False
+    restored: str | None = None
+    """The digest of the state that it began with; None: it did not say."""
 
     def offence(self, invariant: int, why: str) -> Offence:
         subject = f"{self.agent_id}/{self.incarnation} in {self.worker_id}"
@@ -92,6 +94,7 @@ def _trace(lines: Iterable[dict[str, Any]]) -> AgentTrace | None:
                 int(line["incarnation"]),
                 str(line.get("worker_id", "")),
                 str(line["token"]),
+                restored=line.get("restored"),
             )
         trace.times.append(float(line["at"]))
         trace.stopped = bool(line.get("stopped"))
@@ -131,6 +134,8 @@ def _token(trace: AgentTrace, pool: Pool | None) -> Iterator[Offence]:
     ):
         why = f"it ran with token {trace.token}, but {claim.worker_id} claimed it as "
         yield trace.offence(2, f"{why}{claim.generation}:{claim.seq}")
+    elif agent and trace.restored not in {None, agent.claimed_with[trace.incarnation]}:
+        yield trace.offence(2, "it began with another state than the one that it saved last")
 
 
 def _overlaps(runs: Sequence[AgentTrace], lease: float, pool: Pool | None) -> Iterator[Offence]:

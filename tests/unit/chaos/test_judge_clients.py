@@ -225,6 +225,13 @@ def test_an_agent_that_ran_without_a_claim_is_found() -> None:
     assert only(judge_runs(life(1, "w1", 5, 1.0)), "ran with token 1:5").invariant == 2
 
 
+def test_an_agent_that_began_with_another_state_than_its_last_is_found() -> None:
+    one, two = incarnations(first=(1, 2), second=(3, 4))
+    assert judge_runs(replace(one, restored=""), replace(two, restored="")) == []
+    found = only(judge_runs(one, replace(two, restored="older")), "another state than the one")
+    assert found.invariant == 2
+
+
 def test_an_agent_that_ran_after_its_end_was_acknowledged_is_found() -> None:
     found = judge_runs(*incarnations(first=(1, 2), second=(3, 4, 5)), ended_at=4.5)
     assert only(found, "after its end was answered").invariant == 3
