@@ -36,7 +36,7 @@ from tests.bench.table import as_markdown
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = (
     "end-to-end", "accept", "latency", "spawn-worker", "replay", "event-library", "memory", "idle",
-    "pools", "lag", "flood", "ended", "growth", "many-workers", "actors", "explain",
+    "pools", "lag", "flood", "ended", "growth", "many-workers", "burst", "actors", "explain",
 )  # fmt: skip
 
 

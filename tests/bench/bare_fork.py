@@ -2,13 +2,15 @@
 
     python -m tests.bench.bare_fork REDIS_URL
 
-`fork` on its input is answered with the milliseconds until the child has a reply from Redis; `hold`
-with the process id of a child that keeps its connection; `end` ends those.
+`fork` on its input is answered with the milliseconds until the child has a reply from Redis, and
+`forks COUNT LIMIT` until so many have, of which at most LIMIT start at the same time; `hold` with
+the process id of a child that keeps its connection; `end` ends those.
 """
 
 import asyncio
 import gc
 import os
+import select
 import signal
 import sys
 import time
@@ -24,10 +26,12 @@ def main(redis_url: str) -> None:
     gc.freeze()
     held: list[int] = []
     for line in sys.stdin:
-        match line.strip():
-            case "fork":
-                print(fork_once(redis_url), flush=True)
-            case "hold":
+        match line.split():
+            case ["fork"]:
+                print(fork_many(redis_url, 1, 1), flush=True)
+            case ["forks", count, limit]:
+                print(fork_many(redis_url, int(count), int(limit)), flush=True)
+            case ["hold"]:
                 held.append(fork_and_hold(redis_url))
                 print(held[-1], flush=True)
             case _:
@@ -43,8 +47,24 @@ def end(children: list[int]) -> None:
     children.clear()
 
 
-def fork_once(redis_url: str) -> float:
+def fork_many(redis_url: str, count: int, limit: int) -> float:
     began = time.monotonic_ns()
+    starting: dict[int, int] = {}
+    last = forked = 0
+    while forked < count or starting:
+        while forked < count and len(starting) < limit:
+            reading, pid = fork_once(redis_url, began)
+            starting[reading] = pid
+            forked += 1
+        for reading in select.select(list(starting), [], [])[0]:
+            last = max(last, int(os.read(reading, 64)))
+            os.close(reading)
+            os.waitpid(starting.pop(reading), 0)
+    return last / 1e6
+
+
+def fork_once(redis_url: str, began: int) -> tuple[int, int]:
+    """A descriptor from which the nanoseconds can be read until the child's reply; and its id."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -52,10 +72,7 @@ def fork_once(redis_url: str) -> float:
         os.write(writing, str(time.monotonic_ns() - began).encode())
         os._exit(0)
     os.close(writing)
-    taken = os.read(reading, 64)
-    os.close(reading)
-    os.waitpid(pid, 0)
-    return int(taken) / 1e6
+    return reading, pid
 
 
 def fork_and_hold(redis_url: str) -> int:
