@@ -31,6 +31,8 @@ SMALL_GROWTH: Final = 2
 """...or as so many agents, if that is more..."""
 BURST: Final = 10
 """...and not at all if it is so many times as large: a burst is no trend."""
+RARE_SECONDS: Final = 3_000.0
+"""Where fewer than one agent is expected within so long, no slot is kept for it."""
 POLL_SECONDS: Final = 2.0
 """So much later than the load changes a worker may be ordered."""
 SERVICE_LEVEL: Final = "service-level"
@@ -256,7 +258,10 @@ def _growth(policy: ScalePolicy, sampled: Memory, expected: int) -> float:
     seconds = sampled.start_seconds + POLL_SECONDS
     observed = PRIOR_SECONDS - AVERAGE_SECONDS * log(1 - min(sampled.weight, 0.999))
     deviation = sqrt(spread * seconds * (1 + seconds / observed))  # also of the trend itself
-    arrivals = max(spread / 2, trend) * seconds  # as many come as end, where nothing grows
+    rate = max(spread / 2, trend)  # as many come as end, where nothing grows
+    if rate * RARE_SECONDS < 1:
+        return float(expected)
+    arrivals = rate * seconds
     return max(trend * seconds, expected) + deviation * _deviations(
         (1 - policy.service_level) * arrivals / deviation
     )

@@ -39,6 +39,18 @@ def test_slots_are_kept_free_for_the_spread_of_the_load() -> None:
     assert sum(one < 0 for one in free[900:]) == 0
 
 
+def test_a_pool_without_load_comes_to_have_no_workers() -> None:
+    """While there may still be an agent within fifty minutes, it keeps one."""
+    pool = Pool(replace(AHEAD, down=Behaviour(window_seconds=60.0)))
+    for load in steady(random.Random(5), 10):
+        pool.observe(load)
+    sizes = [(pool.observe(0, after=60.0), pool.workers)[1] for _ in range(120)]
+    gone = sizes.index(0)
+    assert 30 < gone < 90
+    assert set(sizes[gone:]) == {0}
+    assert sizes[gone - 1] == 1
+
+
 @pytest.mark.parametrize("weight", [0.05, 0.4, 1.0])
 @pytest.mark.parametrize(("trend", "spread"), [(0.0, 2.0), (0.5, 2.0), (-0.5, 2.0), (2.0, 1.0)])
 @pytest.mark.parametrize("start_seconds", [3.0, 98.0])
