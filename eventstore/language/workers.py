@@ -5,8 +5,9 @@
     requested | active | draining -> lost
 
 A worker is first an order for a launch, with a deadline; `worker.started` is refused after it.
-`epoch` is its fencing number, allocated when it starts and raised when it is declared lost. Beside
-its status it is cordoned from `worker.cordoned` until `worker.uncordoned`: it claims no agents.
+`epoch` is its fencing number, allocated when it starts and raised when it is declared lost. It may
+be cordoned, whatever its status, from `worker.cordoned` until `worker.uncordoned`: it claims no
+agents then.
 """
 
 from enum import StrEnum

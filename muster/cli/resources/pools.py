@@ -149,7 +149,7 @@ def print_pool(answer: Answer) -> None:
 
 
 def replacement_text(pool: str, replacement: Replacement) -> str:
-    """How the replacement of its workers stands."""
+    """A sentence about the replacement of its workers."""
     when = render.timestamp(replacement.ended_at or replacement.started_at)
     if replacement.runs:
         return f"the workers of pool {pool} are being replaced since {when}: {replacement.reason}"
