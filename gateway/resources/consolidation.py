@@ -121,9 +121,9 @@ def _why(pool: Pool, survey: Survey, plan: Plan, moves: int) -> str:
     config = pool.config
     if plan.victims:
         each = config.move_policy.per_minute
-        return f"agents can be moved closer together: {moves}, at most {each} a minute"
+        return f"agents that move: {moves}, at most {each} a minute"
     if survey.surplus:
-        return f"workers that would do without: {survey.surplus}, but none can be emptied"
+        return f"fewer workers would do ({survey.surplus} fewer), but none can be emptied"
     if config.paused is not None:
         return f"the pool is paused: {config.paused}"
     window = config.scale_policy.down.window_seconds

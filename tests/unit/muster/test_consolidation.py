@@ -20,7 +20,7 @@ PLAN: dict[str, Any] = {
     "workers_fewer": 1,
     "moves": 1,
     "running": False,
-    "why": "agents can be moved closer together: 1, at most 20 a minute",
+    "why": "agents that move: 1, at most 20 a minute",
     "workers": [
         {**ROW, "action": "empty", "why": "its agents have room in other workers"},
         {**ROW, "worker_id": f"{WORKER[:-1]}f", "action": "keep", "why": "an agent is busy"},
