@@ -25,7 +25,7 @@ from eventstore.log.replies import Leadership
 from eventstore.log.survey import Survey
 from eventstore.steps import clauses
 from workers.supervisor.pressures import pressures, worker_usage
-from workers.supervisor.reaper import pending_for, requeue_unclaimed
+from workers.supervisor.reaper import consumers, requeue_unclaimed
 from workers.supervisor.roster import Roster
 from workers.supervisor.worker_monitor import PoolContext
 
@@ -33,6 +33,7 @@ log = structlog.get_logger("muster.leader")
 
 CAPS_REPORTED: Final = 500
 RETRY_SECONDS: Final = 0.5
+REQUEUE_ROUNDS: Final = 50
 IS_PLACED: Final = "1"
 WAS_PLACED: Final = "0"
 """Of the field `placed` of the meta hash, which scripts read."""
@@ -57,6 +58,7 @@ class Placer:
         self._pressures: Mapping[str, float] = {}
         self._placing = asyncio.Lock()
         self._reported: str | None = None
+        self._rounds_to_requeue = 0
 
     async def reconcile(self, survey: Survey) -> None:
         """Place, or stop to do so, as the pool's settings say."""
@@ -117,15 +119,21 @@ class Placer:
         return pressures(survey, await worker_usage(self._pool_log, survey), hosts, config)
 
     async def _return_to_pull(self, survey: Survey) -> None:
-        """Workers claim again; what was read for the placer is queued again, for them."""
-        if survey.placed != IS_PLACED:
-            return
-        switch = clauses.SetMeta("placed", WAS_PLACED), clauses.SetMeta("capped", "")
-        await self._context.write_as(self._lead, *switch, clauses.WakeWorkers())
-        before: Sequence[tuple[str, str]] = ()
-        while (pending := await pending_for(self._pool_log, PLACER)) and pending != before:
-            await requeue_unclaimed(self._pool_log, PLACER)
-            before = pending
+        """Workers claim again; what was read for the placer is queued again, for them.
+
+        A thousand in each round. What is left after all rounds, and where the leader changes, is
+        queued again as are all strays.
+        """
+        if survey.placed == IS_PLACED:
+            switch = clauses.SetMeta("placed", WAS_PLACED), clauses.SetMeta("capped", "")
+            await self._context.write_as(self._lead, *switch, clauses.WakeWorkers())
+            self._rounds_to_requeue = REQUEUE_ROUNDS
+        if self._rounds_to_requeue:
+            self._rounds_to_requeue -= 1
+            if PLACER in await consumers(self._pool_log):
+                await requeue_unclaimed(self._pool_log, PLACER)
+            else:
+                self._rounds_to_requeue = 0
 
     # ---- following -----------------------------------------------------------------------------
 
