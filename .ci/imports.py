@@ -110,7 +110,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "muster.cli.events": ("muster.settings", "muster.terminal", "muster.cli.arguments",
                           "muster.cli.client", CALLS, LOG, "projector.intake", QUERIES),
     "muster.cli.resources": ("muster.settings", "muster.terminal", "muster.cli.arguments",
-                             "muster.cli.client", "muster.cli.events"),
+                             "muster.cli.client", "muster.cli.events", "projector.store"),
     "muster.cli.simulation": ("muster.settings", "muster.terminal", "muster.cli.arguments",
                               "muster.simulation", "projector.history", "projector.store"),
     "muster.cli.maintenance": ("muster.terminal", "muster.process", "muster.cli.arguments",

@@ -18,6 +18,7 @@ from projector.explain.story import ENDS, Story, without_repeated_saves
 from projector.history.positions import LogPosition
 from projector.intake.archive import generation_ranges
 from projector.intake.entries import event_of
+from projector.store.explanations import LEFT_OUT_MAX
 from projector.store.mapping import chunks
 from projector.store.rows import EventRow
 from projector.store.tables import EVENTS
@@ -27,6 +28,8 @@ CONTEXT: Final = 4
 """So many events before the last ones are read, for what these say..."""
 SAVES_MAX: Final = 200
 """...and so many more of an agent: saves that another one follows are left out."""
+COUNTED_MAX: Final = LEFT_OUT_MAX + 2_000
+"""So many events of a pool are counted at most."""
 WORKERS_READ: Final = 100
 """Workers whose events are read at once."""
 WORKER_EVENTS_MAX: Final = 2_000
@@ -78,7 +81,7 @@ def read_story(
     last, before = ordered[-limit:], ordered[:-limit]
     first = before[:1]
     shown = [*first, *last]
-    left_out = max(total - len(shown), 0)
+    left_out = min(max(total - len(shown), 0), LEFT_OUT_MAX)
     near = before[-CONTEXT:] if not left_out else before[1:][-CONTEXT:]
     context = [e for e in before if e in near or isinstance(e.body, IN_CATALOGUE)]
     others = _others(connection, log, [*context, *shown])
@@ -93,12 +96,9 @@ def read_story(
     )
 
 
-def _of_subject(log: LogPosition, *subjects: str, end: int | None = None) -> Select[Any]:
-    """Events by the index on subjects, before seq `end`.
-
-    With one bound for the index, and the pool's log selected so that no other index serves.
-    """
-    query = select(EVENTS).where(E.subject.in_(subjects), E.pool.concat("") == log.pool)
+def _of_subject(log: LogPosition, subject: str, end: int | None = None) -> Select[Any]:
+    """Events by the index on subjects, before seq `end`: with one bound, as SQLite uses one."""
+    query = select(EVENTS).where(E.subject == subject, E.pool == log.pool)
     return query.where(E.seq < (log.seq + 1 if end is None else end))
 
 
@@ -125,15 +125,21 @@ def _changes(connection: Connection, catalogue: LogPosition, pool: str) -> list[
 
 
 def _count(connection: Connection, log: LogPosition, pool: str) -> int:
-    """How many events of the pool itself its log has.
+    """How many events of the pool itself its log has, counted up to `COUNTED_MAX`.
 
     Where nothing was superseded the index has all that is needed: it does not name logs, so events
     of the pool that are in the catalogue are subtracted.
     """
-    query = select(func.count()).select_from(EVENTS).where(E.subject == pool)
+    own = select(E.seq).where(E.subject == pool, E.seq <= log.seq)
     if len(log.spans) > 1:
-        return int(connection.execute(query.where(log.event_filter())).scalar_one())
-    counted = int(connection.execute(query.where(E.seq <= log.seq)).scalar_one())
+        own = own.where(log.event_filter())
+    counted = int(
+        connection.execute(
+            select(func.count()).select_from(own.limit(COUNTED_MAX).subquery())
+        ).scalar_one()
+    )
+    if len(log.spans) > 1 or counted == COUNTED_MAX:
+        return counted
     elsewhere = select(func.count()).where(E.pool == CATALOGUE, E.subject.concat("") == pool)
     return counted - int(connection.execute(elsewhere.where(E.seq <= log.seq)).scalar_one())
 
@@ -163,7 +169,9 @@ def _others(connection: Connection, log: LogPosition, shown: Sequence[Event]) ->
 def _of_workers(connection: Connection, log: LogPosition, ids: Iterable[str]) -> list[Event]:
     found: list[Event] = []
     for some in chunks(ids, WORKERS_READ):
-        query = _of_subject(log, *some).order_by(E.seq.desc()).limit(WORKER_EVENTS_MAX)
+        # Without the pool, of which SQLite would read everything.
+        query = select(EVENTS).where(E.subject.in_(some), E.seq <= log.seq)
+        query = query.order_by(E.seq.desc()).limit(WORKER_EVENTS_MAX)
         found += _read(connection, log, query)
     return found
 
@@ -174,7 +182,7 @@ def _decisions(connection: Connection, log: LogPosition, places: Iterable[int]) 
     oldest = log.seq + 1
     for seq in sorted(set(places), reverse=True):
         if seq <= oldest:  # else it is known what was before it
-            query = _of_subject(log, log.pool, end=seq).order_by(E.seq.desc())
+            query = _of_subject(log, log.pool, seq).order_by(E.seq.desc())
             read = _read(connection, log, query.limit(DECISIONS))
             found |= {event.seq: event for event in read}
             oldest = read[0].seq if read else 0

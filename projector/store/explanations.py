@@ -5,10 +5,13 @@ A position is `pool:seq`; that of an event of the catalogue has no name in front
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from msgspec import Struct
 
 from projector.store.rows import Timed
+
+LEFT_OUT_MAX: Final = 100_000
 
 
 class Cause(Timed, frozen=True, kw_only=True):
@@ -42,7 +45,7 @@ class Line(Timed, frozen=True, kw_only=True):
 class Explanation(Struct, frozen=True, kw_only=True):
     """Why an agent, a worker or a pool is as it is: the first event, and the last ones.
 
-    `left_out`: how many events there are between these.
+    `left_out`: how many events there are between these; `LEFT_OUT_MAX`: so many or more.
     """
 
     kind: str

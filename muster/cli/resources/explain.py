@@ -20,6 +20,7 @@ from muster.cli.client.shapes import CauseAnswer, ExplanationAnswer, LineAnswer
 from muster.cli.events.lines import CATALOGUE, STYLES
 from muster.cli.resources.as_of import add_as_of_flag, get_as_of
 from muster.terminal import render
+from projector.store.explanations import LEFT_OUT_MAX
 
 PATHS = {"agent": BASE, "worker": f"{BASE}/workers", "pool": f"{BASE}/pools"}
 LINES_MAX = 1_000
@@ -66,6 +67,7 @@ def _print_lines(explanation: ExplanationAnswer) -> None:
             print_line(_cause_cells(cause))
         if at == 0 and explanation.left_out:
             left_out = render.count(explanation.left_out, "event")
+            left_out += " or more" if explanation.left_out == LEFT_OUT_MAX else ""
             print_note(f"{INDENT}({left_out} left out; --limit N or --all shows more)")
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from eventstore.keys import CATALOGUE
@@ -106,3 +107,19 @@ def _steps(subject: str, connection: Connection) -> int:
     read_story(connection, subject, end_of(connection, BIG), limit=20, total=1_000)
     driver.set_progress_handler(None, 0)
     return len(counted)
+
+
+async def test_events_that_a_recovery_superseded_are_left_out(database_url):
+    rows = History(5).write(300)
+    own = [row for row in rows if row.pool == POOL]
+    lost = own[len(own) // 2 :]
+    again = [replace(r, generation=2, event_id=f"again-{r.seq}") for r in lost[: len(lost) // 2]]
+    every = [*rows, *again]
+    async with open_archive(database_url) as stage:
+        await stage.archive(every)
+        for subject in {POOL, *(row.subject for row in again if row.type.startswith("agent."))}:
+            expected = [row.event_id for row in valid(every, POOL, subject)]
+            story = await story_of(stage, subject, 1000)
+            assert [event.event_id for event in (*story.first, *story.last)] == expected
+            cut = await story_of(stage, subject, 1)
+            assert cut.left_out == max(len(expected) - 2, 0)
