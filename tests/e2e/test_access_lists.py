@@ -105,6 +105,10 @@ async def _a_day(url: str) -> None:
             assert one["agent_id"]  # type: ignore[index]
         await call("POST", "/pools", json={"role_type": "tester", "pool_name": "zz"})
         await call("PATCH", "/pools/zz", json={"config": {"max_workers": 2}})
+        await call("PATCH", "/pools/zz", json={"config": {"placement": "spread"}})
+        placed = {"project_id": "demo", "role_type": "tester", "pool_name": "zz"}
+        await call("POST", "/spawn", json=placed, headers=waits)
+        await call("PATCH", "/pools/zz", json={"config": {"placement": "pull"}})
         await call("DELETE", "/pools/zz?force=true")
         for path in ("", "/pools", "/monitor/system", "/monitor/alerts", "/health"):
             await call("GET", path)
