@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from projector.store.rows import Timed
 
-LEFT_OUT_MAX: Final = 100_000
+LEFT_OUT_MAX: Final = 10_000
 
 
 class Cause(Timed, frozen=True, kw_only=True):
