@@ -29,8 +29,8 @@ WEEKS: Final = tuple(weeks * 7 * DAY for weeks in (1, 2, 3, 4))
 """So many steps ago it was the same time of the week."""
 SAMPLES_MIN: Final = 2
 """With fewer of them, that of a day ago is one, too."""
-MOST: Final = 0.9
-"""So large a share of the samples is below the growth that is expected..."""
+MOST: Final = 1.0
+"""So large a share of the samples is not above the growth that is expected..."""
 LEAST: Final = 0.25
 """...and so small a one below what may be relied on, such as work that begins on the hour."""
 LEVEL: Final = 36
