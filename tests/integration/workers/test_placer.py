@@ -69,8 +69,8 @@ async def test_agents_run_where_the_strategy_puts_them(
     claims = [one for one in raw_events(site.url) if one["type"] == "agent.claimed"]
     by = "worker" if placement == "pull" else "supervisor"
     assert {one["actor"].partition(":")[0] for one in claims} == {by}
-    first = {} if placement == "pull" else {"strategy": placement, "rooms": 3}
-    assert data(claims[0]) == first
+    written = {} if placement == "pull" else {"strategy": placement, "rooms": 3}
+    assert written in map(data, claims)  # not in the first, if the third worker came just before
     site.check()
 
 
