@@ -27,6 +27,8 @@ from workers.output.lines import CURRENT
 
 TICK_SECONDS = 0.25
 SAVE_SECONDS = 0.7
+SAVES = 20
+"""Of each incarnation."""
 
 
 class AgentTrace:
@@ -152,7 +154,7 @@ class Tested(Immediate):
         self.saving = asyncio.create_task(self._save_often(context))
 
     async def _save_often(self, context: Context) -> None:
-        while True:
+        for _ in range(SAVES):  # a system at rest writes nothing
             await asyncio.sleep(SAVE_SECONDS)
             with contextlib.suppress(SaveFailed):
                 await context.save()
