@@ -78,6 +78,6 @@ PRESETS: Final[Mapping[str, ScalePolicy]] = {
     "proactive": ScalePolicy(
         service_level=0.995,
         forecast="on",
-        down=Behaviour(window_seconds=300.0, tolerance=0.165),
+        down=Behaviour(window_seconds=300.0, tolerance=0.155),
     ),
 }
