@@ -47,7 +47,7 @@ async def consolidate(site: Site) -> None:
 
 async def until_workers(site: Site, count: int) -> None:
     async def left() -> bool:
-        return len(await site.workers()) == count
+        return len((await site.survey()).workers) == count  # one that drains is still there
 
     await until(left, timeout=15, what=f"{count} workers are left")
 
