@@ -46,7 +46,10 @@ async def restless(client: Any) -> list[str]:
         base = key.removesuffix("meta")
         tag = base.removeprefix("pool:").removesuffix(":")
         for agent in await client.smembers(f"{base}agents"):
-            status, alone = await client.hmget(f"agent:{tag}:{agent}", "status", "alone")
+            names = ("status", "alone", "state_lost")
+            status, alone, state_lost = await client.hmget(f"agent:{tag}:{agent}", *names)
+            if state_lost == "1":
+                continue  # it waits for a person
             if status != "running":
                 left.append(f"{tag} agent {agent} is {status}")
             elif alone:

@@ -122,7 +122,7 @@ class Roster:
         """
         isolated = [self._agents[agent_id] for agent_id in self._isolated]
         shut = {agent.worker_id for agent in isolated if agent.held}
-        waiting = sum(agent.status is Status.PENDING for agent in isolated)
+        waiting = sum(one.status is Status.PENDING and not one.state_lost for one in isolated)
         reserved = min(waiting, max(isolation_limit - len(shut), 0))
         rooms = []
         for worker_id in sorted(self._workers.keys() | self._held.keys()):

@@ -27,6 +27,8 @@ def _agents(pool: Pool, found: Registry, catalogue: Catalogue) -> Iterator[Offen
         worker = pool.workers.get(agent.worker)
         if agent.status == "pending" and _waits(agent, pool, catalogue):
             continue  # it waits for its turn
+        if agent.status == "pending" and agent.state_lost:
+            continue  # it waits for a person
         if agent.status == "restarting" and agent.due_ms > found.now_ms:
             continue  # it waits for its time
         if declared is not None and declared.status == "deleted":

@@ -132,6 +132,19 @@ def test_empty_workers_are_left_for_isolated_agents() -> None:
     assert accepting(roster, isolation_limit=1) == ["w2"], "it has the worker for itself"
 
 
+def test_no_worker_is_left_for_an_isolated_agent_whose_state_is_lost() -> None:
+    """It waits for a person."""
+    lost = events.AgentLost(reason="r", at_ms=1, alone=True)
+    again = events.AgentRestarting(reason="lost", next_incarnation=2)
+    claimed = event(events.AgentClaimed(), "a", "w")
+    saved = event(events.AgentSaved(save=1, size=1, sha256="d"), "a", "w")
+    found = [*active("v"), requested("a"), claimed, saved, event(lost, "a", "w")]
+    roster = roster_of(*found, event(again, "a"))
+    assert accepting(roster, isolation_limit=1) == []
+    roster.apply(event(events.AgentStateLost(save=1, sha256="d"), "a"))
+    assert accepting(roster, isolation_limit=1) == ["v"]
+
+
 def test_what_waits_for_its_restart_counts_and_is_in_no_worker() -> None:
     claimed = event(events.AgentClaimed(), "a", "w")
     error = events.Error(type="E")
