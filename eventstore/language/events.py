@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from eventstore.errors import UnknownEvent
-from eventstore.language.scaling import Memory, Observation
+from eventstore.language.scaling_state import Memory, Observation
 from eventstore.language.upcasts import upcast
 
 ORIGIN_FIELDS: Final = ("correlation_id", "causation_id", "traceparent", "actor")

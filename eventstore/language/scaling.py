@@ -4,37 +4,20 @@ The load is every agent that wants a slot: running, starting, pending, due for a
 says how many slots it calls for; the rule that calls for most wins, and limits may hold back what
 it wants. Ordered capacity counts as if it were there. Only empty workers are removed.
 
-A service level calls for free slots for the growth of the load until a worker that is ordered now
-has started: its trend, and the spread that leaves few enough spawns without a slot. Both are
-measured as the load is observed, on the assumption that growth is normally distributed.
+A service level calls for free slots for the growth that `load_growth` measures.
 """
 
-from math import ceil, erfc, exp, log, pi, sqrt
+from math import ceil
 from typing import Final
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from eventstore.language.forecast import Forecast, growth_within
+from eventstore.language.forecast import growth_within
+from eventstore.language.load_growth import POLL_SECONDS, reserve_for_growth, sample
 from eventstore.language.scale_policy import Behaviour, ScalePolicy
+from eventstore.language.scaling_state import Decision, Memory, Observation, Steps
 from eventstore.language.schedules import scheduled_workers
 
-AVERAGE_SECONDS: Final = 600.0
-"""Over how long trend and spread are averaged."""
-PRIOR_SECONDS: Final = 1.0
-"""As if the load had not changed for so long before."""
-SAMPLE_MS: Final = 1_000
-"""At least so long between two samples of the load."""
-GROWTHS: Final = 5
-"""A change of the load counts up to three times the median of so many..."""
-SMALL_GROWTH: Final = 2
-"""...or as so many agents, if that is more..."""
-BURST: Final = 10
-"""...and not at all if it is so many times as large: a burst is no trend."""
-RARE_SECONDS: Final = 3_000.0
-"""Where fewer than one agent is expected within so long, no slot is kept for it."""
-POLL_SECONDS: Final = 2.0
-"""So much later than the load changes a worker may be ordered."""
 SERVICE_LEVEL: Final = "service-level"
 FORECAST: Final = "forecast"
 PROVISIONAL: Final = frozenset({SERVICE_LEVEL, FORECAST})
@@ -47,89 +30,10 @@ SURPLUS_LEFT: Final = 1 / 4
 """If a surplus above the tolerance is removed, so much of the tolerance is left."""
 MINUTE_MS: Final = 60_000
 
-Steps = tuple[tuple[int, int], ...]
-"""(number of a part of a window, workers), the oldest first."""
-
-
-class Observation(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A pool at one time."""
-
-    ts: int
-    """Log time in milliseconds."""
-    held: int = 0
-    """Agents in slots."""
-    waiting: int = 0
-    """Agents that wait for a slot now, or for a restart."""
-    capacity: int = 0
-    """Slots that agents are in or may claim, those of ordered workers included."""
-    workers: int = 0
-    """Workers that run or are ordered, without those that drain."""
-    empty: int = 0
-    """Workers without an agent that could be removed."""
-    additional: int = 0
-    """Workers that isolated agents need."""
-    start_ms: int = 0
-    """How long the last worker took that has started since the last observation; 0: none has."""
-    host_room: int | None = None
-    """Workers that the hosts can start now; None: not known, as none was needed."""
-    deleted: bool = False
-    forecast: Forecast | None = None
-    """None: too little of the load is known, or none is wanted."""
-
-
-class Memory(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What counts of earlier observations; bounded."""
-
-    ts: int = 0
-    load: int = 0
-    """The last sample, and its time."""
-    growths: tuple[int, ...] = ()
-    """The sizes of the last changes."""
-    weight: float = 0.0
-    """How much of the averages has been observed: 0 to 1."""
-    trend: float = 0.0
-    """How fast the load grows, in agents a second..."""
-    spread: float = 0.0
-    """...and the variance of that; both times `weight`."""
-    start_seconds: float = 0.0
-    most: Steps = ()
-    fewest: Steps = ()
-    """The most and the fewest workers that were called for in parts of the windows."""
-    reserve: Steps = ()
-    """The most with those of provisional rules, in parts of its shorter window."""
-    ordered: Steps = ()
-    removed: Steps = ()
-    """Of the last minute."""
-    limits: tuple[str, ...] = ()
-    """What has held back changes since the last one."""
-
-
-class Decision(Struct, frozen=True, kw_only=True):
-    """What to do about a pool's size. `order` and `remove` are never both above 0."""
-
-    current: int
-    wanted: int
-    desired: int
-    winner: str
-    limit: str = ""
-    """What held back a part of the change that was wanted; empty if nothing did."""
-    surplus: int = 0
-    """So many workers more would be removed if they were empty."""
-    candidates: dict[str, int] = {}
-    """How many workers each rule called for."""
-
-    @property
-    def order(self) -> int:
-        return max(self.desired - self.current, 0)
-
-    @property
-    def remove(self) -> int:
-        return max(self.current - self.desired, 0)
-
 
 def decide_scale(seen: Observation, policy: ScalePolicy, memory: Memory) -> tuple[Decision, Memory]:
     """Decide, and say what to remember. The same arguments always give the same result."""
-    sampled = _sample(seen, policy, memory)
+    sampled = sample(seen, policy, memory)
     growth = _expected_growth(seen, policy, sampled)
     slots = _slots_by_rule(seen, policy, sampled, growth)
     current = seen.workers
@@ -210,73 +114,8 @@ def _slots(load: int, growth: int, policy: ScalePolicy, sampled: Memory) -> dict
     if policy.buffer_slots or policy.buffer_share:
         slots["buffer"] = later + max(policy.buffer_slots, later * policy.buffer_share)
     if policy.service_level:
-        slots[SERVICE_LEVEL] = load + _growth(policy, sampled, growth)
+        slots[SERVICE_LEVEL] = load + reserve_for_growth(policy, sampled, growth)
     return slots
-
-
-# ---- what is measured -----------------------------------------------------------------------
-
-
-def _sample(seen: Observation, policy: ScalePolicy, memory: Memory) -> Memory:
-    """The memory with the averages after this observation."""
-    start_seconds = memory.start_seconds or policy.start_seconds
-    if seen.start_ms:  # a slower start counts at once, a quicker one by and by
-        start_seconds = max(seen.start_ms / 1000, start_seconds * 0.8 + seen.start_ms / 5000)
-    load, seconds = seen.held + seen.waiting, (seen.ts - memory.ts) / 1000
-    if not memory.ts:
-        return replace(memory, ts=seen.ts, load=load, start_seconds=start_seconds)
-    if seconds * 1000 < SAMPLE_MS:
-        return replace(memory, start_seconds=start_seconds)
-    growth = load - memory.load
-    growths = (*memory.growths[1 - GROWTHS :], abs(growth))
-    bound = SMALL_GROWTH
-    if len(growths) == GROWTHS:
-        bound = max(3 * sorted(growths)[GROWTHS // 2], SMALL_GROWTH)
-    growth = max(min(growth, bound), -bound) if abs(growth) <= BURST * bound else 0
-    kept = exp(-seconds / AVERAGE_SECONDS)
-    return replace(
-        memory,
-        ts=seen.ts,
-        load=load,
-        growths=growths,
-        weight=memory.weight * kept + 1 - kept,
-        trend=memory.trend * kept + growth / seconds * (1 - kept),
-        spread=memory.spread * kept + growth * growth / seconds * (1 - kept),
-        start_seconds=start_seconds,
-    )
-
-
-def _growth(policy: ScalePolicy, sampled: Memory, expected: int) -> float:
-    """How many agents more there may be when a worker that is ordered now has started.
-
-    `expected`: by a forecast; where the load already grows faster, that counts.
-    """
-    if not sampled.spread:
-        return float(expected)
-    weight = sampled.weight + PRIOR_SECONDS / AVERAGE_SECONDS
-    trend, spread = sampled.trend / weight, sampled.spread / weight
-    seconds = sampled.start_seconds + POLL_SECONDS
-    observed = PRIOR_SECONDS - AVERAGE_SECONDS * log(1 - min(sampled.weight, 0.999))
-    deviation = sqrt(spread * seconds * (1 + seconds / observed))  # also of the trend itself
-    rate = max(spread / 2, trend)  # as many come as end, where nothing grows
-    if rate * RARE_SECONDS < 1:
-        return float(expected)
-    arrivals = rate * seconds
-    return max(trend * seconds, expected) + deviation * _deviations(
-        (1 - policy.service_level) * arrivals / deviation
-    )
-
-
-def _deviations(loss: float) -> float:
-    """Above so many standard deviations a normal variable exceeds by `loss` on average."""
-    low, high = 0.0, 6.0
-    for _ in range(14):
-        z = (low + high) / 2
-        if exp(-z * z / 2) / sqrt(2 * pi) - z * erfc(z / sqrt(2)) / 2 > loss:
-            low = z
-        else:
-            high = z
-    return high
 
 
 # ---- limits ---------------------------------------------------------------------------------

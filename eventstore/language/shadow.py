@@ -13,7 +13,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from eventstore.language.scale_policy import ScalePolicy
-from eventstore.language.scaling import Decision, Memory, Observation, decide_scale
+from eventstore.language.scaling import decide_scale
+from eventstore.language.scaling_state import Decision, Memory, Observation
 
 
 class Shadow(Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 
 from msgspec import Struct
 
-from eventstore.language.scaling import POLL_SECONDS
+from eventstore.language.load_growth import POLL_SECONDS
 from muster.simulation.arrivals import Arrival
 from muster.simulation.outcome import Curve, curve_of
 

@@ -11,8 +11,10 @@ from heapq import heappop, heappush
 from math import inf
 
 from eventstore.language.forecast import STEP_MS, Forecast, LoadHistory
+from eventstore.language.load_growth import POLL_SECONDS
 from eventstore.language.scale_policy import ScalePolicy
-from eventstore.language.scaling import POLL_SECONDS, Memory, Observation, decide_scale
+from eventstore.language.scaling import decide_scale
+from eventstore.language.scaling_state import Memory, Observation
 from muster.simulation.arrivals import Arrival, Load
 from muster.simulation.outcome import Curve, Outcome
 

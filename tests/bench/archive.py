@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from eventstore.keys import CATALOGUE
 from eventstore.language import events
 from eventstore.language.events import encode_body
-from eventstore.language.scaling import Memory, Observation
+from eventstore.language.scaling_state import Memory, Observation
 from projector.store.database import Database
 from projector.store.rows import EventRow
 from projector.store.tables import EVENTS, write_rows

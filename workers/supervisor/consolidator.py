@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from eventstore.language import workers
 from eventstore.language.consolidation import AUTO, REASON, MoveMemory, Plan, plan_moves
-from eventstore.language.scaling import Decision
+from eventstore.language.scaling_state import Decision
 from eventstore.log.consolidation import read_fleet
 from eventstore.log.replies import Leadership, Outcome
 from eventstore.log.survey import Survey

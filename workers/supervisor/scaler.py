@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from eventstore.language import workers
 from eventstore.language.consolidation import AUTO
 from eventstore.language.events import PoolScalingDecided, WorkerRequested
-from eventstore.language.scaling import Memory, decide_scale
+from eventstore.language.scaling import decide_scale
+from eventstore.language.scaling_state import Memory
 from eventstore.language.workers import WorkerStatus, is_role_problem
 from eventstore.log.replies import Leadership, Outcome
 from eventstore.log.survey import Survey

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from eventstore.language.events import PoolScalingDecided
 from eventstore.language.pool_config import PoolConfig
-from eventstore.language.scaling import Decision, Memory, Observation
+from eventstore.language.scaling_state import Decision, Memory, Observation
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.survey import ObservedWorker, Survey
 

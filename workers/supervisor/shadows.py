@@ -12,7 +12,7 @@ from msgspec import Struct
 from eventstore.language.events import PoolShadowDecided
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.scale_policy import ScalePolicy
-from eventstore.language.scaling import Observation
+from eventstore.language.scaling_state import Observation
 from eventstore.language.shadow import Shadow, ShadowDecision, decide_shadow
 from eventstore.log.replies import Leadership, Outcome
 from eventstore.log.survey import Survey

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eventstore.language.events import PoolChanged, PoolShadowDecided
-from eventstore.language.scaling import Memory, Observation
+from eventstore.language.scaling_state import Memory, Observation
 from muster.__main__ import main
 from projector.store.rows import EventRow
 from tests.histories import BEGUN_MS, CATALOGUE, History, raw

@@ -1,7 +1,8 @@
 """A pool for tests of `decide_scale`."""
 
 from eventstore.language.scale_policy import ScalePolicy
-from eventstore.language.scaling import Decision, Memory, Observation, decide_scale
+from eventstore.language.scaling import decide_scale
+from eventstore.language.scaling_state import Decision, Memory, Observation
 
 START_MS = 1_794_999_960_000
 """The beginning of a minute."""

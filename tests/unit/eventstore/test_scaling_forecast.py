@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from eventstore.language.forecast import Forecast
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.scale_policy import PRESETS, Behaviour, ScalePolicy
-from eventstore.language.scaling import Memory, Observation, decide_scale
+from eventstore.language.scaling import decide_scale
+from eventstore.language.scaling_state import Memory, Observation
 from tests.unit.eventstore.scaled_pool import START_MS, Pool, decide, seen
 
 GROWS = Forecast(START_MS, 0.6, growth=(40,) * 24, least=(30,) * 24)

@@ -5,7 +5,8 @@ from msgspec.structs import replace
 
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.scale_policy import Behaviour, ScalePolicy
-from eventstore.language.scaling import Memory, decide_scale
+from eventstore.language.scaling import decide_scale
+from eventstore.language.scaling_state import Memory
 from tests.unit.eventstore.scaled_pool import START_MS, Pool, decide, seen
 
 

@@ -9,7 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from eventstore.language.scale_policy import Behaviour, ScalePolicy
-from eventstore.language.scaling import Memory, Observation, decide_scale
+from eventstore.language.scaling import decide_scale
+from eventstore.language.scaling_state import Memory, Observation
 from tests.unit.eventstore.scaled_pool import START_MS, Pool, decide, seen
 
 AHEAD = ScalePolicy(service_level=0.99, start_seconds=30.0)

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.scale_policy import PRESETS, Behaviour, BehaviourSettings, ScalePolicy
-from eventstore.language.scaling import Observation
+from eventstore.language.scaling_state import Observation
 from eventstore.language.schedules import Schedule
 from tests.unit.eventstore.scaled_pool import START_MS, decide, seen
 

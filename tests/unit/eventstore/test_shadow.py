@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from eventstore.language.scale_policy import PRESETS, Behaviour, ScalePolicy
-from eventstore.language.scaling import Observation, decide_scale
+from eventstore.language.scaling import decide_scale
+from eventstore.language.scaling_state import Observation
 from eventstore.language.shadow import Shadow, ShadowDecision, decide_shadow
 
 AT_ONCE = Behaviour(window_seconds=0.0)

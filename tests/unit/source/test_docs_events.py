@@ -20,7 +20,7 @@ from eventstore.language.events import (
     PoolBody,
     WorkerBody,
 )
-from eventstore.language.scaling import Memory, Observation
+from eventstore.language.scaling_state import Memory, Observation
 from gateway.health.metrics import FAMILIES
 from gateway.wire import problems
 from tests.unit.source.pages import EVENTS, PACKAGES, ROOT, first_names, section, table

@@ -20,7 +20,7 @@ from eventstore.language.agents import Agent, Status, evolve
 from eventstore.language.events import AgentClaimed, Event
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.restart_policy import RestartPolicy
-from eventstore.language.scaling import Decision
+from eventstore.language.scaling_state import Decision
 from eventstore.language.workers import WorkerStatus
 from eventstore.log.survey import ObservedWorker, Survey
 from tests.unit.workers.test_scaling import after, survey, worker

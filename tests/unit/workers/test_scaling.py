@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from eventstore.language.pool_config import PoolConfig
-from eventstore.language.scaling import Decision, Memory, decide_scale
+from eventstore.language.scaling import decide_scale
+from eventstore.language.scaling_state import Decision, Memory
 from eventstore.language.workers import Worker, WorkerStatus
 from eventstore.log.survey import ObservedWorker, Survey
 from workers.supervisor import scaling
