@@ -6,7 +6,7 @@ A worker is cordoned meanwhile, so that what it releases runs elsewhere; once it
 removed as any empty worker is. Where that does not work out, or its slots are needed, it is
 uncordoned, and not chosen again for a while.
 
-What has begun is observed, not remembered: the cordons, and which agents were asked to move. So
+What is under way is observed, not remembered: the cordons, and which agents were asked to move. So
 whoever leads next goes on from there, or uncordons.
 """
 
@@ -180,7 +180,7 @@ def _choose(
 
 
 def _cost(one: Occupied) -> tuple[bool, int, int, int, str]:
-    """What has begun comes first, then what moves the fewest agents, and those that lose least."""
+    """First what is under way, then what moves the fewest agents, and those that lose least."""
     losing = sum(not it.saved for it in one.occupants or ())
     return not one.emptying, one.agents, one.busy, losing, one.worker_id
 

@@ -40,7 +40,7 @@ class ConsolidationPlan(Struct, frozen=True, kw_only=True):
     """What consolidation would do with a pool now, the workers that come first first.
 
     `workers_fewer`, `moves`: workers that would be emptied, and their agents. `running`: it was
-    requested, or has begun.
+    requested, or is under way.
     """
 
     pool_name: str

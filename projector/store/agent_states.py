@@ -97,7 +97,7 @@ def forget(connection: Connection, changed: Iterable[Agent]) -> None:
 
 
 def forget_pools(connection: Connection, deleted: Sequence[str]) -> None:
-    """Delete all states of pools that were deleted: nobody can restart their agents."""
+    """Delete all states of pools that were deleted: their agents cannot be restarted."""
     if deleted:
         connection.execute(delete(AGENT_STATES).where(_S.pool_name.in_(deleted)))
 

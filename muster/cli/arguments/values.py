@@ -7,6 +7,7 @@ epoch in seconds or ms.
 import re
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from datetime import time as datetime_time
@@ -86,11 +87,19 @@ def span(text: str, flag: str) -> float:
 
 
 def setting(text: str) -> object:
-    """A value of a pool's settings: a number where it is valid JSON, else text."""
+    """A value of a pool's settings: JSON, or a list or table as in `muster.toml`; else text."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return _list_or_table(text)
+
+
+def _list_or_table(text: str) -> object:
+    try:
+        found = tomllib.loads(f"value = {text}") if text.startswith(("[", "{")) else {}
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
+    return found["value"] if found.keys() == {"value"} else text
 
 
 def span_seconds(text: str) -> float | None:

@@ -96,8 +96,8 @@ def print_plan(plan: PlanAnswer) -> None:
 
 def summary(plan: PlanAnswer) -> str:
     """What would be done, or why nothing would be."""
-    begun = " (under way)" if plan.running else ""
+    running = " (under way)" if plan.running else ""
     if not plan.workers_fewer:
-        return f"nothing to do: {plan.why}{begun}"
+        return f"nothing to do: {plan.why}{running}"
     workers = render.count(plan.workers_fewer, "worker")
-    return f"{workers} can be emptied{begun}: {plan.why}"
+    return f"{workers} can be emptied{running}: {plan.why}"

@@ -8,6 +8,7 @@ resumes or deletes one.
   muster pools --as-of -15m                     15 minutes ago
   muster pools create night --role developer --set max_workers=4
   muster pools set night max_workers=8 empty_worker_seconds=60
+  muster pools set night down='{ window_seconds = 600 }'
   muster pools set night shadow=proactive.toml
   muster pools pause night --reason "the database moves"
   muster pools delete night --force

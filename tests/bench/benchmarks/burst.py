@@ -1,4 +1,4 @@
-"""Two hundred spawns at once into an empty pool, beside as many forks as they need workers."""
+"""Two hundred spawns at once into an empty pool, and as many forks as they need workers."""
 
 import os
 from collections.abc import Awaitable, Callable

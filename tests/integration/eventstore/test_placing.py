@@ -50,7 +50,7 @@ async def test_placed_agents_are_in_their_workers_slots_and_fetched_once(
     async with placed_pool(any_redis_url) as (pool, lead):
         first, second = await pool.worker("w1"), await pool.worker("w2")
         agents = await spawn(pool, 3)
-        assert await pool.claim(first) == [], "nobody claims what a placer is to place"
+        assert await pool.claim(first) == [], "what a placer is to place is not claimed"
         wanted = [*to(first, agents[:1]), *to(second, agents[1:])]
         assert await place(pool.pool_log, lead, wanted) == ["placed"] * 3
         survey = await pool.log.survey(POOL)

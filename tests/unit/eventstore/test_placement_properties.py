@@ -114,7 +114,7 @@ def test_no_cap_is_exceeded_by_a_placement(
 def test_what_may_run_is_placed_while_slots_are_free(
     pool: tuple[list[Candidate], list[Room]], policy: PlacementPolicy
 ) -> None:
-    """Nothing is left waiting beside a free slot but what a cap holds back."""
+    """Nothing is left waiting with a free slot but what a cap holds back."""
     waiting, workers = pool
     placed = place(waiting, workers, policy, now_ms=NOW_MS).assignments
     free = sum(one.slots - len(one.agents) for one in workers if one.accepts)

@@ -43,6 +43,18 @@ def test_the_other_rules_apply_to_what_is_expected(more: dict[str, float], worke
     assert decide(expecting(20, 2), replace(ON, **more)).desired == workers
 
 
+def test_what_is_expected_is_what_comes_until_a_worker_has_started() -> None:
+    """Also while the order has to wait for the next decision."""
+    step = Forecast(START_MS, 0.6, growth=(51,) * 24, least=(0,) * 24)
+    assert decide(expecting(0, 0, step), replace(ON, start_seconds=298.0)).order == 6
+
+
+def test_what_was_expected_for_those_that_wait_is_kept_for_the_window_too() -> None:
+    first, memory = decide_scale(expecting(30, 2), ON, Memory())
+    assert first.desired == 7
+    assert decide(seen(20, 7, seconds=100.0), ON, memory).desired == 7
+
+
 def test_a_service_level_expects_as_much_and_its_spread() -> None:
     policy = ScalePolicy(service_level=0.99, start_seconds=300.0)
     calm, noisy = Memory(), Memory(ts=START_MS - 1, load=20, weight=1.0, spread=1.0)

@@ -86,6 +86,12 @@ def test_text_that_is_not_a_json_object_is_refused(here, text):
 
 def test_settings_are_numbers_where_they_can_be():
     assert [setting(text) for text in ("8", "0.5", "null", "slow")] == [8, 0.5, None, "slow"]
+    assert setting('{ demo = 20, "*" = 5 }') == {"demo": 20, "*": 5}
+    assert setting('[{ cron = "0 8 * * *", min_workers = 4 }]') == [
+        {"cron": "0 8 * * *", "min_workers": 4}
+    ]
+    odd = ("{ demo = }", "[1]\nmore = 2", "2026-01-01", "{" * 10_000)
+    assert [setting(text) for text in odd] == list(odd)
 
 
 @pytest.mark.parametrize("text", ["-1", "soon", "nan", "inf"])
