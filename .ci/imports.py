@@ -18,8 +18,8 @@ STEPS = "eventstore.steps"
 QUERIES = "projector.queries"
 
 OPEN = {
-    "": ("eventstore.errors", "eventstore.plain_logging", "eventstore.redis_errors",
-         "eventstore.version",
+    "": ("eventstore.errors", "eventstore.atomic_file", "eventstore.plain_logging",
+         "eventstore.redis_errors", "eventstore.version",
          "eventstore.keys", "eventstore.ids", "eventstore.names",
          "eventstore.retention", "eventstore.ticks", "eventstore.language"),
     "projector": ("projector.store",),
@@ -30,6 +30,7 @@ OPEN = {
 ALLOWED: Mapping[str, tuple[str, ...]] = {
     # the log
     "eventstore.errors": (),
+    "eventstore.atomic_file": (),
     "eventstore.plain_logging": (),
     "eventstore.redis_errors": (),
     "eventstore.version": (),
@@ -67,9 +68,11 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "projector.queries": ("projector.explain", "projector.intake", "projector.fold",
                           "projector.history"),
     "projector.verify": ("projector.intake", "projector.fold", STEPS, CALLS),
+    "projector.exports": (),
     "projector.rebuild": ("projector.intake", "projector.fold", "projector.verify", LOG),
     "projector.recovery": ("projector.intake", "projector.fold", "projector.rebuild",
                            LOG, "eventstore.recovery"),
+    "projector.archive": ("projector.exports", "projector.intake", "projector.rebuild"),
     "projector.service": ("projector.intake", "projector.fold", "projector.rebuild",
                           "projector.recovery", STEPS, CALLS, LOG, "eventstore.recovery"),
     # HTTP
@@ -103,7 +106,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "muster.simulation": (),
     "muster.cli.arguments": ("muster.settings", "muster.terminal", "muster.process",
                              "projector.store"),
-    "muster.cli.foreground": ("muster.settings", "muster.process", "muster.cli.arguments",
+    "muster.cli.foreground": ("muster.settings", "muster.cli.arguments",
                               "workers.api", "workers.standalone"),
     "muster.cli.client": ("muster.settings", "muster.terminal", "muster.cli.arguments",
                           "projector.store"),
@@ -114,8 +117,9 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "muster.cli.simulation": ("muster.settings", "muster.terminal", "muster.cli.arguments",
                               "muster.simulation", "projector.history", "projector.store"),
     "muster.cli.maintenance": ("muster.terminal", "muster.process", "muster.cli.arguments",
-                               "muster.cli.events", "eventstore.recovery", "projector.rebuild",
-                               "projector.recovery", "projector.service",
+                               "muster.cli.events", "eventstore.recovery", "projector.archive",
+                               "projector.exports", "projector.rebuild",
+                               "projector.recovery", "projector.service", "projector.store",
                                "projector.verify"),
     "muster.cli.doctor": ("muster.settings", "muster.terminal",
                           "muster.cli.arguments", "muster.cli.events", CALLS,

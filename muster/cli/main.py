@@ -53,7 +53,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     ),
     "events": ("logs", "tail"),
     "simulation": ("simulate", "shadow"),
-    "maintenance": ("replay", "recover", "verify"),
+    "maintenance": ("replay", "recover", "verify", "archive"),
     "doctor": ("doctor",),
 }
 """The other commands, by the package that has a module of the same name for each."""

@@ -14,10 +14,10 @@ from typing import Final
 
 from msgspec import Struct
 
+from eventstore.atomic_file import read_json, sync_folder, write_json
 from eventstore.embedded.server import EmbeddedServer
 from eventstore.errors import ConfigurationError
 from eventstore.ids import new_id
-from muster.process.atomic_file import read_json, sync_folder, write_json
 from muster.settings.addresses import sqlite_address
 
 SERVING: Final = "fallback"

@@ -20,6 +20,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
+from eventstore.atomic_file import read_json, write_json
 from eventstore.errors import (
     ConfigurationError,
     EmbeddedServerError,
@@ -35,7 +36,6 @@ from muster.fallback import directory, inventory
 from muster.fallback.directory import Folder, Identity
 from muster.fallback.inventory import Entry, Inventory, Result
 from muster.fallback.primary_log import PrimaryLog, damage, require_known_log
-from muster.process.atomic_file import read_json, write_json
 from muster.process.restarts import RestartableServer
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings

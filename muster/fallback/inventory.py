@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from eventstore.atomic_file import write_bytes, write_json
 from eventstore.connection.clients import Client
 from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE, Keys
@@ -22,7 +23,6 @@ from eventstore.language.pool_config import PoolConfig, read_config
 from eventstore.log.log import Log
 from eventstore.retention import INTERNAL_OPERATION_MS
 from muster.fallback.directory import Folder
-from muster.process.atomic_file import write_bytes, write_json
 from projector.queries.views import AgentFilter, DatabaseError, Views
 from projector.service.active import ProjectorOptions
 from projector.service.projector import Phase, Projector

@@ -12,12 +12,12 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
+from eventstore.atomic_file import read_json, write_json
 from eventstore.connection.clients import Client
 from eventstore.errors import ConfigurationError, LogError
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.log.log import Log
 from eventstore.ticks import tick
-from muster.process.atomic_file import read_json, write_json
 from muster.settings.addresses import redacted
 from muster.settings.settings import Settings
 from workers.host.processes import host_name

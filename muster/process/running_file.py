@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import Struct
 
-from muster.process.atomic_file import write_json
+from eventstore.atomic_file import write_json
 
 if TYPE_CHECKING:
     import asyncio

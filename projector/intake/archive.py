@@ -50,12 +50,12 @@ def id_order(stream_id: str) -> tuple[int, int]:
     return int(milliseconds), int(number or 0)
 
 
-def generation_ranges(
+def stored_ranges(
     connection: Connection, pool: str, newest: int | None = None
 ) -> list[GenerationRange]:
-    """The generations of a pool's log that have valid events, in order.
+    """All archived events of a pool, also superseded ones, by generation in order.
 
-    `newest`: as it was in that one.
+    `newest`: up to that one.
     """
     found: list[GenerationRange] = []
     oldest = (
@@ -64,11 +64,24 @@ def generation_ranges(
     start = connection.execute(oldest).first()
     while start is not None and (newest is None or start.generation <= newest):
         last = select(func.max(E.seq)).where(E.pool == pool, E.generation == start.generation)
-        # Events at or above the start of a later generation are superseded.
-        found = [replace(part, last=min(part.last, start.seq - 1)) for part in found]
         last_seq = connection.execute(last).scalar_one()
         found.append(GenerationRange(pool, start.generation, start.seq, last_seq))
         start = connection.execute(oldest.where(E.generation > start.generation)).first()
+    return found
+
+
+def generation_ranges(
+    connection: Connection, pool: str, newest: int | None = None
+) -> list[GenerationRange]:
+    """The generations of a pool's log that have valid events, in order.
+
+    `newest`: as it was in that one.
+    """
+    found: list[GenerationRange] = []
+    for stored in stored_ranges(connection, pool, newest):
+        # Events at or above the start of a later generation are superseded.
+        found = [replace(part, last=min(part.last, stored.first - 1)) for part in found]
+        found.append(stored)
     return [part for part in found if part.first <= part.last]
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from eventstore.atomic_file import write_bytes
 from eventstore.names import unknown_name
 from muster.cli.arguments.command import (
     INTERRUPTED,
@@ -33,7 +34,6 @@ from muster.cli.arguments.command import (
     print_unknown_variables,
 )
 from muster.cli.arguments.values import json_object, pairs, seconds
-from muster.process.atomic_file import write_bytes
 from muster.settings.loading import load
 from muster.settings.settings import Settings
 

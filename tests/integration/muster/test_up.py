@@ -13,11 +13,11 @@ import psutil
 import pytest
 from msgspec.structs import replace
 
+from eventstore.atomic_file import write_json
 from eventstore.errors import ConfigurationError, LogUnreachable
 from muster.fallback.handover import Handover
 from muster.fallback.last_seen import Recorder
 from muster.process import running_file
-from muster.process.atomic_file import write_json
 from muster.process.child import Child, reap_orphans
 from muster.settings.loading import load
 from muster.up import up
