@@ -31,7 +31,7 @@ from projector.intake.entries import entry_of, event_of, read_entry
 from projector.store import mapping, rows
 from projector.store.capacity import PoolCapacity
 from projector.store.rows import AgentRow, EventRow
-from projector.store.tables import AGENT_LIVE, METADATA, POOL_CAPACITY, WORKER_LIVE
+from projector.store.tables import AGENT_LIVE, METADATA, SQL_VIEWS, WORKER_LIVE
 
 POOL, GENERATION = "golden_pool", 3
 FIELDS = ENTRY_FIELDS
@@ -227,7 +227,7 @@ def digest_of(spawn: str) -> str:
 
 
 def table_forms() -> Form:
-    """Every column of every table, for both databases, and the one view."""
+    """Every column of every table, for both databases, and the SQL views."""
     dialects = {"sqlite": sqlite.dialect(), "postgresql": postgresql.dialect()}
     return {
         "tables": {
@@ -246,7 +246,10 @@ def table_forms() -> Form:
             for table in METADATA.sorted_tables
             for index in sorted(table.indexes, key=lambda one: str(one.name))
         },
-        "pool_capacity": hashlib.sha256(" ".join(POOL_CAPACITY.split()).encode()).hexdigest(),
+        **{
+            name: hashlib.sha256(" ".join(statement.split()).encode()).hexdigest()
+            for name, statement in SQL_VIEWS.items()
+        },
     }
 
 

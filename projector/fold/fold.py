@@ -16,6 +16,7 @@ from eventstore.language import events as log_events
 from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Catalogue
 from eventstore.language.workers import Worker
+from projector.usage.tally import Tally
 
 CATALOGUE_BODIES: Final = (
     log_events.PoolCreated,
@@ -95,15 +96,16 @@ def fold(
     *,
     after: State | None = None,
     truncated: bool = False,
+    tally: Tally | None = None,
 ) -> State:
     """Apply events; returns the agents and workers that changed. Raises `Unfoldable`.
 
     `after`: what earlier events changed since `before`; it is changed further, and where an event
     cannot be folded, it has those before it. `truncated`: the first events of the log are gone,
     perhaps with the first ones of some agents and workers. Events of unknown agents and workers are
-    skipped then.
+    skipped then. `tally`: counts what changes.
     """
-    folding = _Fold(pool, before, truncated, State() if after is None else after)
+    folding = _Fold(pool, before, truncated, State() if after is None else after, tally)
     folding.apply(events)
     return folding.after
 
@@ -113,6 +115,7 @@ class _Fold(Struct):
     before: State
     truncated: bool
     after: State
+    tally: Tally | None
 
     def apply(self, events: Iterable[log_events.Event]) -> None:
         changed, before = self.after.agents, self.before.agents
@@ -126,12 +129,19 @@ class _Fold(Struct):
                 self._require_truncated(event, old, "agent")
                 continue
             changed[agent_id] = new = _evolved(agents.evolve, old, event, self.pool)
+            if self.tally is not None:
+                self._tally(self.tally, event, old, new)
             old_worker = "" if old is None else old.worker_id
             if new.worker_id != old_worker:
                 self._update_load(old_worker, -1, "")
                 self._update_load(new.worker_id, +1, agent_id if new.alone else "")
             elif old_worker and old is not None and old.alone and not new.alone:
                 self._update_load(old_worker, 0, "")
+
+    def _tally(self, tally: Tally, event: log_events.Event, old: Agent | None, new: Agent) -> None:
+        if old is None or new.status is not old.status or new.incarnation != old.incarnation:
+            load = self._load(new.worker_id)
+            tally.agent(event, old, new, load.worker if load else None)
 
     def _apply_other(self, event: log_events.Event) -> None:
         if event.body.type.startswith("worker."):
@@ -144,7 +154,10 @@ class _Fold(Struct):
         if (old is None) is not (type(event.body) is log_events.WorkerRequested):
             self._require_truncated(event, old, "worker")
             return
-        new = _evolved(workers.evolve, old.worker if old else None, event, self.pool)
+        before = old.worker if old else None
+        new = _evolved(workers.evolve, before, event, self.pool)
+        if self.tally is not None:
+            self.tally.worker(event, before, new)
         self.after.workers[event.subject] = replace(old, worker=new) if old else WorkerLoad(new)
 
     def _require_truncated(self, event: log_events.Event, old: object, kind: str) -> None:

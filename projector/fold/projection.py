@@ -6,18 +6,18 @@ read: what a stale projector writes is rolled back with `Superseded`. Written st
 only once they are committed.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Final, Generic, TypeVar
+from collections.abc import Sequence
+from typing import Final
 
 from msgspec import Struct, field
 from msgspec.structs import astuple, replace
-from sqlalchemy import Connection, Table, delete, select
+from sqlalchemy import Connection, delete, select
 
 from eventstore.keys import CATALOGUE
 from eventstore.language import events as log_events
 from eventstore.language.catalogue import Catalogue
 from projector.fold import fold
+from projector.fold.prior_states import IDS_MAX, PriorStates
 from projector.fold.snapshot import Snapshot
 from projector.intake.entries import OK, Admitted, admit, position_after
 from projector.intake.source import archived
@@ -26,11 +26,9 @@ from projector.store.lease import Superseded
 from projector.store.mapping import Row, agent_of, worker_of
 from projector.store.rows import EventRow, Position
 from projector.store.tables import EVENTS, SERVING, How, ViewTables, run, write_rows
+from projector.usage.ledger import Ledger
+from projector.usage.tally import Tally, started_tally
 
-CACHE_MAX: Final = 50_000
-"""Agents, and workers, whose state is cached."""
-IDS_MAX: Final = 500
-"""Ids in one SELECT."""
 ARCHIVE_CHUNK: Final = 5_000
 _POSITION: Final = Position.__struct_fields__
 _MOVE: Final = (
@@ -41,34 +39,6 @@ _ADD: Final = (
     f"INSERT INTO {{{{}}}}{{}} ({', '.join(_POSITION)}) VALUES ({', '.join('?' * len(_POSITION))})"
     " ON CONFLICT DO NOTHING"
 )
-
-T = TypeVar("T")
-
-
-class _PriorStates(Generic[T]):
-    """Of the rows in one table; those that have not ended are cached once they are committed."""
-
-    def __init__(self, table: Table, key: str, state_of: Callable[[Row], T]) -> None:
-        self._table = table
-        self._key = key
-        self._state_of = state_of
-        self.cached: OrderedDict[tuple[str, str], T] = OrderedDict()
-
-    def read(self, connection: Connection, pool: str, ids: set[str]) -> dict[str, T]:
-        found = {i: self.cached[pool, i] for i in ids if (pool, i) in self.cached}
-        columns = self._table.c
-        for chunk in mapping.chunks(sorted(ids - found.keys()), IDS_MAX):
-            of_chunk = (columns.pool_name == pool, columns[self._key].in_(chunk))
-            rows = connection.execute(select(self._table).where(*of_chunk)).mappings()
-            found |= {row[self._key]: self._state_of(row) for row in rows}
-        return found
-
-    def remember(self, pool: str, name: str, state: T, *, ended: bool) -> None:
-        self.cached.pop((pool, name), None)
-        if not ended:
-            self.cached[pool, name] = state
-        if len(self.cached) > CACHE_MAX:
-            self.cached.popitem(last=False)
 
 
 def _load_of(row: Row) -> fold.WorkerLoad:
@@ -85,6 +55,8 @@ class AppliedBatch(Struct):
     """Agents that have a row."""
     rows: list[EventRow] = field(default_factory=list)
     """The events, where they are to be archived."""
+    tally: Tally | None = None
+    """What they change in the sums of usage."""
 
 
 class Projection:
@@ -101,8 +73,9 @@ class Projection:
         self.catalogue = Catalogue()
         self._stored: dict[str, Position] = {}
         self._truncated: set[str] = set()
-        self._agents = _PriorStates(tables.agents, "agent_id", agent_of)
-        self._workers = _PriorStates(tables.workers, "worker_id", _load_of)
+        self._agents = PriorStates(tables.agents, "agent_id", agent_of)
+        self._workers = PriorStates(tables.workers, "worker_id", _load_of)
+        self._ledger = Ledger(tables)
 
     # ---- positions ---------------------------------------------------------------------------
 
@@ -110,6 +83,7 @@ class Projection:
         """Read checkpoints and catalogue, and forget all else."""
         self._agents.cached.clear()
         self._workers.cached.clear()
+        self._ledger.clear()
         self._stored = read_positions(connection, self.tables)
         ends = archived(connection)
         self._truncated = {p for p in self._stored if p in ends and ends[p].first.seq > 1}
@@ -192,6 +166,10 @@ class Projection:
         """Write the first state of a pool, or of the catalogue."""
         catalogue = snapshot.catalogue or self.catalogue
         applied = AppliedBatch(snapshot.position, catalogue, snapshot.state, rows=snapshot.rows)
+        if snapshot.catalogue is None:
+            workers = [load.worker for load in snapshot.state.workers.values()]
+            agents = [*snapshot.state.agents.values()]
+            applied.tally = started_tally(snapshot.position, agents, workers)
         self.store(connection, applied)
         self._truncated.add(snapshot.position.pool)
         return applied
@@ -214,6 +192,8 @@ class Projection:
         for worker_id, load in applied.state.workers.items():
             ended = load.worker.ended and load.agent_count <= 0
             self._workers.remember(pool, worker_id, load, ended=ended)
+        if applied.tally is not None:
+            self._ledger.remember(applied.tally)
 
     def _fold(
         self, connection: Connection, batch: AppliedBatch, events: Sequence[log_events.Event]
@@ -222,11 +202,20 @@ class Projection:
         if pool == CATALOGUE:
             batch.catalogue = fold.fold_catalogue(events, batch.catalogue)
             return
-        before = fold.State()
-        if pool in self._stored or not self._began_empty:
-            before = self._prior_state(connection, pool, after, events)
+        before, stored = fold.State(), connection if self._has_rows(pool) else None
+        if stored is not None:
+            before = self._prior_state(stored, pool, after, events)
             batch.known.update(before.agents)
-        fold.fold(pool, events, before, after=after, truncated=pool in self._truncated)
+        agents = before.agents.values()
+        batch.tally = tally = self._ledger.prepare(stored, pool, batch.tally, agents, events)
+        try:
+            truncated = pool in self._truncated
+            fold.fold(pool, events, before, after=after, truncated=truncated, tally=tally)
+        finally:
+            tally.close()
+
+    def _has_rows(self, pool: str) -> bool:
+        return pool in self._stored or not self._began_empty
 
     def _prior_state(
         self,
@@ -263,6 +252,10 @@ class Projection:
         write_rows(connection, tables.workers, mapping.WORKERS.all.names, workers, how)
         if self.archives and tables is SERVING:
             agent_states.forget(connection, applied.state.agents.values())
+        if applied.tally is not None:
+            before = self._stored.get(applied.position.pool)
+            since_ms = before.ts if before else 0
+            self._ledger.write(connection, applied.tally, since_ms, applied.position)
 
     def _write_catalogue(self, connection: Connection, new: Catalogue) -> None:
         old = self.catalogue

@@ -17,7 +17,7 @@ from projector.store.database import Database
 from projector.store.rows import Position
 
 STATES_MAX: Final = 100_000
-"""Agents and workers that are folded before their rows are written."""
+"""Agents, workers and sums of usage that are folded before their rows are written."""
 BYTES_MAX: Final = 64_000_000
 """Of the data of their events, most of which is the input of agents."""
 READS: Final = 10
@@ -81,6 +81,7 @@ class _ArchiveFold(Struct):
 
     def _is_large(self, found: AppliedBatch) -> bool:
         states = len(found.state.agents) + len(found.state.workers)
+        states += len(found.tally.rows) if found.tally else 0
         return states >= STATES_MAX or self.bytes_folded >= BYTES_MAX
 
 

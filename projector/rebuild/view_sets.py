@@ -60,7 +60,7 @@ def _creation(dialect: sa.Dialect, table: sa.Table) -> str:
 
 def copy_serving(connection: sa.Connection, pools: Collection[str]) -> None:
     """Copy the serving rows of these pools into the shadow set, as they are."""
-    for name in ("checkpoints", "workers", "agents"):
+    for name in ("checkpoints", "workers", "agents", "usage_accounts", "usage_sums"):
         old, new = getattr(tables.SERVING, name), getattr(tables.SHADOW, name)
         key = "pool" if name == "checkpoints" else "pool_name"
         _copy_rows(connection, old, new, f"{key} IN ({', '.join('?' * len(pools))})", *pools)
@@ -178,15 +178,21 @@ def migrate_serving(connection: sa.Connection, prefix: str) -> None:
     if connection.dialect.name != "sqlite":
         _migrate_postgres(connection, prefix, empty=True)
         return
-    connection.execute(sa.text("DROP VIEW IF EXISTS pool_capacity"))
+    _drop_sql_views(connection, prefix)
     for name in tables.VIEWS:
         connection.execute(sa.text(f"DROP TABLE IF EXISTS {name}"))
     tables.METADATA.create_all(connection)
-    connection.execute(sa.text(tables.POOL_CAPACITY.format(schema=prefix)))
+    for statement in tables.SQL_VIEWS.values():
+        connection.execute(sa.text(statement.format(schema=prefix)))
+
+
+def _drop_sql_views(connection: sa.Connection, prefix: str) -> None:
+    for name in tables.SQL_VIEWS:
+        connection.execute(sa.text(f"DROP VIEW IF EXISTS {prefix}{name}"))
 
 
 def _migrate_postgres(connection: sa.Connection, prefix: str, *, empty: bool) -> None:
-    """Our view is only dropped where it cannot be replaced: others may have built on it."""
+    """Our SQL views are only dropped where they cannot be replaced: others may build on them."""
     connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
     if empty:
         present = sa.inspect(connection).get_table_names(tables.SCHEMA)
@@ -197,13 +203,13 @@ def _migrate_postgres(connection: sa.Connection, prefix: str, *, empty: bool) ->
         try:
             with connection.begin_nested():
                 if drop_view:
-                    connection.execute(sa.text(f"DROP VIEW IF EXISTS {prefix}pool_capacity"))
+                    _drop_sql_views(connection, prefix)
                 _alter_all(connection, prefix, empty=empty)
                 return
         except DBAPIError as error:
             if str(getattr(error.orig, "sqlstate", "")) not in _IN_THE_WAY:
                 raise
-            if drop_view or "pool_capacity" not in str(error.orig):
+            if drop_view or not any(name in str(error.orig) for name in tables.SQL_VIEWS):
                 raise ViewsInUse(_dependents(error)) from error
 
 
@@ -228,8 +234,9 @@ def _alter_all(connection: sa.Connection, prefix: str, *, empty: bool) -> None:
         if table.name in present:
             _alter(connection, table, empty=empty)
     tables.METADATA.create_all(connection)
-    view = tables.POOL_CAPACITY.format(schema=prefix)
-    connection.execute(sa.text(view.replace("CREATE VIEW", "CREATE OR REPLACE VIEW", 1)))
+    for statement in tables.SQL_VIEWS.values():
+        view = statement.format(schema=prefix)
+        connection.execute(sa.text(view.replace("CREATE VIEW", "CREATE OR REPLACE VIEW", 1)))
 
 
 def _alter(connection: sa.Connection, table: sa.Table, *, empty: bool) -> None:

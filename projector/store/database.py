@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, event, insert, inspect, text, update
+from sqlalchemy import Connection, Engine, event, insert, inspect, select, text, update
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -205,7 +205,7 @@ class Database:
 
     def complete(self, connection: Connection) -> bool:
         """Whether all tables are there."""
-        expected = {table.name for table in tables.METADATA.sorted_tables} | {"pool_capacity"}
+        expected = {table.name for table in tables.METADATA.sorted_tables} | tables.SQL_VIEWS.keys()
         existing = self.existing(connection)
         return expected <= existing.keys() and not _missing_columns(existing)
 
@@ -228,12 +228,12 @@ class Database:
         for table, column in _missing_columns(before):
             added = f"ADD COLUMN {column} BIGINT NOT NULL DEFAULT 0"
             connection.execute(text(f"ALTER TABLE {self.prefix}{table} {added}"))
-        if "pool_capacity" not in before:
-            connection.execute(text(tables.POOL_CAPACITY.format(schema=self.prefix)))
+        for name in tables.SQL_VIEWS.keys() - before:
+            connection.execute(text(tables.SQL_VIEWS[name].format(schema=self.prefix)))
         versions = tables.VIEW_VERSIONS
         if "view_versions" not in before:
             connection.execute(insert(versions).values(name="views", version=tables.VIEW_VERSION))
-        if before.keys() & _DEPENDENT_TABLES and not before.keys() >= _DEPENDENT_TABLES:
+        if before.keys() & _DEPENDENT_TABLES and not before.keys() >= _expected(connection):
             views = update(versions).where(versions.c.name == "views")
             connection.execute(views.values(version=tables.INCOMPLETE))
 
@@ -258,6 +258,14 @@ _COLUMNS: Final = {
 each table. A view of SQLite has none here: it may be one of a table that is gone."""
 _DEPENDENT_TABLES: Final = frozenset({*tables.VIEWS, "events"})
 """Tables that only make sense together: where one was dropped, the views are rebuilt."""
+
+
+def _expected(connection: Connection) -> frozenset[str]:
+    """Those that views of the version that is recorded have."""
+    versions = tables.VIEW_VERSIONS.c
+    query = select(versions.version).where(versions.name == "views")
+    earlier = (connection.execute(query).scalar() or 0) < tables.VIEW_VERSION
+    return _DEPENDENT_TABLES - tables.ADDED_VIEWS if earlier else _DEPENDENT_TABLES
 
 
 def disconnected(error: SQLAlchemyError) -> bool:

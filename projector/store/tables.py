@@ -1,9 +1,10 @@
 """The tables of the views: a documented contract that people point Grafana at.
 
-There are four kinds. *Views* (`agents`, `workers`, `pools`, `hosts`, and `checkpoints`, which has
-their positions) are folds of the log and can be dropped and rebuilt. *Live* tables have the newest
-heartbeats. The *archive* (`events`) has every event exactly as it was in the stream. It cannot be
-rebuilt, and neither can `agent_states`, which has what each agent saved last.
+There are four kinds. *Views* (`agents`, `workers`, `pools`, `hosts`, the sums of usage, and
+`checkpoints`, which has their positions) are folds of the log and can be dropped and rebuilt.
+*Live* tables have the newest heartbeats. The *archive* (`events`) has every event exactly as it was
+in the stream. It cannot be rebuilt, and neither can `agent_states`, which has what each agent saved
+last.
 
 The same definitions serve SQLite and PostgreSQL (there in the schema `muster`). A rebuild fills a
 second set of the views, `fresh_…`, next to the serving ones. Times are milliseconds of log time
@@ -25,8 +26,9 @@ from sqlalchemy.types import TypeEngine
 
 from projector.store.mapping import AGENTS, HOSTS, POOLS, WORKERS, RowCodec
 from projector.store.rows import EventRow, Position
+from projector.store.usage_rows import ACCOUNTS, HISTORY_VIEWS, SUMS
 
-VIEW_VERSION: Final = 11
+VIEW_VERSION: Final = 12
 """Raised when the meaning, columns or indexes of a view change: a projector that finds another one
 rebuilds."""
 
@@ -41,7 +43,11 @@ ID_PART_MIN: Final = 6
 """An id can be found by so many of its first or last characters."""
 
 SHADOW_PREFIX: Final = "fresh_"
-VIEWS: Final = ("checkpoints", "pools", "hosts", "workers", "agents")
+VIEWS: Final = (
+    "checkpoints", "pools", "hosts", "workers", "agents", "usage_accounts", "usage_sums",
+)  # fmt: skip
+ADDED_VIEWS: Final = frozenset({"usage_accounts", "usage_sums"})
+"""Those that earlier versions did not have."""
 
 
 def _text(name: str) -> sa.Column[str]:
@@ -80,8 +86,8 @@ class ViewTables:
     """One set of the tables that a fold fills, all of them with `prefix` before their names."""
 
     def __init__(self, metadata: sa.MetaData, prefix: str = "") -> None:
-        def table(name: str, codec: RowCodec[Any]) -> sa.Table:
-            return sa.Table(f"{prefix}{name}", metadata, *_columns(codec))
+        def table(name: str, codec: RowCodec[Any], **options: Any) -> sa.Table:
+            return sa.Table(f"{prefix}{name}", metadata, *_columns(codec), **options)
 
         checkpoints = RowCodec(Position, keys="pool", more={"heartbeat_id": str})
         self.checkpoints = table("checkpoints", checkpoints)
@@ -89,10 +95,13 @@ class ViewTables:
         self.hosts = table("hosts", HOSTS)
         self.workers = table("workers", WORKERS)
         self.agents = table("agents", AGENTS)
+        self.usage_accounts = table("usage_accounts", ACCOUNTS)
+        self.usage_sums = table("usage_sums", SUMS, sqlite_with_rowid=False)
 
     def all(self) -> tuple[sa.Table, ...]:
         """In the order of `VIEWS`."""
-        return (self.checkpoints, self.pools, self.hosts, self.workers, self.agents)
+        catalogue = (self.checkpoints, self.pools, self.hosts)
+        return (*catalogue, self.workers, self.agents, self.usage_accounts, self.usage_sums)
 
 
 METADATA: Final = sa.MetaData()
@@ -211,6 +220,8 @@ FROM (
 ) AS counted
 """
 
+SQL_VIEWS: Final = {"pool_capacity": POOL_CAPACITY, **HISTORY_VIEWS}
+"""By name, the statements that create them."""
 
 COPIED_ROWS: Final = 100
 """From so many, COPY is tried first: it takes a transaction of its own within the other."""

@@ -21,6 +21,7 @@ from eventstore.language.events import Event
 from eventstore.language.workers import Worker, WorkerStatus
 from projector.intake.entries import admit, position_after
 from projector.store.rows import EventRow, Position
+from projector.verify.usage_comparison import UsageFold
 
 PRESENT: Final = "present"
 """The value of a member without a score."""
@@ -80,6 +81,7 @@ class ReferenceFold:
         self.agents = FoldedStates(Agent)
         self.workers = FoldedStates(Worker)
         self.catalogue = Catalogue()
+        self.usage = UsageFold(pool)
 
     @property
     def pool(self) -> str:
@@ -93,6 +95,7 @@ class ReferenceFold:
                 self._apply(event)
             except (ValueError, TypeError, KeyError, AssertionError) as error:
                 raise BrokenLog(f"seq {event.seq} ({event.type}): {error}") from error
+        self.usage.store()
         before, self.position = self.position, position_after(self.position, admitted)
         if admitted.problem:
             raise BrokenLog(admitted.problem)
@@ -107,10 +110,14 @@ class ReferenceFold:
             self.catalogue = catalogue.evolve(self.catalogue, event)
         elif event.type.startswith("agent."):
             agent = self.agents.get(subject)
-            self.agents.put(subject, agents.evolve(agent, event, self.pool), agent)
+            new = agents.evolve(agent, event, self.pool)
+            self.agents.put(subject, new, agent)
+            self.usage.agent(event, agent, new, self.workers.live.get(new.worker_id))
         elif event.type.startswith("worker."):
             worker = self.workers.get(subject)
-            self.workers.put(subject, workers.evolve(worker, event, self.pool), worker)
+            changed = workers.evolve(worker, event, self.pool)
+            self.workers.put(subject, changed, worker)
+            self.usage.worker(event, worker, changed)
 
     # ---- what follows from the states --------------------------------------------------------
 

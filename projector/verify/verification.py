@@ -42,6 +42,7 @@ from projector.store.tables import SERVING
 from projector.verify.redis_state import RedisComparison
 from projector.verify.reference_fold import BrokenLog, ReferenceFold
 from projector.verify.report import CheckedPool, Report
+from projector.verify.usage_comparison import compare_usage
 
 BATCH: Final = 1000
 
@@ -154,6 +155,7 @@ class _Verification:
         self._compare_rows(connection, views.workers, pool, worker, workers)
         self._compare_rows(connection, views.agents, pool, agent, agents)
         self._compare_states(connection, reference)
+        compare_usage(connection, reference.usage, position.ts, self._report)
         return position.seq
 
     def _compare_states(self, connection: Connection, reference: ReferenceFold) -> None:

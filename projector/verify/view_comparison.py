@@ -66,7 +66,8 @@ def compare(
     }
     rows = differing = 0
     differences: list[Difference] = []
-    for pair in _table_pairs(connection, existing, left_out):
+    added = tables.ADDED_VIEWS if version != VIEW_VERSION else ()
+    for pair in _table_pairs(connection, existing, left_out, added):
         rows_of_pair, differing_of_pair = pair.counts()
         rows, differing = rows + rows_of_pair, differing + differing_of_pair
         if differing_of_pair:
@@ -89,9 +90,15 @@ def _skip_reason(
 
 
 def _table_pairs(
-    connection: sa.Connection, existing: Mapping[str, Collection[str]], left_out: Collection[str]
+    connection: sa.Connection,
+    existing: Mapping[str, Collection[str]],
+    left_out: Collection[str],
+    added: Collection[str],
 ) -> "Iterator[_TablePair]":
+    """Of the tables that both have; `added`: those that were empty until now."""
     for old, new in zip(SERVING.all()[1:], SHADOW.all()[1:], strict=True):
+        if old.name in added:
+            continue
         keys = [key.name for key in old.primary_key]
         columns = [c.name for c in old.columns if c.name in existing.get(old.name, ())]
         if not set(keys) <= set(columns):
@@ -165,7 +172,8 @@ class _TablePair(Struct):
 
     def _field_differences(self, keys: dict[str, Any]) -> Iterator[Difference]:
         old, new = self._row(self.old, keys), self._row(self.new, keys)
-        subject = f"{self.old.name}/{keys[self.keys[0]]}"
+        named = [str(keys[name]) for name in self.keys if name != "pool_name"]
+        subject = "/".join([self.old.name, *(named or [keys[self.keys[0]]])])
         pool = CATALOGUE if self.left_out is None else keys["pool_name"]
         if old is None or new is None:
             presence = ("absent" if row is None else "present" for row in (new, old))

@@ -16,7 +16,9 @@ from psycopg.rows import dict_row
 from tests.chaos.judging.entries import Entry, of_row
 
 Row = Mapping[str, Any]
-VIEWS: Final = ("checkpoints", "pools", "hosts", "workers", "agents")
+VIEWS: Final = (
+    "checkpoints", "pools", "hosts", "workers", "agents", "usage_accounts", "usage_sums",
+)  # fmt: skip
 ARCHIVE: Final = "events"
 SCHEMA: Final = "muster"
 

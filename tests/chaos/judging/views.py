@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from tests.chaos.judging import catalogue as catalogues
-from tests.chaos.judging import pools
+from tests.chaos.judging import pools, usage
 from tests.chaos.judging.agents import Agent
 from tests.chaos.judging.catalogue import Declared, Host
 from tests.chaos.judging.database import Database, Row
@@ -69,6 +69,10 @@ def _judge_pool(history: History, database: Database, at: Head) -> Iterator[Offe
     }
     yield from compare("agents", pool, agents, by(found["agents"], "agent_id"))
     yield from compare("workers", pool, workers, by(found["workers"], "worker_id"))
+    if "usage_sums" in database.views:
+        entries = history.up_to(at.generation, at.seq)
+        accounts, sums = database.views["usage_accounts"], database.views["usage_sums"]
+        yield from usage.judge(pool, entries, accounts, sums)
 
 
 def by(rows: list[Row], key: str) -> dict[str, Row]:

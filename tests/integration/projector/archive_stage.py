@@ -56,6 +56,10 @@ class ArchiveStage:
             "pools": list(await history.pools(point)),
         }
 
+    async def sql_rows(self, statement: str) -> list[Any]:
+        prefixed = statement.replace("{}", self.database.prefix)
+        return await self.database.read(lambda c: [*map(tuple, c.execute(text(prefixed)))])
+
     async def sql(self, statement: str) -> None:
         prefixed = statement.replace("{}", self.database.prefix)
         await self.database.write(lambda c: c.execute(text(prefixed)))

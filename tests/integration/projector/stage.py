@@ -32,7 +32,9 @@ POOL = "developer_pool"
 EVENTS = f"pool:{{{POOL}}}:events"
 META = f"pool:{{{POOL}}}:meta"
 QUICK: Any = {"lease_seconds": 1.0, "renew_seconds": 0.3}
-VIEWS = ("checkpoints", "pools", "hosts", "workers", "agents")
+VIEWS = (
+    "checkpoints", "pools", "hosts", "workers", "agents", "usage_accounts", "usage_sums",
+)  # fmt: skip
 
 
 class Stage:
@@ -112,7 +114,7 @@ class Stage:
 
     async def contents(self) -> dict[str, list[dict[str, Any]]]:
         """All rows of all views, without how far heartbeats were read."""
-        keys = {table.name: next(iter(table.primary_key)).name for table in SERVING.all()}
+        keys = {t.name: ", ".join(t.primary_key.columns.keys()) for t in SERVING.all()}
 
         def read(connection: Connection) -> dict[str, list[dict[str, Any]]]:
             select = "SELECT * FROM {{}}{0} ORDER BY {1}"

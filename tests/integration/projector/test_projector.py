@@ -7,10 +7,11 @@ import msgspec
 import pytest
 
 from eventstore.language import agent_commands
-from projector.fold import projection
+from projector.fold import prior_states
 from projector.queries.views import AgentFilter
 from projector.rebuild.rebuild import Progress, RebuildOptions, replay
 from projector.service.projector import Phase
+from projector.usage import ledger
 from projector.verify.verification import verify
 from tests.integration.projector.stage import POOL, Stage, heartbeat, open_stage
 from tests.waiting import until
@@ -97,7 +98,8 @@ async def test_a_restarted_projector_continues_from_its_rows(
 async def test_agents_that_are_no_longer_cached_are_read_from_their_rows(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(projection, "CACHE_MAX", 1)
+    monkeypatch.setattr(prior_states, "CACHE_MAX", 1)
+    monkeypatch.setattr(ledger, "CACHE_MAX", 1)
     async with open_stage(redis_url, database_url) as stage, stage.projecting():
         pool = await stage.pool()
         await stage.play(pool)

@@ -9,6 +9,7 @@ from eventstore.language.agent_commands import Terminate
 from projector.intake.source import Addresses, opened
 from projector.rebuild import rebuild
 from projector.rebuild.rebuild import Rebuild
+from projector.store.tables import SQL_VIEWS
 from projector.verify.verification import verify
 from tests.integration.projector.rebuilding import replayed
 from tests.integration.projector.stage import POOL, VIEWS, archived_story, open_stage
@@ -35,7 +36,8 @@ async def test_dropped_views_are_rebuilt_from_archive_or_streams(
     """Without an archive it is refilled from the streams; where they are trimmed it is enough."""
     async with archived_story(redis_url, database_url) as (stage, _):
         before, events = await stage.contents(), await stage.views.events(POOL)
-        await stage.sql("DROP VIEW {}pool_capacity")
+        for name in SQL_VIEWS:
+            await stage.sql(f"DROP VIEW {{}}{name}")
         for name in (*VIEWS, *(["events"] if archive == "dropped" else [])):
             await stage.sql(f"DROP TABLE {{}}{name}")
         if archive == "retained":

@@ -88,7 +88,7 @@ def test_the_command_prints_the_differences(
     flags = ["--redis-url", redis_url, "--database-url", views_url]
     assert main(["replay", *flags]) == 0
     printed = capsys.readouterr().err
-    assert "1 of 2 rows differ at the same position: the views that served were wrong" in printed
+    assert "1 of 6 rows differ at the same position: the views that served were wrong" in printed
     assert "reason should be '', is 'planted'" in printed
     assert main(["replay", *flags, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["compared"]["differing"] == 0

@@ -20,6 +20,7 @@ from gateway.health.alert_rules import RULES
 from muster.__main__ import main
 from muster.settings.settings import Settings
 from projector.store.tables import CAPACITY, METADATA
+from projector.store.usage_rows import HISTORY_COLUMNS, HISTORY_VIEWS
 from tests.unit.source.pages import ARCHITECTURE, OPERATIONS, ROOT, first_names, section, table
 
 
@@ -116,6 +117,7 @@ def test_every_table_and_column_of_the_views_is_listed() -> None:
     rows = {row[0].strip("`"): re.findall(r"`(\w+)`", row[2]) for row in table(text)}
     wanted = {t.name: [column.name for column in t.columns] for t in METADATA.sorted_tables}
     wanted["pool_capacity"] = [column.name for column in CAPACITY.columns]
+    wanted |= {name: [*HISTORY_COLUMNS] for name in HISTORY_VIEWS}
     assert {name: sorted(names) for name, names in rows.items()} == {
         name: sorted(names) for name, names in wanted.items()
     }
