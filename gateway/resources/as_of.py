@@ -67,7 +67,7 @@ def parse(text: str) -> AsOf:
                 raise _invalid(f"{f'pool {pool!r}' if pool else 'the catalogue'} is named twice")
             events[pool] = (int(generation) if generation else None, int(seq))
         elif at_ms is None:
-            at_ms = _parse_milliseconds(item)
+            at_ms = parse_milliseconds(item)
         else:
             raise _invalid_item(item)
     if at_ms is None and not events:
@@ -75,26 +75,28 @@ def parse(text: str) -> AsOf:
     return AsOf(at_ms, events)
 
 
-def _parse_milliseconds(text: str) -> int:
+def parse_milliseconds(text: str, field: str = "as_of") -> int:
+    """A time. Raises `Problem`."""
     if _MILLISECONDS.fullmatch(text):
         return int(text)
     try:
         # A plus sign was decoded to a space.
         parsed = datetime.fromisoformat(_SPACED_ZONE.sub(r"+\1", text))
     except ValueError:
-        raise _invalid_item(text) from None
+        raise _invalid_item(text, field) from None
     if parsed.tzinfo is None:
-        raise _invalid(f"{text[:100]!r} has no time zone; add Z or +01:00")
+        raise _invalid(f"{text[:100]!r} has no time zone; add Z or +01:00", field)
     return max(int(parsed.timestamp() * 1000), 0)
 
 
-def _invalid_item(text: str) -> Problem:
-    expected = "a time (2026-11-24T14:03:00Z, or ms since 1970) or pool:seq was expected"
-    return _invalid(f"{expected}, not {text[:100]!r}")
+def _invalid_item(text: str, field: str = "as_of") -> Problem:
+    expected = "a time (2026-11-24T14:03:00Z, or ms since 1970)"
+    expected += " or pool:seq" if field == "as_of" else ""
+    return _invalid(f"{expected} was expected, not {text[:100]!r}", field)
 
 
-def _invalid(why: str) -> Problem:
-    return Problem(Kind.INVALID_REQUEST, f"as_of: {why}", field="as_of")
+def _invalid(why: str, field: str = "as_of") -> Problem:
+    return Problem(Kind.INVALID_REQUEST, f"{field}: {why}", field=field)
 
 
 async def resolve(
@@ -122,6 +124,14 @@ async def resolve(
     # As it can be requested again, without events that came late.
     read_state.as_of = str(point) if len(str(point)) <= TEXT_LENGTH_MAX else str(point.at_ms)
     return point
+
+
+async def wait_until(call: Call, views: Views, at_ms: int, names: Collection[str]) -> None:
+    """Wait, for a bounded time, until the views have all events of these logs up to a time."""
+    deadline = time.monotonic() + call.backend.limits.catch_up_seconds
+    await _wait_for_archive(call, views, at_ms, list(dict.fromkeys(names)), deadline)
+    positions = await views.positions()
+    call.read_state.position = {n: positions[n].seq for n in names if n in positions}
 
 
 async def agent_then(

@@ -25,6 +25,7 @@ from gateway.resources import (
     replacements,
     restart,
     spawn,
+    usage,
     worker_commands,
 )
 from gateway.server import openapi, pages
@@ -35,9 +36,16 @@ from gateway.wire.decoding import convert, read_body, read_query, require_bounde
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import NoParameters
 from gateway.wire.responses import API, AgentPage, PoolDeletion, PoolList, WorkerPage
-from projector.queries.views import AgentRow, Explanation, PoolRow, WorkerRow
+from projector.queries.views import (
+    AgentRow,
+    Explanation,
+    PoolHistory,
+    PoolRow,
+    UsageReport,
+    WorkerRow,
+)
 
-AGENT_ID: Final = "{agent_id:(?!(?:spawn|terminate|pools|workers|health)$)[^/]+}"
+AGENT_ID: Final = "{agent_id:(?!(?:spawn|terminate|pools|workers|health|usage)$)[^/]+}"
 """One part of a path that is not one of the fixed ones: `DELETE /agents/health` is a 405."""
 EVENT_STREAM: Final = "text/event-stream"
 
@@ -153,6 +161,8 @@ OPERATIONS: Final = (
               (404,), _COMMAND),
     Operation("pools", "GET", "/api/v1/agents/pools/{pool_name}/explain", explain.explain_pool,
               Explanation, {200: "Why it is as it is"}, (404,)),
+    Operation("pools", "GET", "/api/v1/agents/pools/{pool_name}/history", usage.get_pool_history,
+              PoolHistory, {200: "Its steps"}, (404, 410)),
     Operation("pools", "GET", "/api/v1/agents/pools/{pool_name}/plan", consolidation.get_plan,
               consolidation.ConsolidationPlan, {200: "The plan"}, (404,),
               name="get_consolidation_plan"),
@@ -180,6 +190,8 @@ OPERATIONS: Final = (
               name="get_dashboard"),
     Operation("monitoring", "GET", "/api/v1/agents/monitor/alerts", monitor.alerts,
               monitor.AlertList, {200: "The alerts that apply now"}, name="list_alerts"),
+    Operation("monitoring", "GET", "/api/v1/agents/usage", usage.get_usage, UsageReport,
+              {200: "The usage"}, (404, 410)),
     Operation("monitoring", "GET", "/api/v1/agents/health", monitor.health, monitor.HealthReport,
               {200: "The agents' health"}, (404,), name="get_health"),
     Operation("parked", "GET", "/api/v1/parked", parked.list_parked, parked.ParkedList,

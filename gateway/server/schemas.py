@@ -27,6 +27,7 @@ VALUES: Final[Mapping[tuple[str, str], Sequence[str]]] = {
     ("WorkerRow", "status"): [status.value for status in WorkerStatus],
     ("PoolRow", "status"): ["active"],
     ("PlannedWorker", "action"): ["keep", "empty", "uncordon"],
+    ("PoolHistory", "step"): ["minute", "hour", "day"],
     ("PoolDeletion", "status"): ["deleted", "deleting"],
     ("HostRow", "status"): ["joined", "cordoned", "left"],
     ("FlatEvent", "type"): list(EVENT_TYPES),

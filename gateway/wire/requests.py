@@ -69,6 +69,10 @@ LabelValue = Annotated[
 Label = Annotated[
     str, _text(f"{LABEL_NAME}:{LABEL_VALUE}", "a label's name and value with a colon between")
 ]
+GroupName = Annotated[
+    str, _text(rf"(?:pool|role|project|label:{LABEL_NAME})", "pool, role, project or label:NAME")
+]
+"""What usage is grouped by."""
 EventType = Annotated[
     str,
     _text(rf"(?:{'|'.join(map(re.escape, EVENT_TYPES))})", f"one of {', '.join(EVENT_TYPES)}"),

@@ -47,6 +47,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         "explain",
         "pools",
         "workers",
+        "usage",
         "plan",
         "consolidate",
         "parked",

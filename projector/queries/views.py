@@ -18,7 +18,17 @@ from projector.intake import archive
 from projector.intake.archive import EventRange, id_order
 from projector.intake.source import is_lost
 from projector.queries import selects
+from projector.queries.pool_history import HistoryRefused, pool_history
 from projector.queries.sharing import SharedQueries
+from projector.queries.usage import ROWS_MAX as USAGE_ROWS_MAX
+from projector.queries.usage import (
+    Grouping,
+    Period,
+    TooManyParts,
+    UsageFilter,
+    parts_of,
+    usage,
+)
 from projector.store import agent_states
 from projector.store.capacity import WAITS_FOR_CLAIM, WAITS_FOR_ISOLATION
 from projector.store.database import Database, DatabaseError
@@ -36,6 +46,7 @@ from projector.store.rows import (
     page,
 )
 from projector.store.tables import SERVING
+from projector.store.usage_rows import PoolHistory, UsageReport
 from projector.store.views_file import DatabaseUnreachable
 
 __all__ = [
@@ -44,7 +55,8 @@ __all__ = [
     "NotYetArchived", "PoolRow", "Position", "Timed", "TooExpensive", "EventRange",
     "ArchiveUnreadable", "Views", "WAITS_FOR_CLAIM", "WAITS_FOR_ISOLATION", "WorkerRow",
     "explain_agent", "explain_pool", "explain_worker", "id_order", "is_lost", "page", "reason",
-    "row_of_pool",
+    "row_of_pool", "Grouping", "HistoryRefused", "Period", "PoolHistory", "TooManyParts",
+    "USAGE_ROWS_MAX", "UsageFilter", "UsageReport", "parts_of", "pool_history", "usage",
 ]  # fmt: skip
 
 CONNECTIONS: Final = 4

@@ -21,6 +21,7 @@ from tests.chaos.report import Figures, TimeLine, left_undone
 from tests.chaos.rest import come_to_rest
 from tests.chaos.schedule import Injection, Round, rounds, stream
 from tests.chaos.system import System
+from tests.chaos.usage import judge_usage
 from tests.chaos.verdict import judge
 from tests.waiting import until
 
@@ -73,6 +74,7 @@ class Campaign:
         found = await asyncio.to_thread(
             judge, self.system.redis.url, self.system.views_url, self.system.folder
         )
+        found += await judge_usage(self.system, stream(self.options.seed, "usage"))
         found += await self._neighbour_offences()
         self.offences += [
             *self.recovery.offences,

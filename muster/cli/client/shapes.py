@@ -12,6 +12,7 @@ from msgspec.structs import fields
 
 from projector.store.explanations import Cause, Explanation, Line
 from projector.store.rows import AgentRow, PoolRow, WorkerRow
+from projector.store.usage_rows import Usage, UsageReport, UsageRow
 
 T = TypeVar("T", bound=Struct)
 
@@ -63,6 +64,19 @@ class ExplanationAnswer(Explanation, frozen=True, kw_only=True):
     """An explanation as the gateway answers it."""
 
     lines: tuple[LineAnswer, ...] = ()
+
+
+@tolerant
+class UsageRowAnswer(UsageRow, frozen=True, kw_only=True):
+    """The usage of a group as the gateway answers it."""
+
+
+@tolerant
+class UsageAnswer(UsageReport, frozen=True, kw_only=True):
+    """The usage of a span as the gateway answers it."""
+
+    rows: tuple[UsageRowAnswer, ...] = ()
+    total: Usage = Usage()
 
 
 class ParkedAnswer(Struct, frozen=True, kw_only=True):
