@@ -26,6 +26,7 @@ class Keys:
         self.prefix = prefix
         self.catalogue = f"{prefix}muster:catalogue"
         self._catalogue_part = f"{prefix}{{{self.catalogue}}}"
+        self.alerts = f"{prefix}muster:alerts"
 
     def pool(self, pool: str, part: str) -> str:
         """A key of a pool: `meta`, `events`, `commands`, `inbox:<worker>` …
@@ -35,6 +36,10 @@ class Keys:
         if pool == CATALOGUE:
             return self.catalogue if part == "events" else f"{self._catalogue_part}:{part}"
         return f"{self.prefix}pool:{{{pool}}}:{part}"
+
+    def alerts_part(self, part: str) -> str:
+        """A key beside the stream of alerts, in its slot: `meta`, `open`, `reports`."""
+        return f"{self.prefix}{{{self.alerts}}}:{part}"
 
     def renamed(self) -> dict[str, str]:
         """The keys that had the prefix only within their hash tag, and their names now."""

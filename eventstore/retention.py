@@ -30,6 +30,8 @@ class Retention(Struct, frozen=True, kw_only=True):
     """Heartbeats, and signals to supervisors."""
     keys_ms: int = 86_400_000
     """An `Idempotency-Key`."""
+    alerts_ms: int = 7_776_000_000
+    """Closed alerts in the database: 90 days. In Redis they stay as long as events, `age_ms`."""
 
     @property
     def catalogue_events(self) -> int:

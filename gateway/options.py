@@ -50,6 +50,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Clients of the event stream; each may fall `stream_queue` events behind."""
     stream_queue: int = 2_000
     stream_heartbeat_seconds: float = 15.0
+    alert_seconds: float = 5.0
+    """How often the gateway that writes alerts decides which apply."""
     shutdown_seconds: float = 5.0
 
 

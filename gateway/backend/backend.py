@@ -23,11 +23,13 @@ from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
 from eventstore.names import unknown_name
 from eventstore.redis_errors import RedisError
+from gateway.alerts.ledger import Ledger
 from gateway.backend.acknowledgements import AcknowledgedCommands
 from gateway.backend.durability_levels import Capabilities
 from gateway.backend.read_state import ReadState
 from gateway.backend.redis_health import FailFastClient, RedisHealth
 from gateway.following.counters import Observations
+from gateway.following.incidents import RecentIncidents
 from gateway.following.subscriptions import Subscriptions
 from gateway.following.tail import Tail
 from gateway.following.waiters import Waiters
@@ -56,6 +58,9 @@ class Backend:
         self.waiters = Waiters(options.limits.waiters_max)
         self.subscriptions = Subscriptions(options.limits.streams_max, options.limits.stream_queue)
         self.observations = Observations()
+        self.incidents = RecentIncidents()
+        self.ledger = Ledger()
+        """The alerts that are open, as far as this gateway knows."""
         self.turns = defaultdict[str, asyncio.Semaphore](partial(asyncio.Semaphore, STEPS_MAX))
         """So many spawns of each pool are submitted at once: a flood leaves the loop to others."""
         self.shared_answers = SharedQueries()
@@ -66,11 +71,12 @@ class Backend:
         self._catalogue_reader = Reader(options.redis_url)
         self._catalogue = CatalogueLog(self.log, self._catalogue_reader)
         self._catalogue_lock = asyncio.Lock()
+        listeners = (self.observations.consume, self.incidents.consume)
         self.tail = Tail(
             self.log,
             Reader(options.redis_url),
             self._catalogue,
-            (self.waiters.consume, self.subscriptions.consume, self.observations.consume),
+            (self.waiters.consume, self.subscriptions.consume, *listeners),
             self.event_range,
             open_catalogue=lambda: self.with_catalogue(CatalogueLog.start),
             on_stopped=self.waiters.release,
@@ -81,6 +87,7 @@ class Backend:
 
     def _forget(self, pool: str) -> None:
         self.observations.forget(pool)
+        self.incidents.forget(pool)
         self.turns.pop(pool, None)
 
     async def close(self) -> None:

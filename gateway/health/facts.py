@@ -1,12 +1,10 @@
 """What a gateway knows about Redis, the database, and how far the views are."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
 
 from eventstore.connection.calls import execute_many, translated_errors
 from eventstore.connection.requirements import inspect, server_version
@@ -16,61 +14,14 @@ from eventstore.log import notices
 from eventstore.log.notices import Notice
 from eventstore.log.reader import Entry
 from eventstore.redis_errors import RedisError
+from gateway.alerts.facts import RedisFacts, StoredEvents, ViewFacts
 from gateway.backend.backend import Backend
 from gateway.following.subscriptions import well_formed
-from projector.queries.views import EventRow, Position, Timed, Views, is_lost
+from projector.queries.views import EventRow, Position, Views, is_lost
 
 REDIS_TIMEOUT_SECONDS: Final = 2.0
 POOLS_BATCH: Final = 100
 """So many pools are asked about in one call."""
-RECOVER_ADVICE: Final = "`muster recover` rebuilds the log from the archive"
-
-
-class RedisFacts(Struct, frozen=True, kw_only=True):
-    """Sizes in bytes; `memory_limit` 0 means none was set, `memory_system` is the machine's."""
-
-    reachable: bool
-    kind: str = ""
-    version: str = ""
-    memory_used: int = 0
-    memory_limit: int = 0
-    memory_system: int = 0
-    clients: int = 0
-    append_only: bool = False
-    uptime_seconds: int = 0
-    error: str = ""
-
-    @property
-    def memory_share(self) -> float:
-        """Of its limit, or of the machine where none was set."""
-        limit = self.memory_limit or self.memory_system
-        return self.memory_used / limit if limit else 0.0
-
-
-class StoredEvents(Struct, frozen=True, kw_only=True):
-    """Which of a pool's events are in Redis. `oldest_ms` is log time.
-
-    `first_seq` is 1 if the first entry is no event: how many have left is not known then.
-    """
-
-    entries: int = 0
-    first_seq: int = 1
-    oldest_ms: int = 0
-
-
-class ViewFacts(Timed, frozen=True, kw_only=True):
-    """How far the views of one log are. `pool` is empty for the catalogue."""
-
-    pool: str
-    seq: int
-    head: int
-    lag_seconds: float
-    status: str
-    since: int | None = None
-    """When this gateway first observed that status, in ms; null while they follow."""
-    since_time: datetime | None = None
-    lost: bool = False
-    """Whether they are stopped until the log is recovered."""
 
 
 async def redis_facts(backend: Backend) -> RedisFacts:
@@ -94,7 +45,19 @@ async def redis_facts(backend: Backend) -> RedisFacts:
         clients=int(info.get("connected_clients", 0)),
         append_only=bool(int(info.get("aof_enabled", 0))),
         uptime_seconds=int(info.get("uptime_in_seconds", 0)),
+        save_error=_save_error(info),
     )
+
+
+def _save_error(info: Mapping[str, str]) -> str:
+    """What it could not write the last time that it tried."""
+    if info.get("aof_last_write_status", "ok") != "ok":
+        return "the last write to its append-only file failed"
+    if info.get("rdb_last_bgsave_status", "ok") != "ok":
+        return "its last snapshot (BGSAVE) failed"
+    if info.get("aof_last_bgrewrite_status", "ok") != "ok":
+        return "the last rewrite of its append-only file failed"
+    return ""
 
 
 async def ask_about_pools(
@@ -125,10 +88,11 @@ async def stored_events(backend: Backend) -> dict[str, StoredEvents]:
     """How much of every pool's log is in Redis. Raises `LogUnreachable`."""
     commands = (("XLEN", "events"), ("XRANGE", "events", "-", "+", "COUNT", 1))
     found = await ask_about_pools(backend, commands)
-    return {pool: _stored(int(entries), oldest) for pool, (entries, oldest) in found.items()}
+    return {pool: stored(int(entries), oldest) for pool, (entries, oldest) in found.items()}
 
 
-def _stored(entries: int, oldest: Sequence[Entry]) -> StoredEvents:
+def stored(entries: int, oldest: Sequence[Entry]) -> StoredEvents:
+    """Of the length of a stream, and its first entry if it has one."""
     if not oldest:
         return StoredEvents()
     stream_id, fields = oldest[0]

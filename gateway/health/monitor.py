@@ -14,14 +14,14 @@ from msgspec import Struct
 from eventstore.language.agents import shared_fields
 from eventstore.language.events import EVENT_TYPES
 from eventstore.language.pool_config import PoolConfig
+from gateway.alerts.alerts import Alert
+from gateway.alerts.facts import RedisFacts, ViewFacts
 from gateway.backend.backend import Backend
 from gateway.backend.call import Call, answered_once
 from gateway.backend.durability_levels import DurabilityFacts
 from gateway.health import facts
-from gateway.health.alert_rules import Alert
 from gateway.health.alerts import current_alerts
 from gateway.wire.answer import Answer
-from gateway.wire.problems import Problem
 from gateway.wire.requests import HealthQuery
 from gateway.wire.responses import decode_cursor, encode_cursor
 from projector.queries.views import (
@@ -64,10 +64,10 @@ class SystemFigures(Struct, frozen=True, kw_only=True):
     pid: int
     uptime_seconds: float
     host: HostFigures
-    redis: facts.RedisFacts
+    redis: RedisFacts
     durability: DurabilityFacts
     database: str
-    views: Sequence[facts.ViewFacts]
+    views: Sequence[ViewFacts]
     agents: dict[str, dict[str, int]]
     """Numbers of agents that have not ended, by pool and status."""
     workers: int
@@ -87,10 +87,6 @@ class Dashboard(Struct, frozen=True, kw_only=True):
     decisions: Sequence[EventRow]
     events: Sequence[EventRow]
     """The newest ones, newest first."""
-    alerts: Sequence[Alert]
-
-
-class AlertList(Struct, frozen=True):
     alerts: Sequence[Alert]
 
 
@@ -162,8 +158,7 @@ def _host_figures() -> HostFigures:
 async def dashboard(call: Call) -> Answer:
     """What the dashboard shows."""
     backend = call.backend
-    redis = await facts.redis_facts(backend)
-    alerts = await current_alerts(backend, redis)
+    alerts = await current_alerts(backend)
     async with backend.read_views() as views:
         await backend.catch_up(views, call.read_state)
         data = Dashboard(
@@ -191,17 +186,6 @@ def _short(events: Sequence[EventRow]) -> list[EventRow]:
     lengths = accumulate(len(event.data) for event in events)
     shown = takewhile(lambda length: length <= EVENTS_LENGTH_MAX, lengths)
     return list(events[: len(list(shown))])
-
-
-@answered_once
-async def alerts(call: Call) -> Answer:
-    """What needs attention."""
-    backend = call.backend
-    redis = await facts.redis_facts(backend)
-    with suppress(Problem):  # of which there is an alert
-        async with backend.read_views() as views:
-            await backend.catch_up(views, call.read_state)
-    return Answer(AlertList(await current_alerts(backend, redis)))
 
 
 async def health(call: Call, query: HealthQuery) -> Answer:

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
+from gateway.alerts.facts import RECOVER_ADVICE, ViewFacts
 from gateway.backend.backend import Backend
 from gateway.backend.call import Call
 from gateway.health.facts import (
-    RECOVER_ADVICE,
-    ViewFacts,
     fallback_description,
     projector_notices,
     view_facts,

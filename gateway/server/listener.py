@@ -7,7 +7,7 @@ closes.
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -19,6 +19,7 @@ from eventstore.errors import ConfigurationError
 from eventstore.ticks import until_tick
 from gateway.backend.backend import VIEWS_ERRORS, Backend
 from gateway.backend.call import default_headers
+from gateway.health.alert_watch import AlertWatch
 from gateway.options import GatewayOptions
 from gateway.server.routes import application, serve
 from gateway.wire.connections import connection_factory
@@ -67,15 +68,20 @@ class Gateway:
             "gateway.acknowledgements": backend.acknowledged_commands.watch,
             "gateway.durability": backend.capabilities.watch,
         }
-        self._tasks = [
-            asyncio.create_task(retry_on_error(part, work), name=part)
-            for part, work in parts.items()
-        ]
+        self._start_parts(parts)
         await backend.tail.start(timeout_seconds=TAIL_SECONDS)
         await asyncio.wait(self._tasks[:1], timeout=VIEWS_SECONDS)
         await self._start_server(self._runner, listening_socket)
+        # Not earlier: what has not been reached yet is not unreachable.
+        self._start_parts({"gateway.alerts": AlertWatch(backend).run})
         self.url = _url(self._options.host, listening_socket)
         log.info("gateway.started", url=self.url)
+
+    def _start_parts(self, parts: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+        self._tasks += [
+            asyncio.create_task(retry_on_error(part, work), name=part)
+            for part, work in parts.items()
+        ]
 
     async def _start_server(self, runner: web.AppRunner, listening_socket: socket.socket) -> None:
         """Accept connections, each with the bounds of `gateway.wire.connections`."""

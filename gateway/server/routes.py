@@ -12,7 +12,7 @@ from gateway.backend.backend import Backend
 from gateway.backend.call import Call
 from gateway.backend.read_state import requested_position
 from gateway.following.subscriptions import FlatEvent
-from gateway.health import metrics, monitor, readiness
+from gateway.health import alert_list, metrics, monitor, readiness
 from gateway.options import Limits
 from gateway.resources import (
     agents,
@@ -188,8 +188,8 @@ OPERATIONS: Final = (
     Operation("monitoring", "GET", "/api/v1/agents/monitor/dashboard", monitor.dashboard,
               monitor.Dashboard, {200: "Pools, workers, hosts, decisions, alerts"},
               name="get_dashboard"),
-    Operation("monitoring", "GET", "/api/v1/agents/monitor/alerts", monitor.alerts,
-              monitor.AlertList, {200: "The alerts that apply now"}, name="list_alerts"),
+    Operation("monitoring", "GET", "/api/v1/agents/monitor/alerts", alert_list.alerts,
+              alert_list.AlertList, {200: "The alerts that apply now"}, (404,), name="list_alerts"),
     Operation("monitoring", "GET", "/api/v1/agents/usage", usage.get_usage, UsageReport,
               {200: "The usage"}, (404, 410)),
     Operation("monitoring", "GET", "/api/v1/agents/health", monitor.health, monitor.HealthReport,

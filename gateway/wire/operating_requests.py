@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, TypeAlias
 
 from msgspec import Meta
 
-from gateway.wire.requests import Request
+from gateway.wire.requests import Cursor, PageSize, PoolName, Request
 
 Deadline: TypeAlias = Annotated[float, Meta(ge=0, le=31_536_000)]
 """In seconds; 0: at once."""
@@ -42,3 +42,12 @@ class DrainRequest(Request, frozen=True):
     may_be_empty: ClassVar[bool] = True
     reason: Annotated[str, Meta(min_length=1, max_length=200)] = "requested"
     deadline_seconds: Deadline = 0.0
+
+
+class AlertQuery(Request, frozen=True):
+    """Which alerts. `include_closed`: also those that are over, `limit` of them a page."""
+
+    pool_name: PoolName | None = None
+    include_closed: bool = False
+    limit: PageSize = 100
+    cursor: Cursor | None = None

@@ -51,6 +51,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         "plan",
         "consolidate",
         "parked",
+        "alerts",
     ),
     "events": ("logs", "tail"),
     "simulation": ("simulate", "shadow"),

@@ -130,13 +130,6 @@ def count_agents(connection: Connection) -> dict[str, dict[str, int]]:
     return counts
 
 
-def failed_among(connection: Connection, agent_ids: Sequence[str]) -> set[str]:
-    """Those of these agents that have failed, and were not restarted since."""
-    a = SERVING.agents
-    query = select(a.c.agent_id).where(a.c.agent_id.in_(agent_ids), a.c.status == Status.FAILED)
-    return set(connection.scalars(query))
-
-
 def _agents(*, with_input: bool = True) -> Select[Any]:
     """Agents, with their last heartbeat where it is of their current worker."""
     a, live = SERVING.agents, AGENT_LIVE

@@ -18,6 +18,7 @@ from projector.intake import archive
 from projector.intake.archive import EventRange, id_order
 from projector.intake.source import is_lost
 from projector.queries import selects
+from projector.queries.attention import failures_of, waiting
 from projector.queries.pool_history import HistoryRefused, pool_history
 from projector.queries.sharing import SharedQueries
 from projector.queries.usage import ROWS_MAX as USAGE_ROWS_MAX
@@ -30,6 +31,7 @@ from projector.queries.usage import (
     usage,
 )
 from projector.store import agent_states
+from projector.store.alerts import AlertRow, closed_alerts
 from projector.store.capacity import WAITS_FOR_CLAIM, WAITS_FOR_ISOLATION
 from projector.store.database import Database, DatabaseError
 from projector.store.explanations import Explanation
@@ -50,9 +52,9 @@ from projector.store.usage_rows import PoolHistory, UsageReport
 from projector.store.views_file import DatabaseUnreachable
 
 __all__ = [
-    "HISTORY_SECONDS", "AgentFilter", "AgentRow", "ArchiveIncomplete", "AsOf", "DatabaseError",
-    "DatabaseUnreachable", "EventRow", "Explanation", "History", "HostRow", "PointInTime",
-    "NotYetArchived", "PoolRow", "Position", "Timed", "TooExpensive", "EventRange",
+    "HISTORY_SECONDS", "AgentFilter", "AgentRow", "AlertRow", "ArchiveIncomplete", "AsOf",
+    "DatabaseError", "DatabaseUnreachable", "EventRow", "Explanation", "History", "HostRow",
+    "PointInTime", "NotYetArchived", "PoolRow", "Position", "Timed", "TooExpensive", "EventRange",
     "ArchiveUnreadable", "Views", "WAITS_FOR_CLAIM", "WAITS_FOR_ISOLATION", "WorkerRow",
     "explain_agent", "explain_pool", "explain_worker", "id_order", "is_lost", "page", "reason",
     "row_of_pool", "Grouping", "HistoryRefused", "Period", "PoolHistory", "TooManyParts",
@@ -158,12 +160,14 @@ class Views:
     agent = _query(selects.agent)
     agent_state = _query(selects.agent_state)
     saved_state = _query(agent_states.read)
+    closed_alerts = _query(closed_alerts)
     lost_states = _query(selects.lost_states)
     find_ids = _query(selects.find_ids)
     has_project = _query(selects.has_project)
     projects = _query(selects.projects)
     count_agents = _query(selects.count_agents)
-    failed_among = _query(selects.failed_among)
+    failures_of = _query(failures_of)
+    waiting = _query(waiting)
     workers = _query(selects.workers)
     worker = _query(selects.worker)
     pools = _query(selects.pools)

@@ -30,6 +30,7 @@ from projector.rebuild.startup import prepare_views
 from projector.rebuild.view_sets import drop_abandoned_tables
 from projector.recovery.damage_scan import rewritten_logs, statuses
 from projector.recovery.recovery import Recovery, Stage
+from projector.service.alerts import AlertArchive
 from projector.service.forecasts import Forecasts
 from projector.service.gathering import Gathering
 from projector.service.notices import Notices
@@ -64,6 +65,8 @@ class ProjectorOptions(Addresses, frozen=True, kw_only=True):
     """How often the forecasts of pools are published."""
     trim_seconds: float = 10.0
     """How often the streams are trimmed."""
+    alert_seconds: float = 5.0
+    """How often what was written of alerts is stored."""
 
     def count(self, streams: int) -> int:
         """Entries of each stream in one read: fewer where many pools may answer at once."""
@@ -139,6 +142,11 @@ class Active:
                 await trimmer.run_once(positions, self._projection.catalogue)
         finally:
             await trimmer.close()
+
+    async def store_alerts(self) -> None:
+        """Store what gateways have written of alerts."""
+        alerts = AlertArchive(self._source, self._lease, self._options.retention)
+        await alerts.follow(self._options.alert_seconds)
 
     async def publish_forecasts(self) -> None:
         """As each step of a forecast begins."""

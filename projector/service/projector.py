@@ -171,6 +171,7 @@ class Projector:
                 active.trim_streams(),
                 active.copy_states(),
                 active.publish_forecasts(),
+                active.store_alerts(),
                 active.clean_up_rebuilds(),
                 watch_file(active.database, self._notices),
             )

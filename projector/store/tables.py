@@ -4,7 +4,7 @@ There are four kinds. *Views* (`agents`, `workers`, `pools`, `hosts`, the sums o
 `checkpoints`, which has their positions) are folds of the log and can be dropped and rebuilt.
 *Live* tables have the newest heartbeats. The *archive* (`events`) has every event exactly as it was
 in the stream. It cannot be rebuilt, and neither can `agent_states`, which has what each agent saved
-last.
+last, and `alerts`.
 
 The same definitions serve SQLite and PostgreSQL (there in the schema `muster`). A rebuild fills a
 second set of the views, `fresh_…`, next to the serving ones. Times are milliseconds of log time
@@ -170,6 +170,19 @@ AGENT_STATES: Final = sa.Table(
     _number("saved_at"),
     sa.Column("state", sa.LargeBinary, nullable=False),
 )
+
+ALERTS: Final = sa.Table(
+    "alerts",
+    METADATA,
+    _key("alert_id"),
+    *map(_text, ("name", "severity", "subject", "pool_name")),
+    sa.Column("count", sa.Integer, nullable=False, server_default="1"),
+    *map(_text, ("newest", "message", "action", "runbook")),
+    _number("opened_at"),
+    _number("closed_at"),
+)
+sa.Index("alerts_by_end", ALERTS.c.closed_at)
+sa.Index("alerts_by_pool", ALERTS.c.pool_name, ALERTS.c.alert_id)
 
 LEASES: Final = sa.Table(
     "leases", METADATA, _key("name"), _text("holder"), _number("term"), _number("renewal")

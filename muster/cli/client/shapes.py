@@ -87,3 +87,17 @@ class ParkedAnswer(Struct, frozen=True, kw_only=True):
     reason: str = ""
     content: dict[str, str] = {}
     parked_at: int = 0
+
+
+class AlertAnswer(Struct, frozen=True, kw_only=True):
+    name: str = ""
+    severity: str = ""
+    subject: str = ""
+    message: str = ""
+    action: str = ""
+    since: int | None = None
+    pool_name: str = ""
+    count: int = 1
+    runbook: str = ""
+    alert_id: str = ""
+    closed_at: int | None = None

@@ -11,8 +11,6 @@ from eventstore.language.events import Error
 from eventstore.language.restart_policy import RestartPolicy
 from eventstore.retention import Retention
 from gateway.fallback import HandoverFailure, HandoverFailures
-from gateway.health.alerts import _redis
-from gateway.health.facts import RedisFacts
 from tests.integration.gateway.stage import AGENTS, QUICK, gateway_stage
 from tests.integration.projector.stage import POOL
 from tests.waiting import until
@@ -61,7 +59,7 @@ async def test_a_lost_worker_and_a_failed_agent_are_alerts(stage):
 async def test_views_that_stay_behind_are_an_alert_and_a_warning_of_a_ready_gateway(
     redis_url, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("gateway.health.alerts.LAG_SECONDS", 0.05)
+    monkeypatch.setattr("gateway.alerts.conditions.LAG_SECONDS", 0.05)
     limits = type(QUICK)(catch_up_seconds=0.05, ready_lag_seconds=0.05)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database, limits=limits) as stage:
@@ -80,8 +78,8 @@ async def test_views_that_stay_behind_are_an_alert_and_a_warning_of_a_ready_gate
 @pytest.mark.parametrize("too", ["many", "old"])
 async def test_events_that_pile_up_in_redis_are_an_alert(redis_url, tmp_path, monkeypatch, too):
     """Nothing is trimmed that is not archived: without a projector Redis runs out of memory."""
-    monkeypatch.setattr("gateway.health.alerts.UNTRIMMED_EVENTS_MARGIN", 2)
-    monkeypatch.setattr("gateway.health.alerts.UNTRIMMED_AGE_MARGIN_MS", 0)
+    monkeypatch.setattr("gateway.alerts.conditions.UNTRIMMED_EVENTS_MARGIN", 2)
+    monkeypatch.setattr("gateway.alerts.conditions.UNTRIMMED_AGE_MARGIN_MS", 0)
     retention = Retention(events=3, age_ms=10**14) if too == "many" else Retention(age_ms=1)
     database = f"sqlite:///{tmp_path / 'v.db'}"
     async with gateway_stage(redis_url, database, retention=retention) as stage:
@@ -108,14 +106,6 @@ async def test_events_that_pile_up_in_redis_are_an_alert(redis_url, tmp_path, mo
         metrics = (await stage.get("/metrics")).body.decode().splitlines()
         assert f'muster_stream_entries{{pool="{POOL}"}} 1' in metrics
         assert f'muster_stream_trimmed_total{{pool="{POOL}"}} 7' in metrics
-
-
-async def test_a_redis_without_a_limit_is_compared_with_its_machine() -> None:
-    facts = RedisFacts(reachable=True, memory_used=90, memory_system=100)
-    [alert] = _redis(facts)
-    assert (alert.name, "90% of the machine's memory" in alert.message) == ("redis-memory", True)
-    assert not list(_redis(replace(facts, memory_used=70)))
-    assert not list(_redis(replace(facts, memory_limit=1000)))
 
 
 async def test_a_redis_near_its_memory_limit_is_an_alert(redis_server, tmp_path):

@@ -53,7 +53,7 @@ async def test_views_of_a_recovered_log_do_not_lag_behind_what_was_lost(
     hasty: GatewayStage, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gateway had read more than was archived, and the log continued below that."""
-    monkeypatch.setattr("gateway.health.alerts.LAG_SECONDS", 0.0)
+    monkeypatch.setattr("gateway.alerts.conditions.LAG_SECONDS", 0.0)
     await hasty.stage.settle(POOL)
     await hasty.projector.stop()
     for _ in range(5):

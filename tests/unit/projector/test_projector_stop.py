@@ -33,7 +33,8 @@ class Loops:
     async def renew_lease(self) -> None:
         await asyncio.Event().wait()
 
-    trim_streams = clean_up_rebuilds = copy_states = publish_forecasts = renew_lease
+    trim_streams = clean_up_rebuilds = copy_states = renew_lease
+    publish_forecasts = store_alerts = renew_lease
     database = Database("sqlite:///none.db")
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.health.alert_rules import Alert
-from gateway.health.facts import ViewFacts
+from gateway.alerts.alerts import Alert
+from gateway.alerts.facts import ViewFacts
 from gateway.health.monitor import AgentHealth
 from gateway.resources.parked import ParkedRow
 from projector.store.rows import HAPPENED, AgentRow, HostRow, PoolRow, Timed, WorkerRow, times_of

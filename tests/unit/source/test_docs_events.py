@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args, get_origin
 import msgspec
 import pytest
 
+from eventstore.language.alerts import AlertBody, Case
 from eventstore.language.events import (
     ENTRY_FIELDS,
     EVENT_TYPES,
@@ -25,7 +26,10 @@ from gateway.health.metrics import FAMILIES
 from gateway.wire import problems
 from tests.unit.source.pages import EVENTS, PACKAGES, ROOT, first_names, section, table
 
-BODIES = [body for u in (AgentBody, WorkerBody, PoolBody, HostBody) for body in get_args(u)]
+BODIES = [
+    body for u in (AgentBody, WorkerBody, PoolBody, HostBody, AlertBody) for body in get_args(u)
+]
+ALERTS = [body.type for body in get_args(AlertBody)]
 TYPE_NAMES: dict[Any, str] = {
     str: "text",
     int: "integer",
@@ -37,6 +41,7 @@ TYPE_NAMES: dict[Any, str] = {
     Observation: "object",
     Memory: "object",
     Error: "error",
+    tuple[Case, ...]: "array",
 }
 
 
@@ -70,7 +75,7 @@ def test_an_event_is_described_field_by_field(body: Any) -> None:
 
 def test_no_event_is_described_that_is_not_written() -> None:
     headings = re.findall(r"^### `([a-z_.]+)`$", EVENTS, re.MULTILINE)
-    assert sorted(headings) == sorted([*EVENT_TYPES, "worker.heartbeat"])
+    assert sorted(headings) == sorted([*EVENT_TYPES, "worker.heartbeat", *ALERTS])
 
 
 def test_the_fields_of_an_entry_are_listed_in_their_order() -> None:

@@ -16,7 +16,7 @@ from eventstore.language.scale_policy import (
     PRESET_PATTERN,
     BehaviourSettings,
 )
-from gateway.health.alert_rules import RULES
+from gateway.alerts.rules import RULES, runbook
 from muster.__main__ import main
 from muster.settings.settings import Settings
 from projector.store.tables import CAPACITY, METADATA
@@ -24,18 +24,21 @@ from projector.store.usage_rows import HISTORY_COLUMNS, HISTORY_VIEWS
 from tests.unit.source.pages import ARCHITECTURE, OPERATIONS, ROOT, first_names, section, table
 
 
-def test_every_alert_is_listed_with_its_severity() -> None:
+def test_every_alert_is_listed_with_its_severity_and_time() -> None:
     rows = table(section(OPERATIONS, "### Alerts"))
-    listed = {name: row[1] for row in rows for name in re.findall(r"`([a-z-]+)`", row[0])}
-    assert listed == {name: rule.severity for name, rule in RULES.items()}
+    listed = {row[0].strip("`"): (row[1], row[2]) for row in rows}
+    wanted = {
+        name: (rule.severity, f"{rule.for_seconds / 60:g} min" if rule.for_seconds else "")
+        for name, rule in RULES.items()
+    }
+    assert listed == wanted
+    assert [*listed] == [*wanted]
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_every_alert_is_raised_somewhere(name: str) -> None:
-    """Those that an event raises have its name."""
-    files = ("gateway/health/alerts.py", "eventstore/log/notices.py")
-    source = "".join((ROOT / file).read_text() for file in files)
-    assert f'"{name}"' in source or f'"{name.replace("-", ".")}"' in source
+def test_every_alert_has_a_runbook_where_it_says() -> None:
+    runbooks = re.findall(r"^#### `(.+)`$", section(OPERATIONS, "### Runbooks"), re.MULTILINE)
+    assert runbooks == [*RULES]
+    assert all(runbook(name) == f"docs/operations.md#{name}" for name in RULES)
 
 
 RUN_TIME: set[str] = {
