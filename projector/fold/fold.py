@@ -130,18 +130,13 @@ class _Fold(Struct):
                 continue
             changed[agent_id] = new = _evolved(agents.evolve, old, event, self.pool)
             if self.tally is not None:
-                self._tally(self.tally, event, old, new)
+                self.tally.agent(event, old, new, self._worker)
             old_worker = "" if old is None else old.worker_id
             if new.worker_id != old_worker:
                 self._update_load(old_worker, -1, "")
                 self._update_load(new.worker_id, +1, agent_id if new.alone else "")
             elif old_worker and old is not None and old.alone and not new.alone:
                 self._update_load(old_worker, 0, "")
-
-    def _tally(self, tally: Tally, event: log_events.Event, old: Agent | None, new: Agent) -> None:
-        if old is None or new.status is not old.status or new.incarnation != old.incarnation:
-            load = self._load(new.worker_id)
-            tally.agent(event, old, new, load.worker if load else None)
 
     def _apply_other(self, event: log_events.Event) -> None:
         if event.body.type.startswith("worker."):
@@ -164,6 +159,10 @@ class _Fold(Struct):
         """Raises `Unfoldable`, but where the first event of its subject may be gone."""
         if old is not None or not self.truncated:
             raise Unfoldable(event, f"no such {kind}" if old is None else "it exists already")
+
+    def _worker(self, worker_id: str) -> Worker | None:
+        load = self._load(worker_id)
+        return load.worker if load else None
 
     def _load(self, worker_id: str) -> WorkerLoad | None:
         return self.after.workers.get(worker_id) or self.before.workers.get(worker_id)

@@ -127,7 +127,7 @@ def column_name(field: str, renamed: Mapping[str, str]) -> str:
 def _form_of(annotation: Any) -> _Form:
     match inspect.type_info(annotation):
         case inspect.StrType():
-            return _Form("text", _storable)
+            return _Form("text", storable)
         case inspect.EnumType(cls=cls):
             return _Form("text", attrgetter("_value_"), cls)
         case inspect.IntType(le=most):
@@ -152,7 +152,7 @@ def _json_text(value: Any) -> str:
     return "" if value is None else msgspec.json.encode(value).decode()
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """PostgreSQL can store every character but this one."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 

@@ -5,6 +5,7 @@ from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
+from projector.store.mapping import storable
 from projector.store.usage_rows import NO_LABELS, POOL_ACCOUNT
 
 LABELLED_MAX: Final = 10_000
@@ -29,11 +30,12 @@ class Spec(Protocol):
 
 def key_of(spec: Spec) -> Key:
     """The account of an agent, unless it shares that with agents of other labels."""
-    labels = spec.labels
+    role, project, labels = spec.role_type, spec.project_id, spec.labels
+    if "\0" in role or "\0" in project:  # as they are stored
+        role, project = storable(role), storable(project)
     if not labels:
-        return spec.role_type, spec.project_id, NO_LABELS
-    text = msgspec.json.encode(labels, order="sorted").decode()
-    return spec.role_type, spec.project_id, text
+        return role, project, NO_LABELS
+    return role, project, msgspec.json.encode(labels, order="sorted").decode()
 
 
 def number_of(key: Key) -> int:

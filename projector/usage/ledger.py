@@ -88,6 +88,9 @@ class Ledger:
 
         `connection` None: the pool has no rows yet.
         """
+        if connection is None:
+            self._labelled.setdefault(pool, 0)
+            return tally or Tally(pool, {})
         known = {} if tally is None else tally.sums
         bodies = (event.body for event in events)
         keys = {POOL, *map(key_of, agents)}
@@ -96,14 +99,11 @@ class Ledger:
         cached = {key: self._cached[pool, key] for key in missing if (pool, key) in self._cached}
         known.update(cached)
         missing -= cached.keys()
-        if connection is not None:
-            self._read(connection, pool, missing, known)
-        else:
-            self._labelled.setdefault(pool, 0)
+        self._read(connection, pool, missing, known)
         if tally is None:
             tally = Tally(pool, known, self._labelled.get(pool, 0))
         labelled = [key for key in missing - known.keys() if key[2] != NO_LABELS]
-        if labelled and connection is not None:
+        if labelled:
             if pool not in self._labelled:
                 self._labelled[pool] = tally.labelled = self._count(connection, pool)
             if tally.labelled + len(labelled) > LABELLED_MAX:

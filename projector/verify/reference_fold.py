@@ -112,7 +112,7 @@ class ReferenceFold:
             agent = self.agents.get(subject)
             new = agents.evolve(agent, event, self.pool)
             self.agents.put(subject, new, agent)
-            self.usage.agent(event, agent, new, self.workers.live.get(new.worker_id))
+            self.usage.agent(event, agent, new, self.workers.live.get)
         elif event.type.startswith("worker."):
             worker = self.workers.get(subject)
             changed = workers.evolve(worker, event, self.pool)

@@ -19,7 +19,7 @@ from eventstore.language.workers import Worker
 from projector.store.tables import run
 from projector.store.usage_rows import NAMES, Account, Sums
 from projector.usage.ledger import thinned
-from projector.usage.tally import Tally
+from projector.usage.tally import Tally, WorkerOf
 from projector.verify.report import Report
 
 PAGE: Final = 1000
@@ -45,8 +45,8 @@ class UsageFold:
         self._rows.execute("BEGIN")
         weakref.finalize(self, self._rows.close)
 
-    def agent(self, event: Event, old: Agent | None, new: Agent, worker: Worker | None) -> None:
-        self._tally.agent(event, old, new, worker)
+    def agent(self, event: Event, old: Agent | None, new: Agent, worker_of: WorkerOf) -> None:
+        self._tally.agent(event, old, new, worker_of)
 
     def worker(self, event: Event, old: Worker | None, new: Worker) -> None:
         self._tally.worker(event, old, new)

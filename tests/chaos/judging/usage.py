@@ -79,7 +79,8 @@ def _account(requested: Entry) -> Account:
     labels = json.dumps(
         dict(sorted(body.get("labels", {}).items())), separators=(",", ":"), ensure_ascii=False
     )
-    return str(body.get("role_type", "")), str(body.get("project_id", "")), labels
+    role, project = (str(body.get(name, "")) for name in ("role_type", "project_id"))
+    return role.replace("\0", "\ufffd"), project.replace("\0", "\ufffd"), labels
 
 
 def _agent(times: Times, entries: Sequence[Entry], started: Mapping[str, int]) -> None:

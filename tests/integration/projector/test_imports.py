@@ -28,7 +28,7 @@ from tests.integration.projector.exporting import (
     imported,
     in_order,
 )
-from tests.integration.projector.stage import POOL, open_stage
+from tests.integration.projector.stage import POOL, VIEWS, open_stage
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ async def test_a_lost_database_is_imported_and_the_views_follow(
         rows = await archived_rows(stage.database)
         await exported(stage.database, folder)
         stage.trim(3)
-        for table in ("events", "checkpoints", "pools", "hosts", "workers", "agents"):
+        for table in ("events", *VIEWS):
             await stage.sql(f"DELETE FROM {{}}{table}")
         await imported(stage.database, folder)
         assert await archived_rows(stage.database) == rows

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from eventstore.language.agents import Agent
 from projector.fold.fold import State, fold
@@ -112,3 +112,8 @@ def test_of_what_is_old_the_last_row_of_each_hour_is_left() -> None:
     kept = [row.minute for row in thinned((Sums("p", 1, m) for m in minutes), ts)]
     hours = {minute // 60: minute for minute in minutes if minute < week}
     assert kept == sorted({*hours.values(), *(m for m in minutes if m >= week)})
+
+
+def test_a_name_that_postgresql_cannot_store_is_the_same_account_once_it_is_read() -> None:
+    one = Agent(agent_id="a", pool_name="p", role_type="r\0", project_id="p")
+    assert key_of(one) == key_of(replace(one, role_type="r\ufffd"))
