@@ -25,8 +25,6 @@ MOVED: Final = "moved"
 """Why these are released."""
 MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 3_600_000
-PARTS: Final = 10
-"""Of a minute: in each of them, at most as large a part of its moves begins, and at least one."""
 ANSWER_MS: Final = 30_000
 """An agent that was asked to move may take so long, then it is asked again."""
 PATIENCE_MS: Final = 60_000
@@ -266,8 +264,6 @@ def _ask(
                 room -= 1  # it is on its way
             elif policy.busy or not one.busy:
                 movable.append((one.worker_id, it.agent_id))
-    minute = sum(fleet.ts - at_ms < MINUTE_MS for _, at_ms in fleet.asked)
-    part = sum(fleet.ts - at_ms < MINUTE_MS // PARTS for _, at_ms in fleet.asked)
-    allowed = min(policy.per_minute - minute, max(policy.per_minute // PARTS, 1) - part)
+    allowed = policy.per_minute - sum(fleet.ts - at_ms < MINUTE_MS for _, at_ms in fleet.asked)
     limit = "moves_per_minute" if allowed < min(len(movable), room) else ""
     return tuple(movable[: max(min(allowed, room), 0)]), limit

@@ -3,12 +3,10 @@
 `plan_moves` plans, as in a real pool. No agent is ever busy, and a move takes no time.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from eventstore.language.consolidation import (
     HOUR_MS,
-    MINUTE_MS,
-    PARTS,
     Fleet,
     MoveMemory,
     MovePolicy,
@@ -17,6 +15,9 @@ from eventstore.language.consolidation import (
     plan_moves,
 )
 from muster.simulation.pool import SimulatedPool
+
+PLAN_MS: Final = 6_000
+"""Between two plans, unless agents wait: a long history would take long with one at each poll."""
 
 
 class ConsolidatingPool(SimulatedPool):
@@ -32,7 +33,7 @@ class ConsolidatingPool(SimulatedPool):
 
     def _consolidate(self, now: float, surplus: int) -> None:
         ts = int(now * 1000)
-        pause_ms = 0 if self._waiting else MINUTE_MS // PARTS
+        pause_ms = 0 if self._waiting else PLAN_MS
         if not (surplus or self._emptying) or ts < self._planned_ms + pause_ms:
             return
         self._planned_ms = ts

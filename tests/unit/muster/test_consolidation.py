@@ -81,7 +81,7 @@ def test_the_few_that_live_long_are_moved_together_within_a_window(seed: int) ->
     assert stays.worker_seconds > 2 * packed
     assert moved.worker_seconds < 1.2 * packed
     assert (moved.stops, moved.waits) == (20 - needed, stays.waits)
-    soon = [(at, min(life, 60 + 300 + 300)) for at, life in arrivals]
+    soon = [(at, min(life, 60 + 300 + 15)) for at, life in arrivals]
     assert simulated(soon, ScalePolicy(), moves=True).stops >= 20 - needed - 1
 
 
