@@ -18,7 +18,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -30,7 +29,7 @@ import structlog
 from tests.bench import page
 from tests.bench.figures import Report
 from tests.bench.peers import PEERS
-from tests.bench.setup import Setup, cache_folder
+from tests.bench.setup import cache_folder, new_setup
 from tests.bench.table import as_markdown
 
 ROOT = Path(__file__).parents[2]
@@ -82,14 +81,8 @@ def measure(name: str, options: argparse.Namespace) -> Report:
     module = importlib.import_module(f"tests.bench.benchmarks.{name.replace('-', '_')}")
     wanted = options.peers or ("taskiq" if options.quick else ",".join(PEERS))
     began, load = time.monotonic(), os.getloadavg()[0]
-    with tempfile.TemporaryDirectory(prefix="muster-bench-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o711)
-        setup = Setup(
-            quick=options.quick,
-            folder=Path(folder),
-            cache=options.cache,
-            peers=tuple(filter(None, wanted.split(","))),
-        )
+    peers = tuple(filter(None, wanted.split(",")))
+    with new_setup(quick=options.quick, cache=options.cache, peers=peers) as setup:
         report: Report = asyncio.run(module.run(setup))
     quick = " --quick" if options.quick else ""
     return msgspec.structs.replace(

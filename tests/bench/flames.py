@@ -6,7 +6,6 @@ python -m tests.bench.flames FOLDER       flame graphs of busy processes, one of
 import asyncio
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from tests.bench.environments import Environment
 from tests.bench.flame_graph import draw
 from tests.bench.muster_system import muster
 from tests.bench.processes import seconds_of
-from tests.bench.setup import Setup, cache_folder
+from tests.bench.setup import Setup, new_setup
 
 RATE = 250
 """Samples per second."""
@@ -85,8 +84,7 @@ async def graphs(folder: Path) -> None:
     from tests.bench.keep import keep_loaded
 
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="muster-bench-") as name:
-        setup = Setup(quick=True, folder=Path(name), cache=cache_folder())
+    with new_setup(quick=True) as setup:
         async with muster(setup.new_folder("muster"), {"returns": POOL}) as system:
             await system.spawned("returns", 500)
             load = asyncio.create_task(keep_loaded(system, "returns"))

@@ -12,7 +12,6 @@ import asyncio
 import statistics
 import subprocess
 import sys
-import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,7 +21,7 @@ from tests.bench.benchmarks.end_to_end import POOL, POOLS
 from tests.bench.flames import SHOWN, busiest, hottest, record
 from tests.bench.muster_system import MeasuredSystem, Round, muster
 from tests.bench.roles import bare_gateway
-from tests.bench.setup import Setup, cache_folder, interleaved
+from tests.bench.setup import Setup, interleaved, new_setup
 from tests.bench.table import rows_of
 
 RATIOS = Path(__file__).with_name("ratios.toml")
@@ -47,9 +46,7 @@ def main() -> int:
 
 
 async def run(*, write: bool) -> int:
-    with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
-        Path(folder).chmod(0o711)
-        setup = Setup(quick=True, folder=Path(folder), cache=cache_folder())
+    with new_setup(quick=True) as setup:
         async with (
             bare_gateway(setup) as bare,
             muster(setup.new_folder("muster"), dict.fromkeys(POOLS, POOL)) as system,

@@ -2,11 +2,14 @@
 
 import os
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from msgspec import Struct
+
+from tests.bench.awake import Awake
 
 T = TypeVar("T")
 
@@ -17,7 +20,8 @@ class Setup(Struct, frozen=True, kw_only=True):
     quick: bool
     folder: Path
     cache: Path
-    peers: tuple[str, ...] = ("taskiq",)
+    awake: Awake
+    peers: tuple[str, ...]
 
     @property
     def rounds(self) -> int:
@@ -32,6 +36,22 @@ class Setup(Struct, frozen=True, kw_only=True):
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
         folder.chmod(0o711)
         return folder
+
+
+@contextmanager
+def new_setup(
+    *, quick: bool, cache: Path | None = None, peers: tuple[str, ...] = ()
+) -> Iterator[Setup]:
+    """In a folder that is deleted, and with the processors awake, while this is open."""
+    with (
+        tempfile.TemporaryDirectory(prefix="muster-bench-", ignore_cleanup_errors=True) as name,
+        Awake() as awake,
+    ):
+        folder = Path(name)
+        folder.chmod(0o711)
+        yield Setup(
+            quick=quick, folder=folder, cache=cache or cache_folder(), awake=awake, peers=peers
+        )
 
 
 def cache_folder() -> Path:
