@@ -26,6 +26,7 @@ from tests.golden_forms import (
     pool_forms,
     read,
     table_forms,
+    token_forms,
     worker_forms,
 )
 from tests.golden_surface import surface_forms
@@ -66,6 +67,7 @@ def states() -> Form:
         },
         "pools": {pool.pool_name: pool_forms(pool) for pool in known_pools},
         "hosts": {host.host: host_forms(host) for host in known_hosts},
+        "tokens": token_forms(events(histories["catalogue"])),
         "events": {kind: event_forms(entry(it)) for kind, it in fullest(histories).items()},
         "heartbeats": heartbeat_forms(entries(histories["heartbeats"])),
         "digests": {spawn: digest_of(spawn) for spawn in histories["spawns"]},

@@ -94,6 +94,19 @@ def fold_catalogue(events: Sequence[Event]) -> tuple[Sequence[Pool], Sequence[Ho
     return list(catalogue.pools.values()), list(catalogue.hosts.values())
 
 
+def token_forms(events: Sequence[Event]) -> Form:
+    """The rows of the tokens there are at the end of a catalogue, by their names."""
+    catalogue = Catalogue()
+    for event in events:
+        catalogue = pools.evolve(catalogue, event)
+    return {token.name: mapping.token_record(token) for token in catalogue.tokens.values()}
+
+
+def token_row(row: Form) -> Form:
+    """A row, read and written again."""
+    return mapping.token_record(mapping.token_of(row))
+
+
 def agent_forms(agent: Agent) -> Form:
     row = mapping.agent_record(agent, GENERATION)
     live = {"activity": "busy", "last_heartbeat": 1_795_000_009_876}

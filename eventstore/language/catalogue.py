@@ -1,4 +1,4 @@
-"""Pools and hosts: the fold of the catalogue.
+"""Pools, hosts and tokens: the fold of the catalogue.
 
 The catalogue is a small log of its own that every process follows. `Catalogue` is its fold. A
 change is decided on that fold, and committed only if the subject's version is unchanged. A snapshot
@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from eventstore.language import events
+from eventstore.language import events, tokens
 from eventstore.language.pool_config import (
     PoolConfig,
     earlier_defaults,
@@ -19,6 +19,7 @@ from eventstore.language.pool_config import (
     write_config,
 )
 from eventstore.language.replacement import Replacement, ReplacementStatus
+from eventstore.language.tokens import Token
 
 FORMAT: Final = 1
 """Of snapshots. One of a later format is refused."""
@@ -63,10 +64,12 @@ class Host(Struct, frozen=True, kw_only=True):
 
 
 class Catalogue(Struct, frozen=True, kw_only=True):
-    """All pools and hosts, at one position of the catalogue."""
+    """All pools, hosts and tokens, at one position of the catalogue."""
 
     pools: dict[str, Pool] = {}
     hosts: dict[str, Host] = {}
+    tokens: dict[str, Token] = {}
+    """By the subject of their events."""
     earlier_defaults: dict[str, tuple[str, ...]] = {}
     """By pool: settings with a default that an earlier version recorded. They are ignored."""
     generation: int = 0
@@ -95,7 +98,11 @@ class Catalogue(Struct, frozen=True, kw_only=True):
 
         The log stores that number by name, and every change is checked against it.
         """
-        named: tuple[Pool | Host | None, ...] = (self.pools.get(subject), self.hosts.get(subject))
+        named: tuple[Pool | Host | Token | None, ...] = (
+            self.pools.get(subject),
+            self.hosts.get(subject),
+            self.tokens.get(subject),
+        )
         return max((entry.version for entry in named if entry is not None), default=0)
 
 
@@ -126,12 +133,12 @@ def decode_snapshot(data: bytes) -> Catalogue:
 
 def copy_of(catalogue: Catalogue) -> Catalogue:
     """One to which events may be folded, while the other stays as it is."""
-    copied = ("pools", "hosts", "earlier_defaults")
+    copied = ("pools", "hosts", "tokens", "earlier_defaults")
     return replace(catalogue, **{name: dict(getattr(catalogue, name)) for name in copied})
 
 
 def evolve(catalogue: Catalogue, event: events.Event) -> Catalogue:
-    """Fold an event into the catalogue, whose pools and hosts are changed in place.
+    """Fold an event into the catalogue, whose pools, hosts and tokens are changed in place.
 
     A copy for each event would make many quadratic: see `copy_of`. Nothing is changed if it raises
     `ValueError`, `TypeError` or `KeyError`.
@@ -175,6 +182,10 @@ def evolve(catalogue: Catalogue, event: events.Event) -> Catalogue:
             status = "cordoned" if isinstance(body, events.HostCordoned) else "left"
             changed |= {"last_event_id": event.event_id, "reason": body.reason}
             hosts[name] = replace(hosts[name], status=status, **changed)
+        case events.TokenCreated() | events.TokenRotated():
+            catalogue.tokens[name] = tokens.evolve(catalogue.tokens.get(name), event)
+        case events.TokenRevoked():
+            del catalogue.tokens[name]
         case events.LogRecovered() as body:
             generation = body.generation
         case _:

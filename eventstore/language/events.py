@@ -432,6 +432,35 @@ class HostRemoved(Body, frozen=True):
     type = "host.removed"
 
 
+class TokenCreated(Body, frozen=True):
+    """A caller is known by a secret, of which this is the digest. It can do what is in `scopes`.
+
+    `pools`, `projects` null: all of them. `expires_ms` 0: never.
+    """
+
+    type = "token.created"
+    digest: str
+    scopes: tuple[str, ...]
+    pools: tuple[str, ...] | None = None
+    projects: tuple[str, ...] | None = None
+    expires_ms: Number = 0
+
+
+class TokenRotated(Body, frozen=True):
+    """It has a new secret; the one before is valid until `previous_expires_ms`."""
+
+    type = "token.rotated"
+    digest: str
+    previous_expires_ms: Number
+    expires_ms: Number = 0
+
+
+class TokenRevoked(Body, frozen=True):
+    """None of its secrets is valid any more. The name can be used again."""
+
+    type = "token.revoked"
+
+
 class LogRecovered(Body, frozen=True):
     """The log was rebuilt from its archive and continues after `from_seq` as `generation`.
 
@@ -491,7 +520,8 @@ PoolBody: TypeAlias = (
     | LogRecovered
 )
 HostBody: TypeAlias = HostJoined | HostCordoned | HostLeft | HostRemoved
-AnyBody: TypeAlias = AgentBody | WorkerBody | PoolBody | HostBody
+TokenBody: TypeAlias = TokenCreated | TokenRotated | TokenRevoked
+AnyBody: TypeAlias = AgentBody | WorkerBody | PoolBody | HostBody | TokenBody
 
 _BODIES: Final[dict[str, type[AnyBody]]] = {body.type: body for body in get_args(AnyBody)}
 EVENT_TYPES: Final = tuple(_BODIES)

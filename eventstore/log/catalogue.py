@@ -1,4 +1,4 @@
-"""The catalogue's log: pools created, changed and deleted; hosts joined, cordoned and left.
+"""The catalogue's log: pools created, changed and deleted; hosts joined and left; tokens made.
 
 Every process folds and follows it. The oldest events are trimmed once they are archived; a snapshot
 of their fold is stored in the same step, from which a reader goes on. A change is committed only if
@@ -6,7 +6,7 @@ its subject's version is unchanged. A pool's own keys are initialised from the c
 idempotently.
 """
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final
 
 from msgspec import Struct
@@ -15,9 +15,10 @@ from msgspec.structs import replace
 from eventstore.errors import LogMissing, OutcomeUnknown, UnknownEvent, Unreadable
 from eventstore.keys import CATALOGUE
 from eventstore.language import catalogue as pools
-from eventstore.language import events
+from eventstore.language import events, tokens
 from eventstore.language.catalogue import Catalogue, Pool
 from eventstore.language.pool_config import PoolConfig, write_config
+from eventstore.language.tokens import Token
 from eventstore.log.commit_retry import Attempts, reraise_unknown
 from eventstore.log.log import Log, proof_of
 from eventstore.log.reader import Entry, Reader
@@ -58,6 +59,8 @@ class CatalogueLog:
         self._reader = reader
         self.state = Catalogue()
         self.invalidated = False
+        self.loaded = False
+        """Whether `state` is what was read, however long ago."""
         self._applied = 0
 
     async def create(self) -> Catalogue:
@@ -79,6 +82,7 @@ class CatalogueLog:
         while not self.invalidated:
             entries = await self._entries_after(self.state)
             if not entries:
+                self.loaded = True
                 return self.state
             if _is_behind(self.state, entries):
                 break
@@ -92,7 +96,7 @@ class CatalogueLog:
                 continue
             for entry in entries:
                 rebuilt = _fold(rebuilt, entry)
-        self.state, self.invalidated = rebuilt, False
+        self.state, self.invalidated, self.loaded = rebuilt, False, True
         return self.state
 
     async def _later_snapshot(self, state: Catalogue) -> Catalogue:
@@ -234,6 +238,13 @@ class CatalogueLog:
             writes.append(clauses.SetMeta(f"retired:{name}", retired))
         return await self._change(name, decide, origin, *writes)
 
+    async def change_token(
+        self, name: str, decide: Callable[[Mapping[str, Token]], Decision], origin: Origin
+    ) -> ChangeResult:
+        """Make, change or revoke a token, as `decide` says from all that there are."""
+        subject = tokens.subject_of(name)
+        return await self._change(subject, lambda state: decide(state.tokens), origin)
+
     async def _change_host(
         self, host: str, statuses: Set[str], body: events.AnyBody, origin: Origin
     ) -> ChangeResult:
@@ -277,6 +288,8 @@ class CatalogueLog:
 def _new_version(state: Catalogue, body: events.AnyBody, subject: str) -> clauses.Write:
     """What `version_of` is after this event."""
     field, version = f"version:{subject}", state.version_of(subject) + 1
+    if isinstance(body, events.TokenRevoked):
+        version = 0
     if isinstance(body, events.PoolRemoved | events.HostRemoved):
         rest = state.hosts if isinstance(body, events.PoolRemoved) else state.pools
         version = rest[subject].version if subject in rest else 0

@@ -1,11 +1,12 @@
 """One agent as it is answered: from the views, or from the log where that is newer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
 from msgspec.structs import replace
 
+from eventstore.connection.calls import execute_many, translated_errors
 from eventstore.errors import LogError
 from eventstore.language.agents import Agent, Status
 from eventstore.language.placement_policy import Cap
@@ -132,6 +133,43 @@ async def pool_of(backend: Backend, agent_id: str) -> str:
     if pool := await _pool_in_log(backend, agent_id, refresh=True):
         return pool
     raise problem
+
+
+async def owner_of(backend: Backend, agent_id: str, pool: str | None) -> tuple[str, str] | None:
+    """Pool and project of an agent, `pool` if it is named; None if there is no such agent.
+
+    Raises `Problem` if the views cannot be read and the log does not have it, and `LogError`.
+    """
+    problem: Problem | None = None
+    try:
+        async with backend.read_views(LOOK_SECONDS) as views:
+            if row := await views.agent(agent_id, pool):
+                return row.pool_name, row.project_id
+    except Problem as views_problem:
+        problem = views_problem
+    pool = pool or await _pool_in_log(backend, agent_id, refresh=True)
+    agent = await backend.log.agent(pool, agent_id) if pool else None
+    if agent is None and problem is not None:
+        raise problem
+    return None if agent is None else (agent.pool_name, agent.project_id)
+
+
+async def projects_of(backend: Backend, agents: Mapping[str, str]) -> dict[str, str]:
+    """The projects of some agents, by their ids; `agents` has their pools.
+
+    An agent that is neither in Redis nor in the views is left out. Raises `LogUnreachable`, and
+    `Problem` if the views cannot be read.
+    """
+    keys = [backend.log.keys.agent(pool, agent_id) for agent_id, pool in agents.items()]
+    with translated_errors("agents cannot be read"):
+        asked = [("HGET", key, "project_id") for key in keys]
+        replies = await execute_many(backend.log.client, asked)
+    pairs = zip(agents, replies, strict=True)
+    found = {agent_id: reply.decode() for agent_id, reply in pairs if reply}
+    if missing := sorted(agents.keys() - found):
+        async with backend.read_views() as views:
+            found |= await views.projects_of(missing)
+    return found
 
 
 async def _pool_in_log(backend: Backend, agent_id: str, *, refresh: bool) -> str | None:

@@ -8,7 +8,7 @@ reached it (and what the request's `Muster-Position` names); if they do not, the
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Final, TypeVar
@@ -17,12 +17,14 @@ from eventstore.connection.calls import UNREACHABLE, translated_errors
 from eventstore.errors import LogError, LogUnreachable
 from eventstore.keys import CATALOGUE, Keys
 from eventstore.language.catalogue import Pool
+from eventstore.language.tokens import Token
 from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.group_commit import STEPS_MAX
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
 from eventstore.names import unknown_name
 from eventstore.redis_errors import RedisError
+from gateway.access.credentials import Credentials
 from gateway.alerts.ledger import Ledger
 from gateway.backend.acknowledgements import AcknowledgedCommands
 from gateway.backend.durability_levels import Capabilities
@@ -72,6 +74,10 @@ class Backend:
         self._catalogue = CatalogueLog(self.log, self._catalogue_reader)
         self._catalogue_lock = asyncio.Lock()
         listeners = (self.observations.consume, self.incidents.consume)
+        self.stored_tokens: Mapping[str, Token] = {}
+        """Those of the views, until the catalogue was read; set before the views are."""
+        now_ms = partial(self.log.now_ms, CATALOGUE)
+        self.credentials = Credentials(options.api_token, self.tokens, now_ms)
         self.tail = Tail(
             self.log,
             Reader(options.redis_url),
@@ -146,8 +152,8 @@ class Backend:
 
     def pool_not_found(self, name: str) -> Problem:
         """It names a similar pool, if there is one."""
-        detail = unknown_name("pool", name, self.pools().keys())
-        return Problem(Kind.POOL_NOT_FOUND, detail, field="pool_name")
+        detail, nameless = unknown_name("pool", name, self.pools()), unknown_name("pool", name)
+        return Problem(Kind.POOL_NOT_FOUND, detail, field="pool_name", nameless=nameless)
 
     async def with_catalogue(self, call: Callable[[CatalogueLog], Awaitable[T]]) -> T:
         """Use the catalogue's own connection, one at a time. Raises `LogUnreachable`."""
@@ -155,6 +161,10 @@ class Backend:
             with translated_errors("the catalogue"):
                 self.redis_health.require_reachable()
             return await call(self._catalogue)
+
+    def tokens(self) -> Mapping[str, Token]:
+        """The tokens there are, by what was last observed."""
+        return self._catalogue.state.tokens if self._catalogue.loaded else self.stored_tokens
 
     # ---- past events -------------------------------------------------------------------------
 

@@ -4,14 +4,15 @@ They say what browsers may do with it, which request it answers, and how new it 
 """
 
 import functools
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
 
 from aiohttp import web
 from msgspec import Struct, field
 
 from eventstore.language.durability import Level
 from eventstore.steps.step import Origin
+from gateway.access.grants import FULL, Grant
 from gateway.backend.backend import Backend
 from gateway.backend.read_state import ReadState
 from gateway.fallback import FALLBACK_HEADER
@@ -47,6 +48,8 @@ class Call(Struct, eq=False):
     backend: Backend
     origin: Origin
     """What is recorded of it."""
+    grant: Grant = FULL
+    """What its caller may do."""
     read_state: ReadState = field(default_factory=ReadState)
     asked: Asked | None = None
     """Known from an equal head, or once the handler has read it."""
@@ -59,11 +62,35 @@ class Call(Struct, eq=False):
     started: web.StreamResponse | None = None
     """The answer whose head was sent."""
 
+    @property
+    def own_pools(self) -> Sequence[str] | None:
+        """The pools that its caller may know of; None: all."""
+        return None if self.grant.pools is None else sorted(self.grant.pools)
+
+    @property
+    def own_agents(self) -> Mapping[str, Any]:
+        """The part of an `AgentFilter` that selects those that its caller may know of."""
+        projects = self.grant.projects
+        return {
+            "pools": None if self.own_pools is None else tuple(self.own_pools),
+            "projects": None if projects is None else tuple(sorted(projects)),
+        }
+
+    def logs_of(self, pool: str | None) -> Sequence[str] | None:
+        """The logs that an answer depends on: of a pool, or (None) of all that it may be about.
+
+        None: all that there are.
+        """
+        return self.grant.logs if pool is None else [pool]
+
     def set_headers(self, response: Answer | web.StreamResponse) -> None:
         """Add the headers of every answer to one that was not started."""
         headers = response.headers
         headers.update(default_headers(self.backend.options))
         headers["X-Request-Id"] = self.origin.correlation_id
+        if self.grant.pools is not None:
+            read = self.read_state.position.items()
+            self.read_state.position = {log: seq for log, seq in read if self.grant.has_log(log)}
         headers.update(self.read_state.headers)
 
     async def start_stream(self, response: web.StreamResponse) -> None:
@@ -85,8 +112,8 @@ def answered_once(
 ) -> Callable[[Call], Awaitable[Answer]]:
     """A handler of figures that answers once what is asked by several requests at the same time.
 
-    An answer is only shared by requests that name the same positions and came before it started:
-    none is older than its question.
+    An answer is only shared by requests that name the same positions, may see the same, and came
+    before it started: none is older than its question.
     """
 
     @functools.wraps(handler)
@@ -94,7 +121,7 @@ def answered_once(
         async def answer() -> tuple[Answer, ReadState]:
             return await handler(call), call.read_state
 
-        key = handler, tuple(call.read_state.requested.items())
+        key = handler, call.grant, tuple(call.read_state.requested.items())
         found, read_state = await call.backend.shared_answers.ask(key, answer)
         call.read_state = read_state
         return Answer(found.body, status=found.status, headers=found.headers)

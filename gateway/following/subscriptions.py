@@ -7,7 +7,7 @@ with `Last-Event-ID` from the streams themselves. Nothing is dropped silently.
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import itemgetter
 from typing import Final
 
@@ -43,15 +43,24 @@ class FlatEvent(Struct, frozen=True):
 
 
 class EncodedEvent(Struct, frozen=True):
-    """An event on its way to clients: what they select by, and its lines, made once for all."""
+    """An event on its way to clients: what they select by, and its lines, made once for all.
+
+    `project`: that which it names, if it is an agent's first.
+    """
 
     pool: str
     stream_id: str
     type: str
     subject: str
     lines: bytes
+    project: str = ""
 
 
+class _Requested(Struct, frozen=True):
+    project_id: str
+
+
+_REQUESTED: Final = events.AgentRequested.type
 FIELD_NAMES: Final = [name.encode() for name in events.ENTRY_FIELDS]
 _numbers: Final = itemgetter(
     *(2 * at + 1 for at, name in enumerate(events.ENTRY_FIELDS) if name in events.ENTRY_NUMBERS)
@@ -87,7 +96,15 @@ def encode_event(pool: str, entry: Entry) -> EncodedEvent:
     values[-1] = _one_line_json(fields[-1])
     event = FlatEvent(pool, stream_id.decode(), *values)
     lines = b"event: %s\ndata: %s" % (_one_line(fields[1]), msgspec.json.encode(event))
-    return EncodedEvent(pool, event.stream_id, event.type, event.subject, lines)
+    project = _project(fields[-1]) if event.type == _REQUESTED else ""
+    return EncodedEvent(pool, event.stream_id, event.type, event.subject, lines, project)
+
+
+def _project(data: bytes) -> str:
+    """Of a spawn; empty if it cannot be read."""
+    with suppress(msgspec.MsgspecError):
+        return msgspec.json.decode(data, type=_Requested).project_id
+    return ""
 
 
 def _one_line_json(data: bytes) -> msgspec.Raw:

@@ -46,7 +46,9 @@ async def _closed_page(call: Call, query: AlertQuery) -> tuple[list[Alert], str 
     """Some of those that are over, and the address of the next page."""
     before = decode_cursor(query.cursor)
     async with call.backend.read_views() as views:
-        rows = await views.closed_alerts(query.pool_name, before=before, limit=query.limit + 1)
+        rows = await views.closed_alerts(
+            query.pool_name, before=before, limit=query.limit + 1, pools=call.own_pools
+        )
     shown = rows[: query.limit]
     if len(rows) == len(shown):
         return [*map(_closed, shown)], None
@@ -60,12 +62,17 @@ async def _current(call: Call) -> list[Alert]:
     async def find() -> tuple[list[Alert], ReadState]:
         with suppress(Problem):  # of which there is an alert
             async with call.backend.read_views() as views:
-                await call.backend.catch_up(views, call.read_state)
+                await call.backend.catch_up(views, call.read_state, call.logs_of(None))
         return await current_alerts(call.backend), call.read_state
 
-    key = alerts, tuple(call.read_state.requested.items())
+    key = alerts, call.grant, tuple(call.read_state.requested.items())
     found, call.read_state = await call.backend.shared_answers.ask(key, find)
-    return found
+    return own_alerts(call, found)
+
+
+def own_alerts(call: Call, found: Sequence[Alert]) -> list[Alert]:
+    """Those of its caller: who is limited to pools sees none about all of the service."""
+    return [alert for alert in found if call.grant.has_pool(alert.pool_name)]
 
 
 def _closed(row: AlertRow) -> Alert:

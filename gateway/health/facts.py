@@ -156,10 +156,19 @@ def fallback_description(backend: Backend) -> str:
 
 
 async def recent_events(
-    backend: Backend, views: Views, types: Sequence[str], *, within_ms: int, limit: int
+    backend: Backend,
+    views: Views,
+    types: Sequence[str],
+    *,
+    within_ms: int,
+    limit: int,
+    pools: Sequence[str] | None = None,
 ) -> list[EventRow]:
-    """The newest events of some types, newest first, each by the time of its own log."""
+    """The newest events of some types, newest first, each by the time of its own log.
+
+    `pools`: only of these.
+    """
     now_ms = backend.log.now_ms
     since = min(map(now_ms, (CATALOGUE, *backend.known_pools()))) - within_ms
-    events = await views.recent(types, since_ms=since, limit=limit)
+    events = await views.recent(types, since_ms=since, limit=limit, pools=pools)
     return [one for one in events if one.ts > now_ms(one.pool) - within_ms]

@@ -11,15 +11,18 @@ from typing import Final
 
 from msgspec import Struct
 
+from eventstore.keys import CATALOGUE
 from eventstore.language.agents import shared_fields
 from eventstore.language.events import EVENT_TYPES
 from eventstore.language.pool_config import PoolConfig
+from gateway.access.grants import Grant, Verdict, decide, need_of_event
 from gateway.alerts.alerts import Alert
 from gateway.alerts.facts import RedisFacts, ViewFacts
 from gateway.backend.backend import Backend
 from gateway.backend.call import Call, answered_once
 from gateway.backend.durability_levels import DurabilityFacts
 from gateway.health import facts
+from gateway.health.alert_list import own_alerts
 from gateway.health.alerts import current_alerts
 from gateway.wire.answer import Answer
 from gateway.wire.requests import HealthQuery
@@ -117,7 +120,7 @@ async def system(call: Call) -> Answer:
     """Figures of the whole system."""
     backend = call.backend
     async with backend.read_views() as views:
-        await backend.catch_up(views, call.read_state)
+        await backend.catch_up(views, call.read_state, call.logs_of(None))
         agent_counts, workers = await views.count_agents(), await views.workers()
     redis = await facts.redis_facts(backend)
     return Answer(
@@ -158,27 +161,48 @@ def _host_figures() -> HostFigures:
 async def dashboard(call: Call) -> Answer:
     """What the dashboard shows."""
     backend = call.backend
-    alerts = await current_alerts(backend)
+    alerts = own_alerts(call, await current_alerts(backend))
+    own = call.own_pools
     async with backend.read_views() as views:
-        await backend.catch_up(views, call.read_state)
+        await backend.catch_up(views, call.read_state, call.logs_of(None))
         data = Dashboard(
             version=backend.options.version,
             fallback=facts.fallback_description(backend),
-            pools=await views.pools(),
-            workers=await views.workers(limit=WORKERS_MAX),
-            hosts=await views.hosts(),
-            agents=await views.count_agents(),
+            pools=await views.pools(names=own),
+            workers=await views.workers(limit=WORKERS_MAX, pools=own),
+            hosts=await views.hosts() if own is None else (),
+            agents={
+                pool: counts
+                for pool, counts in (await views.count_agents()).items()
+                if call.grant.has_pool(pool)
+            },
             decisions=await facts.recent_events(
-                backend, views, ("pool.scaling_decided",), within_ms=RECENT_MS, limit=DECISIONS_MAX
+                backend,
+                views,
+                ("pool.scaling_decided",),
+                within_ms=RECENT_MS,
+                limit=DECISIONS_MAX,
+                pools=own,
             ),
             events=_short(
                 await facts.recent_events(
-                    backend, views, EVENT_TYPES, within_ms=RECENT_MS, limit=EVENTS_MAX
+                    backend,
+                    views,
+                    _types(call.grant),
+                    within_ms=RECENT_MS,
+                    limit=EVENTS_MAX,
+                    pools=own,
                 )
             ),
             alerts=alerts,
         )
     return Answer(data)
+
+
+def _types(grant: Grant) -> list[str]:
+    """Those of events that a caller may read, wherever they are."""
+    needs = ((kind, need_of_event(CATALOGUE, kind)) for kind in EVENT_TYPES)
+    return [kind for kind, need in needs if decide(grant, need) is not Verdict.OUT_OF_SCOPE]
 
 
 def _short(events: Sequence[EventRow]) -> list[EventRow]:
@@ -193,8 +217,8 @@ async def health(call: Call, query: HealthQuery) -> Answer:
     backend = call.backend
     after_id = decode_cursor(query.cursor)
     async with backend.read_views() as views:
-        await backend.catch_up(views, call.read_state)
-        agent_filter = AgentFilter(pool_name=query.pool_name, ended=False)
+        await backend.catch_up(views, call.read_state, call.logs_of(None))
+        agent_filter = AgentFilter(pool_name=query.pool_name, ended=False, **call.own_agents)
         found = await views.agents(
             agent_filter, after=after_id, limit=query.limit + 1, with_input=False
         )

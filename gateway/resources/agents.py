@@ -43,8 +43,9 @@ async def _list_agents(
     conditions["status"] = tuple(status.value for status in query.status)
     if not query.include_ended and TERMINAL.isdisjoint(query.status):
         conditions["ended"] = False
+    conditions |= call.own_agents
     wanted, after = AgentFilter(**conditions), responses.decode_cursor(query.cursor)
-    pools = None if wanted.pool_name is None else [wanted.pool_name]
+    pools = call.logs_of(wanted.pool_name)
     with_input = requests.Part.INPUT in query.include
     async with as_of.reading(call, query.as_of, pools) as (views, point):
         find = partial(views.history.agents, point) if point else views.agents
@@ -61,10 +62,11 @@ async def list_workers(call: Call, query: requests.WorkerQuery) -> Answer:
     """The worker processes, page by page."""
     after = responses.decode_cursor(query.cursor, requests.WorkerId)
     pool, ended = query.pool_name, query.include_ended
-    pools = None if pool is None else [pool]
-    async with as_of.reading(call, query.as_of, pools) as (views, point):
+    async with as_of.reading(call, query.as_of, call.logs_of(pool)) as (views, point):
         find = partial(views.history.workers, point) if point else views.workers
-        rows = await find(pool, ended=ended, after=after, limit=query.limit + 1)
+        rows = await find(
+            pool, ended=ended, after=after, limit=query.limit + 1, pools=call.own_pools
+        )
     if point is None and not rows:
         await call.backend.explain_empty(pool)
     again = as_of.same_point(call)
@@ -75,7 +77,7 @@ async def get_worker(call: Call, worker_id: requests.WorkerId) -> Answer:
     """One worker process."""
     backend = call.backend
     async with backend.read_views() as views:
-        await backend.catch_up(views, call.read_state)
+        await backend.catch_up(views, call.read_state, call.logs_of(None))
         row = await views.worker(worker_id)
     if row is None:
         detail = unknown_name("worker", worker_id)

@@ -107,6 +107,9 @@ async def resolve(
     Raises `Problem` and whatever the history raises.
     """
     requested, backend, read_state = parse(text), call.backend, call.read_state
+    for pool in requested.events:
+        if not call.grant.has_log(pool):
+            raise _unknown_pool(backend.pool_not_found(pool))
     deadline = time.monotonic() + backend.limits.catch_up_seconds
     positions = await views.positions()
     for pool, (_, seq) in requested.events.items():
@@ -153,10 +156,15 @@ async def _require_known_pool(backend: Backend, pool: str) -> None:
         await backend.require_known_pool(pool)
     except Problem as problem:
         if pool not in backend.known_pools():  # it was read again
-            detail = f"{problem} (a time is 2026-11-24T14:03:00Z)"
-            raise _invalid(detail) from problem
+            raise _unknown_pool(problem) from problem
     except (RedisError, LogError, OSError, TimeoutError):
         return
+
+
+def _unknown_pool(problem: Problem) -> Problem:
+    hint = "(a time is 2026-11-24T14:03:00Z)"
+    detail, nameless = f"as_of: {problem} {hint}", f"as_of: {problem.nameless} {hint}"
+    return Problem(Kind.INVALID_REQUEST, detail, field="as_of", nameless=nameless)
 
 
 async def _wait_for_archive(

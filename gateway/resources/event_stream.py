@@ -8,7 +8,7 @@ repetition between them.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -20,6 +20,7 @@ from gateway.backend.backend import Backend
 from gateway.backend.call import Call
 from gateway.following.cursor import Cursor
 from gateway.following.subscriptions import EncodedEvent, Subscription, encode_event, well_formed
+from gateway.resources.own_events import OwnEvents
 from gateway.wire.requests import EventQuery
 
 PAGE_SIZE = 64
@@ -38,12 +39,13 @@ async def follow(call: Call, query: EventQuery) -> web.StreamResponse:
     backend = call.backend
     header: str = call.request.headers.get("Last-Event-ID", "")
     after, field = (header, "Last-Event-ID") if header else (query.after or "", "after")
-    cursor = await _start_cursor(backend, query.pool, after, field)
+    pools = query.pool or call.grant.logs or []
+    cursor = await _start_cursor(backend, pools, after, field)
     with backend.subscriptions.subscribe() as subscription:
         response = web.StreamResponse(headers=HEADERS)
         await call.start_stream(response)
         try:
-            await Stream(backend, response, query, cursor).run(subscription)
+            await Stream(call, response, query, pools, cursor).run(subscription)
         except (TimeoutError, ConnectionError):
             if call.request.transport is not None:
                 call.request.transport.abort()
@@ -73,15 +75,26 @@ async def _start_cursor(backend: Backend, pools: Sequence[str], after: str, fiel
     return Cursor(start)
 
 
+class _NotValid(Exception):
+    """The client may not read on."""
+
+
 class Stream:
     """One client's connection; of the pools, subjects and types an empty set means all."""
 
     def __init__(
-        self, backend: Backend, response: web.StreamResponse, query: EventQuery, cursor: Cursor
+        self,
+        call: Call,
+        response: web.StreamResponse,
+        query: EventQuery,
+        pools: Sequence[str],
+        cursor: Cursor,
     ) -> None:
-        self._backend = backend
+        self._call = call
+        self._backend = backend = call.backend
+        self._own = OwnEvents(backend, call.grant)
         self._response = response
-        self._pools = frozenset(query.pool)
+        self._pools = frozenset(pools)
         self._subjects = frozenset(query.agent)
         self._types = frozenset(query.type)
         self._cursor = cursor
@@ -105,9 +118,13 @@ class Stream:
                 if events:
                     await self._send(events)
                 elif not subscription.closed:
+                    self._require_valid()
                     await self._send_comment("waiting")
         except LogUnreachable:
             await self._send_comment("Redis, or the archive, does not answer; reconnect")
+            return
+        except _NotValid:
+            await self._send_comment("the token is not valid any more")
             return
         await self._send_comment(
             "too slow; reconnect" if subscription.overflowed else "the gateway stops; reconnect"
@@ -123,7 +140,7 @@ class Stream:
         for pool, end in target.items():
             if self._follows(pool) and not self._cursor.covers(pool, end):
                 async for entries in self._pages(pool, end):
-                    await self._send(encode_event(pool, e) for e in entries if well_formed(e))
+                    await self._send([encode_event(pool, e) for e in entries if well_formed(e)])
                     self._cursor.advance(pool, entries[-1][0].decode())
                     if time.monotonic() - self._written_at > self._heartbeat_seconds:
                         await self._send_comment("catching up")
@@ -156,16 +173,26 @@ class Stream:
         except (LogMissing, Halted, RolledBack):
             return 0
 
-    async def _send(self, events: Iterable[EncodedEvent]) -> None:
+    def _require_valid(self) -> None:
+        """Raises `_NotValid` once the token was revoked or has expired, or one is needed."""
+        header = self._call.request.headers.get("Authorization", "")
+        if self._backend.credentials.grant_of(header) != self._call.grant:
+            raise _NotValid
+
+    async def _send(self, events: Sequence[EncodedEvent]) -> None:
+        own = await self._own.select(events)
+        self._require_valid()
         chunk = bytearray()
-        for event in events:
+        for event, is_own in zip(events, own, strict=True):
             pool = event.pool
             sent = self._cursor.covers(pool, event.stream_id)
             if not self._follows(pool) or sent or pool in self._incomplete_pools:
                 continue
             self._cursor.advance(pool, event.stream_id)
-            if (not self._types or event.type in self._types) and (
-                not self._subjects or event.subject in self._subjects
+            if (
+                is_own
+                and (not self._types or event.type in self._types)
+                and (not self._subjects or event.subject in self._subjects)
             ):
                 chunk += b"id: %s\n%s\n\n" % (str(self._cursor).encode(), event.lines)
             if len(chunk) > CHUNK_BYTES:

@@ -33,7 +33,7 @@ async def explain_worker(call: Call, worker_id: WorkerId, query: ExplainQuery) -
     """Why a worker was started, drained, stopped or lost."""
     backend = call.backend
     async with backend.read_history() as views:
-        await backend.catch_up(views, call.read_state)
+        await backend.catch_up(views, call.read_state, call.logs_of(None))
         row, point = await views.worker(worker_id), None
         if row is not None and query.as_of is not None:
             pool = row.pool_name

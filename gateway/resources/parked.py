@@ -47,6 +47,7 @@ async def list_parked(call: Call, query: ParkedQuery) -> Answer:
         pools = {query.pool_name}
     else:
         pools = set(backend.known_pools()) or await backend.refresh_known_pools()
+        pools = {*call.grant.own_pools(pools)}
     after, found = decode_cursor(query.cursor, PlaceOfParked), list[ParkedRow]()
     for pool in sorted(pools):
         missing = query.limit + 1 - len(found)

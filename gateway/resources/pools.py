@@ -75,11 +75,12 @@ def remember(backend: Backend, kind: str, name: str, result: ChangeResult) -> No
 async def list_pools(call: Call, query: PoolQuery) -> Answer:
     """All pools and their capacity, page by page."""
     after = decode_cursor(query.cursor, PoolName)
-    async with as_of.reading(call, query.as_of) as (views, point):
+    own = call.own_pools
+    async with as_of.reading(call, query.as_of, call.logs_of(None)) as (views, point):
         if point:
-            rows = [row for row in await views.history.pools(point) if row.pool_name > after]
+            rows = [row for row in await views.history.pools(point, own) if row.pool_name > after]
         else:
-            rows = await views.pools(after=after, limit=query.limit + 1)
+            rows = await views.pools(after=after, limit=query.limit + 1, names=own)
     again = as_of.same_point(call)
     return page_response(call.request, "pools", rows, query.limit, "pool_name", **again)
 

@@ -67,7 +67,8 @@ async def _request(call: Call, target: Target, body: RestartRequest) -> RestartR
 
     discards = b',"discard_state":true' if body.discard_state else b""
     content = b'{"restart":"%b"%b}' % (agent_id.encode(), discards)
-    operation = Operation(operation_id(target.key), digest_of(content)) if target.key else None
+    key_id = operation_id(target.key, call.grant.name)
+    operation = Operation(key_id, digest_of(content)) if target.key else None
     try:
         result = await request_restart(
             backend.log,

@@ -94,7 +94,7 @@ async def _submit(
                 _requested_event(backend, pool, body, sent),
                 call.origin,
                 agent_id=agent_id,
-                operation_id=operation_id(operation_key),
+                operation_id=operation_id(operation_key, call.grant.name),
                 digest=digest,
                 earlier_digest=partial(digest_of_meaning, body),
                 from_client=bool(key),

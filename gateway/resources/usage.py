@@ -22,8 +22,8 @@ _WITHOUT_EVENTS = (
 
 async def get_usage(call: Call, query: UsageQuery) -> Answer:
     """Slot-seconds, worker-seconds, agents, waiting, restarts and failures of a span."""
-    wanted, by = _wanted(query), _grouping(query.by)
-    pools = None if query.pool_name is None else [query.pool_name]
+    wanted, by = _wanted(call, query), _grouping(query.by)
+    pools = call.logs_of(query.pool_name)
     async with call.backend.read_history() as views:
         since, until = await _span(call, views, query, pools, _month_start)
         try:
@@ -58,13 +58,14 @@ def _incomplete(error: ArchiveIncomplete) -> Problem:
     return Problem(Kind.ARCHIVE_INCOMPLETE, f"{error}; {_WITHOUT_EVENTS}")
 
 
-def _wanted(query: UsageQuery) -> UsageFilter:
+def _wanted(call: Call, query: UsageQuery) -> UsageFilter:
     name, _, value = (query.label or "").partition(":")
     return UsageFilter(
         pool_name=query.pool_name,
         role_type=query.role_type,
         project_id=query.project_id,
         label=(name, value) if query.label else None,
+        **call.own_agents,
     )
 
 

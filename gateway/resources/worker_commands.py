@@ -47,7 +47,7 @@ async def _act(call: Call, worker_id: str, command: WorkerCommand) -> WorkerRow:
 
 async def _row(call: Call, worker_id: str) -> WorkerRow:
     async with call.backend.read_views() as views:
-        await call.backend.catch_up(views, call.read_state)
+        await call.backend.catch_up(views, call.read_state, call.logs_of(None))
         row = await views.worker(worker_id)
     if row is None:
         detail = unknown_name("worker", worker_id)

@@ -1,12 +1,11 @@
 """Which requests are admitted, and what becomes of each: all requests pass through here.
 
 `Host` must be a name of this gateway, so that a page elsewhere cannot reach it by a name of its own
-(DNS rebinding). There are no CORS headers. If a token is set, everything requires it but the probes
-and the pages, which have no data and ask for it themselves. A token is compared in constant time
-and never logged.
+(DNS rebinding). There are no CORS headers. If a token is configured, everything requires one but
+the probes and the pages, which have no data and ask for it themselves. What a token allows is for
+`gateway.server.authorization`. No token is ever logged.
 """
 
-import hmac
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,9 +15,12 @@ from urllib.parse import unquote_to_bytes
 
 import structlog
 from aiohttp import hdrs, web
+from msgspec.structs import replace
 
 from eventstore.ids import new_id
 from eventstore.steps.step import Origin
+from gateway.access.credentials import Credentials
+from gateway.access.grants import FULL, Grant
 from gateway.backend.backend import Backend
 from gateway.backend.call import Asked, Call
 from gateway.backend.read_state import POSITION_HEADER
@@ -75,7 +77,8 @@ def answering(
         try:
             if asked is None:
                 call.origin = origin(request, call.origin)
-                admit(request, backend.options)
+                require_own_host(request, backend.options)
+            admit(call)
             response = await (handler(call) if handler else _routed(app, call))
             if call.asked and not asked and handler and _may_come_again(request):
                 if len(heads) >= HEADS_MAX:
@@ -86,6 +89,8 @@ def answering(
             if problem is None:
                 log.exception("gateway.request_failed", method=request.method, path=request.path)
                 problem = Problem(Kind.INTERNAL, "an unexpected error; the gateway's log has it")
+            if call.grant.limited:
+                problem.hide_names()
             response = _cut_off(call, problem) if call.started else problem.answer()
         if isinstance(response, Answer):
             call.set_headers(response)
@@ -141,7 +146,7 @@ def origin(request: web.Request, drawn: Origin) -> Origin:
             raise Problem(Kind.INVALID_REQUEST, detail, field="X-Request-Id")
     trace = ",".join(headers.getall("traceparent", ()))
     traceparent = trace if _TRACEPARENT.fullmatch(trace) else ""
-    return Origin(actor="http", correlation_id=request_id, traceparent=traceparent)
+    return replace(drawn, correlation_id=request_id, traceparent=traceparent)
 
 
 def _require_single_headers(request: web.Request) -> None:
@@ -150,17 +155,35 @@ def _require_single_headers(request: web.Request) -> None:
             raise Problem(Kind.INVALID_REQUEST, f"{name} is given more than once", field=name)
 
 
-def admit(request: web.Request, options: GatewayOptions) -> None:
-    """Raises `Problem` unless host, token and content type are right."""
-    path = request.path
-    if path in PROBES:
+def require_own_host(request: web.Request, options: GatewayOptions) -> None:
+    """Raises `Problem` for the name of another host; probes may use any."""
+    if request.path in PROBES:
         return
     hosts = request.headers.get("Host", ""), request.host or ""
     if not _hosts_allowed(hosts, options.hostnames):
         raise Problem(Kind.WRONG_HOST, "Host is not one of the names of this gateway", field="Host")
-    if options.api_token and not (is_public(path) or token_matches(request, options.api_token)):
+
+
+def admit(call: Call) -> None:
+    """Find out who calls: what is recorded has its name. Raises `Problem`."""
+    call.grant = authenticate(call.request, call.backend.credentials)
+    if call.grant.name:
+        call.origin = replace(call.origin, actor=call.grant.name)
+
+
+def authenticate(request: web.Request, credentials: Credentials) -> Grant:
+    """What a caller may do. Raises `Problem` if it sends no valid token where one is needed."""
+    if is_public(request.path):
+        return FULL
+    header = request.headers.get("Authorization", "")
+    grant = credentials.grant_of(header)
+    if grant is None:
+        detail = "send the token as a bearer token"
+        if header:
+            detail = "the token is not valid: it is wrong, has expired, or was revoked"
         challenge = {"WWW-Authenticate": 'Bearer realm="muster"'}
-        raise Problem(Kind.UNAUTHORIZED, "send the token as a bearer token", headers=challenge)
+        raise Problem(Kind.UNAUTHORIZED, detail, headers=challenge)
+    return grant
 
 
 def require_understood(request: web.Request) -> None:
@@ -202,11 +225,3 @@ def _hostname(host: str) -> str:
     bare_ipv6 = host.count(":") > 1 and not host.startswith("[")
     name = host if bare_ipv6 else re.sub(r":\d*$", "", host)
     return name.strip().lower().strip("[]").rstrip(".")
-
-
-def token_matches(request: web.Request, token: str) -> bool:
-    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
-    matches = hmac.compare_digest(
-        credentials.strip().encode(errors="surrogateescape"), token.encode()
-    )
-    return matches and scheme.lower() == "bearer"

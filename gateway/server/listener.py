@@ -152,6 +152,7 @@ async def _open_views(backend: Backend) -> None:
         try:
             await backend.views.start()
             await backend.positions()
+            backend.stored_tokens = await backend.views.tokens()  # before anything can be read
             backend.views_error = ""
         except VIEWS_ERRORS as error:
             backend.views_error = reason(error)

@@ -11,13 +11,17 @@ from aiohttp import web
 from msgspec import Struct
 from msgspec.json import schema, schema_components
 
+from gateway.access.grants import About, Need
 from gateway.server import schemas as schemas_of_values
-from gateway.server.admission import is_public
 from gateway.wire.answer import JSON, Answer
 from gateway.wire.problems import CONTENT_TYPE
 from gateway.wire.problems import Body as ProblemBody
 from gateway.wire.requests import SCHEMA_REFERENCE, SETTING_SHAPES
 
+SCHEME: Final = (
+    "A token of `muster token new` with the scope that the call names, or `admin`; or that of the"
+    " service, MUSTER_API_TOKEN. None where none is configured."
+)
 COMMON_STATUSES: Final = (400, 408, 421, 431)
 """What any request may be refused with."""
 
@@ -50,7 +54,12 @@ DURABILITY_HEADERS: Final = {
 """Of the answers to a command."""
 
 
-class Operation(Struct, frozen=True):
+class _Needing(Struct, frozen=True, kw_only=True):
+    needs: Need
+    """Which callers it is for: there is no call that does not say so."""
+
+
+class Operation(_Needing, frozen=True):
     """One call. Its summary is the first line of its handler's docstring.
 
     What it reads are the parameters of its handler: `query` and `body` are Structs, all others are
@@ -110,7 +119,7 @@ def describe(operations: Sequence[Operation], version: str, token: bool) -> dict
         "paths": paths,
         "components": {"schemas": components},
     }
-    scheme = {"type": "http", "scheme": "bearer", "description": "MUSTER_API_TOKEN, if it is set"}
+    scheme = {"type": "http", "scheme": "bearer", "description": SCHEME}
     result["components"]["securitySchemes"] = {"token": scheme}
     return result
 
@@ -158,9 +167,12 @@ def _operation(
     problems |= {413, 415} if body else set()
     problems |= {422} if command else set()
     problems |= {410, 422} if as_of else set()
-    if not is_public(op.path):
-        problems |= {503, *((401,) if token else ())}
-        result["security"] = [{"token": []}] if token else [{}, {"token": []}]
+    if (scope := op.needs.scope) is not None:
+        problems |= {503, *((401, 403) if token else ())}
+        foreign = token and op.needs.about not in (About.ANY, About.SERVICE)
+        problems |= {404} if foreign else set()
+        needed = {"token": [scope.value]}
+        result["security"] = [needed] if token else [{}, needed]
     problem = {CONTENT_TYPE: {"schema": schemas[repr(ProblemBody)]}}
     for status in sorted(problems - op.answers.keys()):
         result["responses"][str(status)] = {"description": "A problem", "content": problem}

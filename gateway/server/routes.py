@@ -8,6 +8,8 @@ from typing import Any, Final, cast
 
 from aiohttp import web
 
+from eventstore.language.tokens import Scope
+from gateway.access.grants import About, Need
 from gateway.backend.backend import Backend
 from gateway.backend.call import Call
 from gateway.backend.read_state import requested_position
@@ -25,11 +27,21 @@ from gateway.resources import (
     replacements,
     restart,
     spawn,
+    tokens,
     usage,
     worker_commands,
 )
 from gateway.server import openapi, pages
-from gateway.server.admission import PROBES, Handler, Response, answering, require_understood
+from gateway.server.admission import (
+    PROBES,
+    Handler,
+    Response,
+    admit,
+    answering,
+    is_public,
+    require_understood,
+)
+from gateway.server.authorization import require_declared, require_own, require_scope
 from gateway.server.openapi import DURABILITY, IDEMPOTENCY_KEY, LAST_EVENT_ID, PREFER, Operation
 from gateway.wire.answer import Answer
 from gateway.wire.decoding import convert, read_body, read_query, require_bounded
@@ -51,9 +63,11 @@ EVENT_STREAM: Final = "text/event-stream"
 
 
 def application(limits: Limits) -> web.Application:
-    """The aiohttp application of a gateway."""
+    """The aiohttp application of a gateway. Raises `TypeError` for a route that is not declared."""
     app = web.Application(client_max_size=limits.body_max)
     for op in OPERATIONS:
+        what, public = f"{op.method} {op.path}", is_public(op.path)
+        require_declared(what, op.needs, op.inputs, public=public)
         path = op.path.replace("{agent_id}", AGENT_ID)
         options = {"allow_head": False} if op.content_type == EVENT_STREAM else {}
         app.add_routes([web.route(op.method, path, cast("Any", _reading(op)), **options)])
@@ -78,11 +92,14 @@ def _reading(op: Operation) -> Handler:
 
     async def handle(call: Call) -> Response:
         call.route, request, limits = op.path, call.request, call.backend.limits
+        require_scope(call, op.needs)
         if op.path not in PROBES and call.asked is None:
             require_understood(request)
             if "body" in inputs:
                 require_bounded(request, limits)
-            call.read_state.requested = requested_position(request)
+            own = call.grant.has_log
+            requested = requested_position(request)
+            call.read_state.requested = {log: seq for log, seq in requested.items() if own(log)}
         values: dict[str, Any] = {}
         if parameterless:
             read_query(request, NoParameters)
@@ -96,6 +113,10 @@ def _reading(op: Operation) -> Handler:
                 values[name], call.sent = await read_body(request, shape, limits)
             else:
                 values[name] = convert(call.parts[name], shape, strict=True, prefix=name)
+        if "body" in inputs:  # meanwhile its token may have been revoked
+            admit(call)
+            require_scope(call, op.needs)
+        await require_own(call, op.needs, values)
         return await op.handler(call, **values)
 
     return handle
@@ -103,8 +124,8 @@ def _reading(op: Operation) -> Handler:
 
 async def document(call: Call) -> Answer:
     """This document."""
-    options = call.backend.options
-    return Answer(build_document(options.version, bool(options.api_token)))
+    backend = call.backend
+    return Answer(build_document(backend.options.version, backend.credentials.required))
 
 
 @cache
@@ -112,6 +133,21 @@ def build_document(version: str, token: bool) -> dict[str, Any]:
     """`/openapi.json`; `token`: whether calls need one."""
     return openapi.describe(OPERATIONS, version, token)
 
+
+_PUBLIC: Final = Need(None)
+_READ_ANY: Final = Need(Scope.READ)
+_READ_SERVICE: Final = Need(Scope.READ, About.SERVICE)
+_READ_POOL: Final = Need(Scope.READ, About.POOL)
+_READ_POOLS: Final = Need(Scope.READ, About.POOLS)
+_READ_WORKER: Final = Need(Scope.READ, About.WORKER)
+_READ_AGENT: Final = Need(Scope.READ, About.AGENT)
+_READ_AGENTS: Final = Need(Scope.READ, About.AGENTS)
+_SPAWN_AGENT: Final = Need(Scope.SPAWN, About.AGENT)
+_OPERATE_AGENT: Final = Need(Scope.OPERATE, About.AGENT)
+_OPERATE_POOL: Final = Need(Scope.OPERATE, About.POOL)
+_OPERATE_WORKER: Final = Need(Scope.OPERATE, About.WORKER)
+_ADMIN_POOL: Final = Need(Scope.ADMIN, About.POOL)
+_ADMIN_SERVICE: Final = Need(Scope.ADMIN, About.SERVICE)
 
 _COMMAND: Final = (PREFER, DURABILITY)
 _ENDED: Final = {200: "It has ended", 202: "It is ending"}
@@ -122,102 +158,117 @@ _HTML: Final = "text/html"
 OPERATIONS: Final = (
     Operation("agents", "POST", "/api/v1/agents/spawn", spawn.spawn, AgentRow,
               {200: "It runs", 202: "It is accepted and waits"}, (404, 409, 429, 502, 507),
-              (PREFER, IDEMPOTENCY_KEY, DURABILITY), name="spawn_agent"),
+              (PREFER, IDEMPOTENCY_KEY, DURABILITY), name="spawn_agent", needs=_SPAWN_AGENT),
     Operation("agents", "POST", "/api/v1/agents/terminate", agents.terminate, AgentRow, _ENDED,
-              (404, 409), _COMMAND, name="terminate_agent"),
+              (404, 409), _COMMAND, name="terminate_agent", needs=_SPAWN_AGENT),
     Operation("agents", "GET", "/api/v1/agents", agents.list_agents, AgentPage, _PAGE,
-              (404,)),
+              (404,), needs=_READ_AGENTS),
     Operation("agents", "GET", "/api/v1/agents/{agent_id}", agents.get_agent, AgentRow,
-              {200: "The agent"}, (404,)),
+              {200: "The agent"}, (404,), needs=_READ_AGENT),
     Operation("agents", "DELETE", "/api/v1/agents/{agent_id}", agents.delete_agent, AgentRow,
-              _ENDED, (404, 409), _COMMAND),
+              _ENDED, (404, 409), _COMMAND, needs=_SPAWN_AGENT),
     Operation("agents", "POST", "/api/v1/agents/{agent_id}/restart", restart.restart, AgentRow,
               {200: "Its new incarnation was started", 202: "It is accepted and waits"},
-              (404, 409, 429), (*_COMMAND, IDEMPOTENCY_KEY), name="restart_agent"),
+              (404, 409, 429), (*_COMMAND, IDEMPOTENCY_KEY), name="restart_agent",
+              needs=_OPERATE_AGENT),
     Operation("agents", "GET", "/api/v1/agents/{agent_id}/explain", explain.explain_agent,
-              Explanation, {200: "Why it is as it is"}, (404,)),
+              Explanation, {200: "Why it is as it is"}, (404,), needs=_READ_AGENT),
     Operation("agents", "GET", "/api/v1/agents/project/{project_id}", agents.list_project,
-              AgentPage, _PAGE, name="list_agents_of_project"),
+              AgentPage, _PAGE, name="list_agents_of_project", needs=_READ_AGENTS),
     Operation("pools", "POST", "/api/v1/agents/pools", pools.create_pool, PoolRow,
-              {201: "It was created", 202: _LOWER}, (409,), _COMMAND),
+              {201: "It was created", 202: _LOWER}, (409,), _COMMAND, needs=_ADMIN_POOL),
     Operation("pools", "GET", "/api/v1/agents/pools", pools.list_pools, PoolList,
-              {200: "The pools"}),
+              {200: "The pools"}, needs=_READ_POOLS),
     Operation("pools", "GET", "/api/v1/agents/pools/{pool_name}", pools.get_pool, PoolRow,
-              {200: "The pool"}, (404,)),
+              {200: "The pool"}, (404,), needs=_READ_POOL),
     Operation("pools", "PATCH", "/api/v1/agents/pools/{pool_name}", pools.change_pool, PoolRow,
-              {200: "The pool as it is now", 202: _LOWER}, (404,), _COMMAND),
+              {200: "The pool as it is now", 202: _LOWER}, (404,), _COMMAND, needs=_ADMIN_POOL),
     Operation("pools", "DELETE", "/api/v1/agents/pools/{pool_name}", pools.delete_pool,
               PoolDeletion, {200: "It is gone", 202: "Its agents are ending"}, (404, 409),
-              _COMMAND),
+              _COMMAND, needs=_ADMIN_POOL),
     Operation("pools", "POST", "/api/v1/agents/pools/{pool_name}/pause", pools.pause_pool, PoolRow,
-              {200: "The pool as it is now", 202: _LOWER}, (404,), _COMMAND),
+              {200: "The pool as it is now", 202: _LOWER}, (404,), _COMMAND, needs=_OPERATE_POOL),
     Operation("pools", "POST", "/api/v1/agents/pools/{pool_name}/resume", pools.resume_pool,
-              PoolRow, {200: "The pool as it is now", 202: _LOWER}, (404,), _COMMAND),
+              PoolRow, {200: "The pool as it is now", 202: _LOWER}, (404,), _COMMAND,
+              needs=_OPERATE_POOL),
     Operation("pools", "POST", "/api/v1/agents/pools/{pool_name}/replace",
               replacements.replace_pool, PoolRow, {202: "Its workers are being replaced"},
-              (404, 409), _COMMAND),
+              (404, 409), _COMMAND, needs=_OPERATE_POOL),
     Operation("pools", "POST", "/api/v1/agents/pools/{pool_name}/replace/cancel",
               replacements.cancel_replacement, PoolRow, {200: "The pool as it is now", 202: _LOWER},
-              (404,), _COMMAND),
+              (404,), _COMMAND, needs=_OPERATE_POOL),
     Operation("pools", "GET", "/api/v1/agents/pools/{pool_name}/explain", explain.explain_pool,
-              Explanation, {200: "Why it is as it is"}, (404,)),
+              Explanation, {200: "Why it is as it is"}, (404,), needs=_READ_POOL),
     Operation("pools", "GET", "/api/v1/agents/pools/{pool_name}/history", usage.get_pool_history,
-              PoolHistory, {200: "Its steps"}, (404, 410)),
+              PoolHistory, {200: "Its steps"}, (404, 410), needs=_READ_POOL),
     Operation("pools", "GET", "/api/v1/agents/pools/{pool_name}/plan", consolidation.get_plan,
               consolidation.ConsolidationPlan, {200: "The plan"}, (404,),
-              name="get_consolidation_plan"),
+              name="get_consolidation_plan", needs=_READ_POOL),
     Operation("pools", "POST", "/api/v1/agents/pools/{pool_name}/consolidate",
               consolidation.consolidate, consolidation.ConsolidationPlan,
               {200: "There is nothing to do", 202: "The plan, which is carried out"}, (404,),
-              name="consolidate_pool"),
+              name="consolidate_pool", needs=_OPERATE_POOL),
     Operation("pools", "GET", "/api/v1/agents/workers", agents.list_workers, WorkerPage, _PAGE,
-              (404,)),
+              (404,), needs=_READ_POOLS),
     Operation("pools", "GET", "/api/v1/agents/workers/{worker_id}", agents.get_worker, WorkerRow,
-              {200: "The worker"}, (404,)),
+              {200: "The worker"}, (404,), needs=_READ_WORKER),
     Operation("pools", "GET", "/api/v1/agents/workers/{worker_id}/explain", explain.explain_worker,
-              Explanation, {200: "Why it is as it is"}, (404,)),
+              Explanation, {200: "Why it is as it is"}, (404,), needs=_READ_WORKER),
     Operation("pools", "POST", "/api/v1/agents/workers/{worker_id}/cordon", worker_commands.cordon,
-              WorkerRow, {200: "The worker as it is now"}, (404, 409), name="cordon_worker"),
+              WorkerRow, {200: "The worker as it is now"}, (404, 409), name="cordon_worker",
+              needs=_OPERATE_WORKER),
     Operation("pools", "POST", "/api/v1/agents/workers/{worker_id}/uncordon",
               worker_commands.uncordon, WorkerRow, {200: "The worker as it is now"}, (404, 409),
-              name="uncordon_worker"),
+              name="uncordon_worker", needs=_OPERATE_WORKER),
     Operation("pools", "POST", "/api/v1/agents/workers/{worker_id}/drain", worker_commands.drain,
-              WorkerRow, {200: "It has ended", 202: "It drains"}, (404, 409), name="drain_worker"),
+              WorkerRow, {200: "It has ended", 202: "It drains"}, (404, 409), name="drain_worker",
+              needs=_OPERATE_WORKER),
     Operation("monitoring", "GET", "/api/v1/agents/monitor/system", monitor.system,
-              monitor.SystemFigures, {200: "The figures"}, name="get_system"),
+              monitor.SystemFigures, {200: "The figures"}, name="get_system", needs=_READ_SERVICE),
     Operation("monitoring", "GET", "/api/v1/agents/monitor/dashboard", monitor.dashboard,
               monitor.Dashboard, {200: "Pools, workers, hosts, decisions, alerts"},
-              name="get_dashboard"),
+              name="get_dashboard", needs=_READ_POOLS),
     Operation("monitoring", "GET", "/api/v1/agents/monitor/alerts", alert_list.alerts,
-              alert_list.AlertList, {200: "The alerts that apply now"}, (404,), name="list_alerts"),
+              alert_list.AlertList, {200: "The alerts that apply now"}, (404,), name="list_alerts",
+              needs=_READ_POOLS),
     Operation("monitoring", "GET", "/api/v1/agents/usage", usage.get_usage, UsageReport,
-              {200: "The usage"}, (404, 410)),
+              {200: "The usage"}, (404, 410), needs=_READ_AGENTS),
     Operation("monitoring", "GET", "/api/v1/agents/health", monitor.health, monitor.HealthReport,
-              {200: "The agents' health"}, (404,), name="get_health"),
+              {200: "The agents' health"}, (404,), name="get_health", needs=_READ_AGENTS),
     Operation("parked", "GET", "/api/v1/parked", parked.list_parked, parked.ParkedList,
-              {200: "What is parked, the oldest first"}, (404,)),
+              {200: "What is parked, the oldest first"}, (404,), needs=_READ_POOLS),
     Operation("parked", "POST", "/api/v1/parked/{parked_id}/retry", parked.retry, parked.ParkedRow,
-              {200: "It was restored"}, (404, 409), name="retry_parked"),
+              {200: "It was restored"}, (404, 409), name="retry_parked", needs=_OPERATE_POOL),
     Operation("parked", "DELETE", "/api/v1/parked/{parked_id}", parked.drop, parked.ParkedRow,
-              {200: "It was ended"}, (404, 409), name="drop_parked"),
+              {200: "It was ended"}, (404, 409), name="drop_parked", needs=_OPERATE_POOL),
+    Operation("tokens", "GET", "/api/v1/tokens", tokens.list_tokens, tokens.TokenList,
+              {200: "The tokens"}, needs=_ADMIN_SERVICE),
+    Operation("tokens", "POST", "/api/v1/tokens", tokens.create_token, tokens.NewToken,
+              {201: "It was created", 202: _LOWER}, (409,), _COMMAND, needs=_ADMIN_SERVICE),
+    Operation("tokens", "POST", "/api/v1/tokens/{token_name}/rotate", tokens.rotate_token,
+              tokens.NewToken, {200: "It has a new secret", 202: _LOWER}, (404,), _COMMAND,
+              needs=_ADMIN_SERVICE),
+    Operation("tokens", "DELETE", "/api/v1/tokens/{token_name}", tokens.revoke_token,
+              tokens.TokenRow, {200: "It is not valid any more", 202: _LOWER}, (404, 409),
+              _COMMAND, needs=_ADMIN_SERVICE),
     Operation("names", "GET", "/api/v1/lookup", lookup.look_up, lookup.Lookup,
-              {200: "What bears the name"}),
+              {200: "What bears the name"}, needs=_READ_AGENTS),
     Operation("events", "GET", "/api/v1/events", event_stream.follow, FlatEvent,
               {200: "One event a message; its `id` is the `Last-Event-ID` to resume with"}, (429,),
-              (LAST_EVENT_ID,), EVENT_STREAM, name="follow_events"),
+              (LAST_EVENT_ID,), EVENT_STREAM, name="follow_events", needs=_READ_AGENTS),
     Operation("probes", "GET", "/healthz", readiness.alive, readiness.Alive, {200: "Alive"},
-              name="is_alive"),
+              name="is_alive", needs=_PUBLIC),
     Operation("probes", "GET", "/readyz", readiness.ready, readiness.Readiness,
-              {200: "Ready", 503: "Not ready, and why"}, name="is_ready"),
+              {200: "Ready", 503: "Not ready, and why"}, name="is_ready", needs=_PUBLIC),
     Operation("monitoring", "GET", "/metrics", metrics.metrics, str, {200: "The text format"},
-              content_type=metrics.CONTENT_TYPE, name="get_metrics"),
+              content_type=metrics.CONTENT_TYPE, name="get_metrics", needs=_READ_SERVICE),
     Operation("pages", "GET", "/openapi.json", document, dict[str, object], {200: "OpenAPI 3.1"},
-              name="get_openapi"),
+              name="get_openapi", needs=_READ_ANY),
     Operation("pages", "GET", "/", pages.dashboard, str, {200: "A page"}, content_type=_HTML,
-              name="get_dashboard_page"),
+              name="get_dashboard_page", needs=_PUBLIC),
     Operation("pages", "GET", "/docs", pages.docs, str, {200: "A page"}, content_type=_HTML,
-              name="get_docs_page"),
+              name="get_docs_page", needs=_PUBLIC),
     Operation("pages", "GET", "/static/{name}", pages.static, str,
               {200: "A style sheet, script or picture"}, (404,),
-              content_type="application/octet-stream", name="get_static_file"),
+              content_type="application/octet-stream", name="get_static_file", needs=_PUBLIC),
 )  # fmt: skip

@@ -34,9 +34,10 @@ def idempotency_key(request: web.Request) -> str:
     return key or ""
 
 
-def operation_id(key: str) -> str:
-    """The operation id of a key."""
-    return f"key:{hashlib.sha256(key.encode()).hexdigest()[:40]}"
+def operation_id(key: str, owner: str = "") -> str:
+    """The operation id of a key. `owner`: the named token that it is of; each has its own keys."""
+    of_owner = f"{owner}\0{key}" if owner else key
+    return f"key:{hashlib.sha256(of_owner.encode()).hexdigest()[:40]}"
 
 
 def canonical_form(value: object) -> bytes:

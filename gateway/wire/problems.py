@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from aiohttp import web
 from msgspec import Struct
+from msgspec.structs import replace
 
 from eventstore import errors
 from eventstore.language.events import Error
@@ -31,11 +32,14 @@ class Kind(StrEnum):
     MALFORMED_HTTP = "malformed-http", 400, "This is not HTTP"
     MALFORMED_JSON = "malformed-json", 400, "The body is not JSON"
     UNAUTHORIZED = "unauthorized", 401, "A valid bearer token is needed"
+    FORBIDDEN = "forbidden", 403, "The token does not allow this"
     NOT_FOUND = "not-found", 404, "There is nothing here"
     AGENT_NOT_FOUND = "agent-not-found", 404, "There is no such agent"
     POOL_NOT_FOUND = "pool-not-found", 404, "There is no such pool"
     WORKER_NOT_FOUND = "worker-not-found", 404, "There is no such worker"
     PARKED_NOT_FOUND = "parked-not-found", 404, "Nothing like this is parked"
+    PROJECT_NOT_FOUND = "project-not-found", 404, "There is no such project"
+    TOKEN_NOT_FOUND = "token-not-found", 404, "There is no such token"
     METHOD_NOT_ALLOWED = "method-not-allowed", 405, "This method does not apply here"
     AGENT_WITHDRAWN = "agent-withdrawn", 409, "The agent ended before it ran"
     NOT_RESTARTABLE = "not-restartable", 409, "The agent never runs again"
@@ -45,6 +49,8 @@ class Kind(StrEnum):
     POOL_CLOSED = "pool-closed", 409, "The pool accepts no more spawns"
     POOL_EXISTS = "pool-exists", 409, "The pool exists already"
     POOL_NOT_EMPTY = "pool-not-empty", 409, "The pool has live agents"
+    TOKEN_EXISTS = "token-exists", 409, "The token exists already"
+    NO_ADMIN_LEFT = "no-admin-left", 409, "Nobody could administer the tokens then"
     CANNOT_BE_READ = "cannot-be-read", 409, "It cannot be read, or is of a newer version"
     HEAD_TOO_SLOW = "head-too-slow", 408, "The request did not come in time"
     HEAD_TOO_LARGE = "head-too-large", 431, "The address or a header is too large"
@@ -111,7 +117,10 @@ class Body(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"kind"
 
 
 class Problem(Exception):
-    """A request that ends in a problem. All arguments but `headers` appear in the body."""
+    """A request that ends in a problem. All arguments but `headers` appear in the body.
+
+    `nameless`: the detail for callers who may not know of all pools, where `detail` names others.
+    """
 
     def __init__(
         self,
@@ -126,11 +135,13 @@ class Problem(Exception):
         idempotency_key: str = "",
         error: Error | None = None,
         agent: views.AgentRow | None = None,
+        nameless: str = "",
     ) -> None:
         # A header may have bytes that are not UTF-8.
         detail, field = (t.encode("utf-8", "backslashreplace").decode() for t in (detail, field))
         super().__init__(detail)
         self.kind = kind
+        self.nameless = nameless
         self.headers = dict(headers or {})
         if kind.retry_after:
             self.headers.setdefault("Retry-After", str(kind.retry_after))
@@ -145,6 +156,12 @@ class Problem(Exception):
             error=error,
             agent=agent,
         )
+
+    def hide_names(self) -> None:
+        """Let it name no pool but the one that was asked for."""
+        if self.nameless:
+            errors = tuple(replace(error, message=self.nameless) for error in self.body.errors)
+            self.body = replace(self.body, detail=self.nameless, errors=errors)
 
     def answer(self) -> Answer:
         status, headers = self.body.status, self.headers

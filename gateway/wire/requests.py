@@ -27,7 +27,7 @@ PATTERN_DESCRIPTIONS: Final[dict[str, str]] = dict(PATTERN_WORDS)
 """What each pattern expects."""
 
 
-def _text(pattern: str, description: str) -> Meta:
+def text(pattern: str, description: str) -> Meta:
     """A pattern, and what it expects in words: for `/openapi.json` and for refusals.
 
     A pattern's `$` also matches before a last line break; `(?!\\n)` excludes that.
@@ -37,45 +37,43 @@ def _text(pattern: str, description: str) -> Meta:
     return Meta(pattern=pattern, description=description[0].upper() + description[1:])
 
 
-PoolName = Annotated[str, _text(r"[a-z0-9_-]{1,63}", "1 to 63 lower-case letters, digits, _ or -")]
-RoleName = Annotated[str, _text(r"[A-Za-z0-9._-]{1,63}", "1 to 63 letters, digits, dots, _ or -")]
-_NAME = _text(r"[A-Za-z0-9._:-]{1,128}", "1 to 128 letters, digits, dots, colons, _ or -")
+PoolName = Annotated[str, text(r"[a-z0-9_-]{1,63}", "1 to 63 lower-case letters, digits, _ or -")]
+RoleName = Annotated[str, text(r"[A-Za-z0-9._-]{1,63}", "1 to 63 letters, digits, dots, _ or -")]
+_NAME = text(r"[A-Za-z0-9._:-]{1,128}", "1 to 128 letters, digits, dots, colons, _ or -")
 ProjectId = Annotated[str, _NAME]
 WorkerId = Annotated[str, _NAME]
 ParkedId = Annotated[
     str,
-    _text(
+    text(
         r"[a-z0-9_-]{1,63}:(agent|worker|command|heartbeat):[\s\S]{0,1024}",
         "an id from the list of what is parked: the pool, then agent, worker, command or heartbeat,"
         " then the name of what is parked, with colons between",
     ),
 ]
 PlaceOfParked = Annotated[
-    str, _text(r"[a-z0-9_-]{1,63}:\d{15}:[\s\S]{0,1100}", "a place in the list of what is parked")
+    str, text(r"[a-z0-9_-]{1,63}:\d{15}:[\s\S]{0,1100}", "a place in the list of what is parked")
 ]
 Identifier = Annotated[
     str,
-    _text(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "a UUID in lower case"),
+    text(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "a UUID in lower case"),
 ]
 LabelName = Annotated[
     str,
-    _text(
-        LABEL_NAME, "1 to 63 letters, digits, dots, slashes, _ or -, the first a letter or digit"
-    ),
+    text(LABEL_NAME, "1 to 63 letters, digits, dots, slashes, _ or -, the first a letter or digit"),
 ]
 LabelValue = Annotated[
-    str, _text(LABEL_VALUE, "at most 256 characters, none of them a control character")
+    str, text(LABEL_VALUE, "at most 256 characters, none of them a control character")
 ]
 Label = Annotated[
-    str, _text(f"{LABEL_NAME}:{LABEL_VALUE}", "a label's name and value with a colon between")
+    str, text(f"{LABEL_NAME}:{LABEL_VALUE}", "a label's name and value with a colon between")
 ]
 GroupName = Annotated[
-    str, _text(rf"(?:pool|role|project|label:{LABEL_NAME})", "pool, role, project or label:NAME")
+    str, text(rf"(?:pool|role|project|label:{LABEL_NAME})", "pool, role, project or label:NAME")
 ]
 """What usage is grouped by."""
 EventType = Annotated[
     str,
-    _text(rf"(?:{'|'.join(map(re.escape, EVENT_TYPES))})", f"one of {', '.join(EVENT_TYPES)}"),
+    text(rf"(?:{'|'.join(map(re.escape, EVENT_TYPES))})", f"one of {', '.join(EVENT_TYPES)}"),
     Meta(extra_json_schema={"enum": list(EVENT_TYPES)}),
 ]
 """A type that this version knows."""
@@ -294,7 +292,7 @@ class NameKind(StrEnum):
 class LookupQuery(Request, frozen=True):
     """A name, or six or more characters of an id; `kind` may be repeated, all unless given."""
 
-    name: Annotated[str, _text(r"[^\x00-\x1f\x7f]{1,128}", "1 to 128 characters, no controls")]
+    name: Annotated[str, text(r"[^\x00-\x1f\x7f]{1,128}", "1 to 128 characters, no controls")]
     kind: list[NameKind] = []
 
 

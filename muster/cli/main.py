@@ -52,6 +52,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         "consolidate",
         "parked",
         "alerts",
+        "token",
     ),
     "events": ("logs", "tail"),
     "simulation": ("simulate", "shadow"),

@@ -103,6 +103,8 @@ class Cluster(Struct, frozen=True):
     """Those that have not left: name by id."""
     pools: dict[str, PoolDeclaration] = {}
     """Those to serve; of the settings' own, such as the catalogue never had."""
+    has_tokens: bool = False
+    """Whether callers of that service need tokens that a fallback would not know."""
 
 
 async def require_only_host(settings: Settings, record: LastSeen) -> Cluster:
@@ -119,6 +121,11 @@ async def require_only_host(settings: Settings, record: LastSeen) -> Cluster:
         raise ConfigurationError(
             f"{redis} cannot be reached, and there is no fallback, because other hosts are"
             f" registered: {', '.join(others)}. They may reach it and serve that log"
+        )
+    if cluster.has_tokens and not settings.api_token:
+        raise ConfigurationError(
+            f"{redis} cannot be reached, and there is no fallback, because its tokens would not be"
+            " known there, and anyone could use it: set MUSTER_API_TOKEN to allow one"
         )
     return cluster
 
@@ -144,6 +151,7 @@ async def _read_views(settings: Settings) -> Cluster:
                 row.pool_name: PoolDeclaration(row.role_type, known_settings(row.config))
                 for row in await views.pools()
             }
+            has_tokens = bool(await views.tokens())
             created = await views.events(CATALOGUE, types=("pool.created",), limit=EVENTS_MAX)
     except (DatabaseError, OSError) as error:
         redis, database = redacted(settings.redis_url), redacted(settings.views_url)
@@ -155,7 +163,8 @@ async def _read_views(settings: Settings) -> Cluster:
         await views.stop()
     ever = {*pools, *(event.subject for event in created)}
     new = {name: pool for name, pool in settings.pools.items() if name not in ever}
-    return Cluster((position.generation, position.seq), hosts, {**pools, **new})
+    at = position.generation, position.seq
+    return Cluster(at, hosts, {**pools, **new}, has_tokens)
 
 
 def known_settings(config: Mapping[str, object]) -> dict[str, object]:

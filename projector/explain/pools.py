@@ -187,6 +187,18 @@ def _host_removed(_: Scene, __: events.HostRemoved) -> str:
     return "Removed: it left long ago"
 
 
+def _token_created(scene: Scene, body: events.TokenCreated) -> str:
+    return f"Created{by(scene.event.actor)}, for {', '.join(body.scopes)}"
+
+
+def _token_rotated(scene: Scene, _: events.TokenRotated) -> str:
+    return f"Given a new secret{by(scene.event.actor)}"
+
+
+def _token_revoked(scene: Scene, _: events.TokenRevoked) -> str:
+    return f"Revoked{by(scene.event.actor)}"
+
+
 SENTENCES: Final[Mapping[type[events.Body], Callable[[Scene, Any], str]]] = {
     events.PoolCreated: _created,
     events.PoolChanged: _changed,
@@ -203,4 +215,7 @@ SENTENCES: Final[Mapping[type[events.Body], Callable[[Scene, Any], str]]] = {
     events.HostCordoned: _cordoned,
     events.HostLeft: _left,
     events.HostRemoved: _host_removed,
+    events.TokenCreated: _token_created,
+    events.TokenRotated: _token_rotated,
+    events.TokenRevoked: _token_revoked,
 }

@@ -4,7 +4,7 @@ It uses the same `evolve` as the write side. The number of agents in a worker's 
 from the agents' own events, so that the capacity of a pool is a sum over its workers.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, TypeVar
 
 from msgspec import Struct, field
@@ -30,7 +30,13 @@ CATALOGUE_BODIES: Final = (
     log_events.HostCordoned,
     log_events.HostLeft,
     log_events.HostRemoved,
+    log_events.TokenCreated,
+    log_events.TokenRotated,
+    log_events.TokenRevoked,
 )
+
+CREATIONS: Final = (log_events.PoolCreated, log_events.HostJoined, log_events.TokenCreated)
+"""Those that may be the first of their subject."""
 
 OTHER_BODIES: Final = (
     log_events.PoolScalingDecided,
@@ -194,8 +200,11 @@ def _evolved(evolve: Callable[..., T], state: object, event: log_events.Event, *
 def _require_known(event: log_events.Event, catalogue: Catalogue) -> None:
     if not isinstance(event.body, CATALOGUE_BODIES):
         raise Unfoldable(event, "it does not belong in the catalogue")
-    of_pool = event.type.startswith("pool.")
-    known = (catalogue.pools if of_pool else catalogue.hosts).keys()
-    creates = isinstance(event.body, log_events.PoolCreated | log_events.HostJoined)
-    if not creates and event.subject not in known:
-        raise Unfoldable(event, "no such pool or host")
+    kind = event.type.partition(".")[0]
+    known: dict[str, Collection[str]] = {
+        "pool": catalogue.pools,
+        "host": catalogue.hosts,
+        "token": catalogue.tokens,
+    }
+    if not isinstance(event.body, CREATIONS) and event.subject not in known[kind]:
+        raise Unfoldable(event, f"no such {kind}")

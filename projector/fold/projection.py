@@ -16,6 +16,7 @@ from sqlalchemy import Connection, delete, select
 from eventstore.keys import CATALOGUE
 from eventstore.language import events as log_events
 from eventstore.language.catalogue import Catalogue
+from eventstore.language.tokens import subject_of
 from projector.fold import fold
 from projector.fold.prior_states import IDS_MAX, PriorStates
 from projector.fold.snapshot import Snapshot
@@ -90,9 +91,11 @@ class Projection:
         position = self.position_of(CATALOGUE)
         pools = map(mapping.pool_of, connection.execute(select(self.tables.pools)).mappings())
         hosts = map(mapping.host_of, connection.execute(select(self.tables.hosts)).mappings())
+        tokens = map(mapping.token_of, connection.execute(select(self.tables.tokens)).mappings())
         self.catalogue = Catalogue(
             pools={pool.pool_name: pool for pool in pools},
             hosts={host.host: host for host in hosts},
+            tokens={subject_of(token.name): token for token in tokens},
             generation=position.generation,
             seq=position.seq,
             stream_id=position.stream_id,
@@ -264,12 +267,22 @@ class Projection:
         if self.archives and self.tables is SERVING:
             agent_states.forget_pools(connection, [p.pool_name for p in changed if p.deleted])
         hosts = [mapping.host_record(h) for key, h in new.hosts.items() if old.hosts.get(key) != h]
-        for table, records in ((self.tables.pools, pools), (self.tables.hosts, hosts)):
+        tokens = [
+            mapping.token_record(token)
+            for key, token in new.tokens.items()
+            if old.tokens.get(key) != token
+        ]
+        for table, records in (
+            (self.tables.pools, pools),
+            (self.tables.hosts, hosts),
+            (self.tables.tokens, tokens),
+        ):
             names = tuple(column.name for column in table.columns)
             write_rows(connection, table, names, [tuple(r.values()) for r in records], "replace")
         for key, gone in (
             (self.tables.pools.c.pool_name, old.pools.keys() - new.pools),
             (self.tables.hosts.c.host, old.hosts.keys() - new.hosts),
+            (self.tables.tokens.c.name, _token_names(old) - _token_names(new)),
         ):
             for chunk in mapping.chunks(sorted(gone), IDS_MAX):
                 connection.execute(delete(key.table).where(key.in_(chunk)))
@@ -283,6 +296,10 @@ class Projection:
             moved = run(connection, _MOVE.format(table), *astuple(new), *guard)
         if moved.rowcount != 1:
             raise Superseded(f"the checkpoint of {new.pool or 'the catalogue'!r} has moved")
+
+
+def _token_names(catalogue: Catalogue) -> set[str]:
+    return {token.name for token in catalogue.tokens.values()}
 
 
 def read_positions(connection: Connection, tables: ViewTables) -> dict[str, Position]:

@@ -114,6 +114,8 @@ class History:
             pools = [pool for pool in point.positions if pool != CATALOGUE]
             if filter.pool_name is not None:
                 pools = [filter.pool_name]
+            if filter.pools is not None:
+                pools = [pool for pool in pools if pool in filter.pools]
             states = {pool: state_of(pool) for pool in pools}
             populations = {pool: self._cache.pool(state).agents for pool, state in states.items()}
             wanted = replay.candidates(populations, filter, after)
@@ -144,13 +146,19 @@ class History:
         ended: bool = False,
         after: str = "",
         limit: int = 1000,
+        pools: Sequence[str] | None = None,
     ) -> Sequence[WorkerRow]:
-        """Workers in the order of their ids; `ended`: stopped and lost ones too."""
+        """Workers in the order of their ids; `ended`: stopped and lost ones too.
+
+        `pools`: only of these.
+        """
 
         def work(state_of: StateOf) -> list[WorkerRow]:
             rows: list[WorkerRow] = []
             for name in point.positions:
                 if name == CATALOGUE or pool not in (None, name):
+                    continue
+                if pools is not None and name not in pools:
                     continue
                 state = state_of(name)
                 cached, statistics = self._cache.pool(state), self._cache.statistics(state)
@@ -171,21 +179,23 @@ class History:
 
         return await self._query_at(point, work)
 
-    async def pools(self, point: PointInTime) -> Sequence[PoolRow]:
-        """Pools that were not deleted, in the order of their names."""
-        return await self._query_at(point, self._pool_rows)
+    async def pools(
+        self, point: PointInTime, names: Sequence[str] | None = None
+    ) -> Sequence[PoolRow]:
+        """Pools that were not deleted, in the order of their names; `names`: only these."""
+        return await self._query_at(point, lambda state_of: self._pool_rows(state_of, names))
 
     async def pool(self, point: PointInTime, name: str) -> PoolRow | None:
         """A pool that was not deleted."""
-        rows = await self._query_at(point, lambda state_of: self._pool_rows(state_of, name))
+        rows = await self._query_at(point, lambda state_of: self._pool_rows(state_of, [name]))
         return rows[0] if rows else None
 
-    def _pool_rows(self, state_of: StateOf, wanted: str | None = None) -> list[PoolRow]:
+    def _pool_rows(self, state_of: StateOf, wanted: Sequence[str] | None) -> list[PoolRow]:
         pools = self._cache.catalogue(state_of(CATALOGUE)).live_pools()
         return [
             replay.row_of_pool(pools[name], self._cache.statistics(state_of(name)))
             for name in sorted(pools)
-            if wanted in (None, name)
+            if wanted is None or name in wanted
         ]
 
     def _agent_rows(

@@ -220,7 +220,8 @@ def matching(
     state: HistoricalState, ids: Sequence[str], wanted: AgentFilter
 ) -> dict[str, tuple[Agent, int]]:
     """Those of some agents that match, each with its generation."""
-    if wanted.project_id is not None or wanted.role_type is not None or wanted.label is not None:
+    fixed = (wanted.project_id, wanted.projects, wanted.role_type, wanted.label)
+    if any(one is not None for one in fixed):
         # Constant fields first: for most agents the other events need not be read.
         ids = [i for i, agent in state.requested(ids).items() if _matches_fixed(agent, wanted)]
     found = state.agents(ids) if ids else {}
@@ -231,6 +232,7 @@ def _matches_fixed(agent: Agent, wanted: AgentFilter) -> bool:
     label = wanted.label
     return (
         wanted.project_id in (None, agent.project_id)
+        and (wanted.projects is None or agent.project_id in wanted.projects)
         and wanted.role_type in (None, agent.role_type)
         and (label is None or agent.labels.get(label[0]) == label[1])
     )

@@ -6,9 +6,12 @@ ids in that order, or the primary key.
 """
 
 from collections.abc import Iterator
+from heapq import merge
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy import CTE, ColumnElement, Connection, Select, func, select, union_all
 
 from eventstore.language.agents import TERMINAL, Status
@@ -24,6 +27,28 @@ _A: Final = SERVING.agents.c
 
 def page_ids(connection: Connection, wanted: AgentFilter, after: str, limit: int) -> list[str]:
     """Ids of the first agents after one that match, in order."""
+    found = [_page_ids(connection, part, after, limit) for part in _parts(wanted)]
+    return list(islice(merge(*found), limit))
+
+
+def _parts(wanted: AgentFilter) -> Iterator[AgentFilter]:
+    """Filters that together select the same, each with one project or pool where there are some."""
+    pool, pools, project, projects = (
+        wanted.pool_name, wanted.pools, wanted.project_id, wanted.projects
+    )  # fmt: skip
+    if project is None and projects is not None:
+        for name in projects:
+            yield from _parts(replace(wanted, project_id=name))
+    elif pool is None and pools is not None and project is None:
+        for name in pools:
+            yield replace(wanted, pool_name=name)
+    elif (pools is None or pool is None or pool in pools) and (
+        projects is None or project in projects
+    ):
+        yield wanted
+
+
+def _page_ids(connection: Connection, wanted: AgentFilter, after: str, limit: int) -> list[str]:
     arms = [
         select(arm.where(_A.agent_id > after).order_by(_A.agent_id).limit(limit).subquery())
         for arm in _arms(wanted, _conditions(connection, wanted))
@@ -68,7 +93,9 @@ def _statuses(wanted: AgentFilter) -> frozenset[str]:
 
 def _conditions(connection: Connection, wanted: AgentFilter) -> list[ColumnElement[bool]]:
     """Those for which there is no index."""
-    conditions = []
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.pools is not None and wanted.pool_name is None:
+        conditions.append(unindexed(_A.pool_name).in_(wanted.pools))
     if wanted.role_type is not None:
         conditions.append(_A.role_type == wanted.role_type)
     if wanted.label is not None:

@@ -6,7 +6,8 @@ hop, whatever it selects. Only the SQL view `pool_capacity` counts capacity.
 
 import re
 from collections.abc import Iterable, Sequence
-from heapq import nlargest
+from heapq import merge, nlargest
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -15,12 +16,13 @@ from msgspec.structs import replace
 from sqlalchemy import ColumnElement, Connection, Select, func, literal, select
 
 from eventstore.language.agents import Agent, Status
+from eventstore.language.tokens import Token, subject_of
 from eventstore.language.workers import ALIVE, WorkerStatus
 from projector.intake.archive import generation_ranges
 from projector.queries.agent_pages import LIVE_STATUSES, names_in, page_ids, unindexed
 from projector.store import rows
 from projector.store.capacity import PoolCapacity
-from projector.store.mapping import agent_of, chunks, pool_of
+from projector.store.mapping import agent_of, chunks, pool_of, token_of
 from projector.store.tables import (
     AGENT_LIVE,
     CAPACITY,
@@ -84,9 +86,18 @@ def agent(connection: Connection, agent_id: str, pool: str | None = None) -> row
 
 
 def find_ids(
-    connection: Connection, kind: str, part: str, *, limit: int
+    connection: Connection,
+    kind: str,
+    part: str,
+    *,
+    limit: int,
+    pools: Sequence[str] | None = None,
+    projects: Sequence[str] | None = None,
 ) -> list[tuple[str, str, str]]:
-    """Id, pool and status of agents or workers whose id is, begins or ends with `part`."""
+    """Id, pool and status of agents or workers whose id is, begins or ends with `part`.
+
+    `pools`: only in these; `projects`: only agents of these.
+    """
     if not ID_PART.fullmatch(part):
         return []
     table, column = (
@@ -95,6 +106,10 @@ def find_ids(
         else (SERVING.workers, SERVING.workers.c.worker_id)
     )
     query = select(column, table.c.pool_name, table.c.status).order_by(column).limit(limit)
+    if pools is not None:
+        query = query.where(unindexed(table.c.pool_name).in_(pools))
+    if projects is not None and kind == "agent":
+        query = query.where(unindexed(table.c.project_id).in_(projects))
     # The ranges are for the indexes: they hold in every collation, but may be too wide.
     begins = query.where(column >= part, column <= f"{part}g", column.startswith(part))
     ends = query.where(id_end(column) == part[-ID_PART_MIN:], column.endswith(part))
@@ -102,10 +117,14 @@ def find_ids(
     return list(dict.fromkeys(rows))[:limit]
 
 
-def has_project(connection: Connection, project_id: str) -> bool:
-    """Whether any agent, ended or not, is or was of the project."""
+def has_project(
+    connection: Connection, project_id: str, *, pools: Sequence[str] | None = None
+) -> bool:
+    """Whether any agent, ended or not, is or was of the project; `pools`: in one of these."""
     a = SERVING.agents
     query = select(a.c.project_id).where(a.c.project_id == project_id).limit(1)
+    if pools is not None:
+        query = query.where(unindexed(a.c.pool_name).in_(pools))
     return connection.execute(query).first() is not None
 
 
@@ -113,6 +132,15 @@ def projects(connection: Connection, *, limit: int = 10_000) -> list[str]:
     """The projects of all agents; each is one step in an index, however many agents it has."""
     name = names_in(SERVING.agents.c.project_id).c.name
     return list(connection.execute(select(name).where(name.is_not(None)).limit(limit)).scalars())
+
+
+def projects_of(connection: Connection, agent_ids: Sequence[str]) -> dict[str, str]:
+    """The projects of these agents, as far as the views have them, by their ids."""
+    a, found = SERVING.agents, dict[str, str]()
+    for some in chunks(agent_ids, ROWS_READ):
+        query = select(a.c.agent_id, a.c.project_id).where(a.c.agent_id.in_(some))
+        found |= {row.agent_id: row.project_id for row in connection.execute(query)}
+    return found
 
 
 def count_agents(connection: Connection) -> dict[str, dict[str, int]]:
@@ -151,11 +179,17 @@ def _agent_rows(connection: Connection, query: Select[Any]) -> list[rows.AgentRo
 
 
 def pools(
-    connection: Connection, *, after: str = "", limit: int | None = None
+    connection: Connection,
+    *,
+    after: str = "",
+    limit: int | None = None,
+    names: Sequence[str] | None = None,
 ) -> list[rows.PoolRow]:
-    """Pools that were not deleted, in the order of their names."""
+    """Pools that were not deleted, in the order of their names; `names`: only these."""
     name = SERVING.pools.c.pool_name
     query = _pools().where(name > after).order_by(name).limit(limit)
+    if names is not None:
+        query = query.where(name.in_(names))
     return [rows.pool_row(row) for row in connection.execute(query).mappings()]
 
 
@@ -203,8 +237,18 @@ def workers(
     ended: bool = False,
     after: str = "",
     limit: int | None = None,
+    pools: Sequence[str] | None = None,
 ) -> list[rows.WorkerRow]:
-    """Workers in the order of their ids; `ended`: stopped and lost ones too."""
+    """Workers in the order of their ids; `ended`: stopped and lost ones too.
+
+    `pools`: only of these.
+    """
+    if pool is None and pools is not None:
+        of_pools = [
+            workers(connection, name, ended=ended, after=after, limit=limit) for name in pools
+        ]
+        found = merge(*of_pools, key=lambda row: row.worker_id)
+        return list(islice(found, limit))
     w = SERVING.workers
     worker_id: ColumnElement[str] = w.c.worker_id
     query = _workers()
@@ -240,6 +284,12 @@ def hosts(connection: Connection) -> list[rows.HostRow]:
     return [
         rows.host_row(row) for row in connection.execute(select(h).order_by(h.c.host)).mappings()
     ]
+
+
+def tokens(connection: Connection) -> dict[str, Token]:
+    """The tokens that were not revoked, by the subject of their events."""
+    found = map(token_of, connection.execute(select(SERVING.tokens)).mappings())
+    return {subject_of(token.name): token for token in found}
 
 
 def events(
@@ -280,17 +330,24 @@ def lost_states(connection: Connection, *, limit: int = 100) -> list[Agent]:
 
 
 def recent(
-    connection: Connection, types: Sequence[str], *, since_ms: int, limit: int = 100
+    connection: Connection,
+    types: Sequence[str],
+    *,
+    since_ms: int,
+    limit: int = 100,
+    pools: Sequence[str] | None = None,
 ) -> list[rows.EventRow]:
-    """The newest events of some types over all pools, newest first (for alerts).
+    """The newest events of some types over all pools, or some, newest first (for alerts).
 
     One type after the other, each back to the last one that is among the newest so far.
     """
     newest: list[rows.EventRow] = []
+    some = "" if pools is None else f" AND pool IN ({', '.join('?' * len(pools)) or 'NULL'})"
+    newest_of = _NEWEST.replace(" ORDER", f"{some} ORDER")
     for kind in types:
         if len(newest) == limit:
             since_ms = max(since_ms, newest[-1].ts)
-        found = run(connection, _NEWEST, kind, since_ms, limit)
+        found = run(connection, newest_of, kind, since_ms, *(pools or ()), limit)
         of_type = (rows.EventRow(*row) for row in found)
         newest = nlargest(limit, [*newest, *of_type], key=lambda event: (event.ts, event.seq))
     return newest

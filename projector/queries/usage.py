@@ -56,23 +56,29 @@ class TooManyParts(MusterError):
 
 
 class UsageFilter(Struct, frozen=True, kw_only=True):
-    """Of which agents; None means any. `label`: name and value."""
+    """Of which agents; None means any. `label`: name and value.
+
+    `pools`, `projects`: only of these, whatever else is asked for.
+    """
 
     pool_name: str | None = None
     role_type: str | None = None
     project_id: str | None = None
     label: tuple[str, str] | None = None
+    pools: tuple[str, ...] | None = None
+    projects: tuple[str, ...] | None = None
 
     @property
     def has_workers(self) -> bool:
         """Whether workers belong to it: to projects and labels they do not."""
-        return self.project_id is None and self.label is None
+        return self.project_id is None and self.projects is None and self.label is None
 
     def includes(self, account: Account, labels: Mapping[str, str]) -> bool:
         label = self.label
         return (
             self.role_type in (None, account.role_type)
             and self.project_id in (None, account.project_id)
+            and (self.projects is None or account.project_id in self.projects)
             and (label is None or labels.get(label[0]) == label[1])
         )
 
@@ -180,7 +186,7 @@ def _usage(
     positions, roles = read_positions(connection, SERVING), _roles(connection)
     where, values = _accounts(wanted)
     found = _Found(wanted, by)
-    for pool in _pools(connection, wanted.pool_name):
+    for pool in _pools(connection, wanted):
         ts = positions.get(pool, Position(pool)).ts
         sums = PoolSums(connection, deadline, pool, ts, where, values)
         first = old = sums.at(ends[0])
@@ -273,12 +279,14 @@ def _accounts(wanted: UsageFilter) -> tuple[str, tuple[str, ...]]:
     return f"AND (a.account = {POOL_ACCOUNT} OR {condition})", tuple(given.values())
 
 
-def _pools(connection: Connection, wanted: str | None) -> list[str]:
+def _pools(connection: Connection, wanted: UsageFilter) -> list[str]:
     """Pools that ever had anything, removed ones too."""
-    if wanted is not None:
-        return [wanted]
-    name = names_in(SERVING.usage_accounts.c.pool_name).c.name
-    return list(connection.execute(select(name).where(name.is_not(None))).scalars())
+    if wanted.pool_name is not None:
+        found = [wanted.pool_name]
+    else:
+        name = names_in(SERVING.usage_accounts.c.pool_name).c.name
+        found = list(connection.execute(select(name).where(name.is_not(None))).scalars())
+    return [pool for pool in found if wanted.pools is None or pool in wanted.pools]
 
 
 def _roles(connection: Connection) -> dict[str, str]:

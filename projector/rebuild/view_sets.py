@@ -65,7 +65,7 @@ def copy_serving(connection: sa.Connection, pools: Collection[str]) -> None:
         key = "pool" if name == "checkpoints" else "pool_name"
         _copy_rows(connection, old, new, f"{key} IN ({', '.join('?' * len(pools))})", *pools)
     if CATALOGUE in pools:
-        for name in ("pools", "hosts"):
+        for name in ("pools", "hosts", "tokens"):
             _copy_rows(connection, getattr(tables.SERVING, name), getattr(tables.SHADOW, name))
 
 

@@ -124,7 +124,7 @@ def meta_fields(
     if pool != CATALOGUE:
         state = catalogue.pools.get(pool)
         return [("closed", state.created_seq)] if state and state.deleted else []
-    names = (*catalogue.pools, *catalogue.hosts)
+    names = (*catalogue.pools, *catalogue.hosts, *catalogue.tokens)
     retired = {name: projection.position_of(name) for name in projection.removed_pools()}
     created = [name for name in catalogue.pools if name in positions and positions[name].generation]
     return [

@@ -77,12 +77,22 @@ def forget_closed(connection: Connection, before_ms: int) -> None:
 
 
 def closed_alerts(
-    connection: Connection, pool: str | None = None, *, before: str = "", limit: int = 100
+    connection: Connection,
+    pool: str | None = None,
+    *,
+    before: str = "",
+    limit: int = 100,
+    pools: Sequence[str] | None = None,
 ) -> list[AlertRow]:
-    """Closed alerts, those first that were opened last; `before`: after this id in that order."""
+    """Closed alerts, those first that were opened last; `before`: after this id in that order.
+
+    `pools`: only of these.
+    """
     query = select(*(_A[name] for name in NAMES)).where(_A.closed_at > 0)
     if pool is not None:
         query = query.where(_A.pool_name == pool)
+    if pools is not None:
+        query = query.where(_A.pool_name.in_(pools))
     if before:
         query = query.where(_A.alert_id < before)
     rows = connection.execute(query.order_by(_A.alert_id.desc()).limit(limit))

@@ -18,6 +18,7 @@ from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Host, Pool
 from eventstore.language.events import Count
 from eventstore.language.pool_config import read_config, write_config
+from eventstore.language.tokens import Token
 from eventstore.language.workers import Worker
 
 if TYPE_CHECKING:
@@ -185,11 +186,14 @@ WORKERS: Final = RowCodec(
 )
 POOLS: Final = RowCodec(Pool, keys="pool_name", without="unknown")
 HOSTS: Final = RowCodec(Host, keys="host")
+TOKENS: Final = RowCodec(Token, keys="name")
 
 agent_of: Final = AGENTS.from_row
 worker_of: Final = WORKERS.from_row
 host_of: Final = HOSTS.from_row
 host_record: Final = HOSTS.to_row
+token_of: Final = TOKENS.from_row
+token_record: Final = TOKENS.to_row
 
 
 def claim_generation(agent: Agent, generation: int) -> int:

@@ -265,7 +265,10 @@ class Position(Struct, frozen=True):
 
 
 class AgentFilter(Struct, frozen=True, kw_only=True):
-    """Which agents; None means any. `ended` False leaves out terminated and failed ones."""
+    """Which agents; None means any. `ended` False leaves out terminated and failed ones.
+
+    `pools`, `projects`: only of these, whatever else is asked for.
+    """
 
     pool_name: str | None = None
     role_type: str | None = None
@@ -274,6 +277,8 @@ class AgentFilter(Struct, frozen=True, kw_only=True):
     process_id: str | None = None
     label: tuple[str, str] | None = None
     ended: bool | None = None
+    pools: tuple[str, ...] | None = None
+    projects: tuple[str, ...] | None = None
 
 
 def agent_row(row: Row, capacity: PoolCapacity) -> AgentRow:

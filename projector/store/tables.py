@@ -1,7 +1,7 @@
 """The tables of the views: a documented contract that people point Grafana at.
 
-There are four kinds. *Views* (`agents`, `workers`, `pools`, `hosts`, the sums of usage, and
-`checkpoints`, which has their positions) are folds of the log and can be dropped and rebuilt.
+There are four kinds. *Views* (`agents`, `workers`, `pools`, `hosts`, `tokens`, the sums of usage,
+and `checkpoints`, which has their positions) are folds of the log and can be dropped and rebuilt.
 *Live* tables have the newest heartbeats. The *archive* (`events`) has every event exactly as it was
 in the stream. It cannot be rebuilt, and neither can `agent_states`, which has what each agent saved
 last, and `alerts`.
@@ -24,11 +24,11 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.types import TypeEngine
 
-from projector.store.mapping import AGENTS, HOSTS, POOLS, WORKERS, RowCodec
+from projector.store.mapping import AGENTS, HOSTS, POOLS, TOKENS, WORKERS, RowCodec
 from projector.store.rows import EventRow, Position
 from projector.store.usage_rows import ACCOUNTS, HISTORY_VIEWS, SUMS
 
-VIEW_VERSION: Final = 12
+VIEW_VERSION: Final = 13
 """Raised when the meaning, columns or indexes of a view change: a projector that finds another one
 rebuilds."""
 
@@ -44,9 +44,9 @@ ID_PART_MIN: Final = 6
 
 SHADOW_PREFIX: Final = "fresh_"
 VIEWS: Final = (
-    "checkpoints", "pools", "hosts", "workers", "agents", "usage_accounts", "usage_sums",
+    "checkpoints", "pools", "hosts", "tokens", "workers", "agents", "usage_accounts", "usage_sums",
 )  # fmt: skip
-ADDED_VIEWS: Final = frozenset({"usage_accounts", "usage_sums"})
+ADDED_VIEWS: Final = frozenset({"tokens", "usage_accounts", "usage_sums"})
 """Those that earlier versions did not have."""
 
 
@@ -93,6 +93,7 @@ class ViewTables:
         self.checkpoints = table("checkpoints", checkpoints)
         self.pools = table("pools", POOLS)
         self.hosts = table("hosts", HOSTS)
+        self.tokens = table("tokens", TOKENS)
         self.workers = table("workers", WORKERS)
         self.agents = table("agents", AGENTS)
         self.usage_accounts = table("usage_accounts", ACCOUNTS)
@@ -100,7 +101,7 @@ class ViewTables:
 
     def all(self) -> tuple[sa.Table, ...]:
         """In the order of `VIEWS`."""
-        catalogue = (self.checkpoints, self.pools, self.hosts)
+        catalogue = (self.checkpoints, self.pools, self.hosts, self.tokens)
         return (*catalogue, self.workers, self.agents, self.usage_accounts, self.usage_sums)
 
 

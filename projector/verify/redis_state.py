@@ -88,7 +88,8 @@ class RedisComparison:
             if name.startswith("version:")
         }
         state = reference.catalogue
-        expected = {name: str(state.version_of(name)) for name in (*state.pools, *state.hosts)}
+        names = (*state.pools, *state.hosts, *state.tokens)
+        expected = {name: str(state.version_of(name)) for name in names}
         self._report.compare_members(("redis", CATALOGUE, "versions"), expected, found)
 
     async def _compare_sets(self, reference: ReferenceFold) -> None:

@@ -35,6 +35,7 @@ from projector.store.mapping import (
     chunks,
     host_record,
     pool_record,
+    token_record,
     worker_record,
 )
 from projector.store.rows import Position
@@ -134,11 +135,13 @@ class _Verification:
             rows = read_archive(connection, reference.position, count=BATCH, last=position.seq)
             reference.apply(rows, last=position.seq)
         if pool == CATALOGUE:
-            pools, hosts = reference.catalogue.pools, reference.catalogue.hosts
-            by_name = {name: pool_record(one) for name, one in pools.items()}
+            folded = reference.catalogue
+            by_name = {name: pool_record(one) for name, one in folded.pools.items()}
             self._compare_rows(connection, views.pools, "", by_name.get, by_name)
-            by_name = {name: host_record(one) for name, one in hosts.items()}
+            by_name = {name: host_record(one) for name, one in folded.hosts.items()}
             self._compare_rows(connection, views.hosts, "", by_name.get, by_name)
+            by_name = {one.name: token_record(one) for one in folded.tokens.values()}
+            self._compare_rows(connection, views.tokens, "", by_name.get, by_name)
             return position.seq
         agent_counts, isolated = reference.agent_counts(), reference.isolated()
 

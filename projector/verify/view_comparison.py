@@ -104,7 +104,7 @@ def _table_pairs(
         if not set(keys) <= set(columns):
             continue  # of a version whose rows had other keys
         others = [name for name in columns if name not in keys]
-        if old not in (SERVING.pools, SERVING.hosts):
+        if old not in (SERVING.pools, SERVING.hosts, SERVING.tokens):
             yield _TablePair(connection, old, new, keys, others, list(left_out))
         elif CATALOGUE not in left_out:
             yield _TablePair(connection, old, new, keys, others, None)

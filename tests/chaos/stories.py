@@ -256,6 +256,7 @@ class Story:
             "checkpoints": [at],
             "pools": [],
             "hosts": [],
+            "tokens": [],
             "agents": [agent_record(agent, 1) for agent in self.agents.values()],
             "workers": [
                 worker_record(worker, len(self.held(name)), "")

@@ -26,6 +26,7 @@ BASE = "/api/v1/agents"
 EVENTS = "/api/v1/events"
 PARKED = "/api/v1/parked"
 LOOKUP = "/api/v1/lookup"
+TOKENS = "/api/v1/tokens"
 FALLBACK = "muster-fallback"
 """The header of a gateway that runs on a fallback log, in lower case."""
 AS_OF = "muster-as-of"
@@ -94,8 +95,8 @@ class Answer(Struct, frozen=True):
         """Raises `Refused`, with the problem; with the status where a proxy answers."""
         if self.status == 401:
             raise Refused(
-                "The gateway requires its token: set MUSTER_API_TOKEN to the one it was started"
-                " with."
+                "The gateway requires a token: set MUSTER_API_TOKEN to the one it was started with,"
+                " or to one of `muster token new` that is still valid."
             )
         if self.status >= 400:
             try:
@@ -118,6 +119,8 @@ class GatewayClient:
         """Whether the caller shows `stale_reason` itself; else it is printed once."""
         self._fallback_noted = False
         self._parts, self._shown_url = urlsplit(url), redacted(url)
+        self.has_token = bool(token)
+        """Whether it sends one."""
         self._authorization = {"Authorization": f"Bearer {token}"} if token else {}
 
     def get(

@@ -18,9 +18,9 @@ from urllib.parse import quote
 
 from eventstore.ids import new_id
 from eventstore.language.placement_policy import PRIORITY_MAX
-from muster.cli.arguments.command import BadInput, Subparsers, declare
+from muster.cli.arguments.command import BadInput, Refused, Subparsers, declare
 from muster.cli.arguments.values import json_object, pairs, seconds
-from muster.cli.client.api_client import BASE, Answer, NoReply
+from muster.cli.client.api_client import BASE, Answer, GatewayClient, NoReply
 from muster.cli.client.shapes import PoolAnswer
 from muster.cli.resources.agent_commands import CommandSender, add_command_flags, run_all
 from muster.terminal import render
@@ -54,8 +54,7 @@ def run(args: argparse.Namespace) -> int:
     sender = CommandSender(args)
     role = args.role
     if not role:
-        pool = sender.gateway.get(f"{BASE}/pools/{quote(args.pool, safe='')}").read(PoolAnswer)
-        role = pool.role_type
+        role = _role_of(sender.gateway, args.pool)
 
     def spawn(key: str) -> Answer:
         try:
@@ -66,6 +65,18 @@ def run(args: argparse.Namespace) -> int:
 
     columns = ("AGENT", "STATUS", "WORKER", "REASON")
     return run_all(args, spawn, keys, columns, _progress(len(keys)))
+
+
+def _role_of(gateway: GatewayClient, pool: str) -> str:
+    """Raises `Refused` also where the token may spawn there, but not read about pools."""
+    try:
+        answer = gateway.get(f"{BASE}/pools/{quote(pool, safe='')}")
+    except Refused as error:
+        if error.kind not in ("forbidden", "pool-not-found") or not gateway.has_token:
+            raise
+        hint = "if the token may not read about pools, name the agents' role with --role"
+        raise Refused(f"{error} ({hint})", kind=error.kind) from error
+    return answer.read(PoolAnswer).role_type
 
 
 def _request(args: argparse.Namespace) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Pools and hosts, folded from the catalogue."""
+"""Pools, hosts and tokens, folded from the catalogue."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,8 +24,13 @@ KNOWN: Final = {
     "host.cordoned": {"joined"},
     "host.left": {"joined", "cordoned"},
     "host.removed": {"left"},
+    "token.created": {""},
+    "token.rotated": {"valid"},
+    "token.revoked": {"valid"},
 }
-"""In which state an event may find its pool or host; empty: not known."""
+"""In which state an event may find its pool, host or token; empty: not known."""
+TOKEN: Final = "token:"
+"""In front of a token's name it is the subject of its events."""
 
 
 @dataclass
@@ -54,11 +59,22 @@ class Host:
 
 
 @dataclass
+class Token:
+    created: Entry
+    secrets: list[dict[str, Any]]
+    status: str = "valid"
+    version: int = 1
+    changed_ms: int = 0
+
+
+@dataclass
 class Catalogue:
     """The fold of the catalogue's log."""
 
     pools: dict[str, Declared] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
+    tokens: dict[str, Token] = field(default_factory=dict)
+    """By the subject of their events."""
     versions: dict[str, int] = field(default_factory=dict)
     """By name: a pool and a host that bear the same one are counted together."""
     slots: dict[str, int] = field(default_factory=dict)
@@ -77,19 +93,50 @@ class Catalogue:
         if entry.type not in KNOWN or entry.version != 1:
             self.offences.append(entry.offence(5, f"an unknown event (version {entry.version})"))
             return
+        if entry.type.startswith("token.") is not entry.subject.startswith(TOKEN):
+            self.offences.append(entry.offence(6, "its subject is not of its kind"))
         of_pool = entry.type.startswith("pool.")
-        known = (self.pools if of_pool else self.hosts).get(entry.subject)
+        known = self._known(entry)
         status = known.status if known else ""
         if status not in KNOWN[entry.type]:
             self.offences.append(entry.offence(6, f"it was {status or 'not known'}"))
+        if entry.type == "token.revoked":
+            self.tokens.pop(entry.subject, None)
+            self.versions.pop(entry.subject, None)
+            return
         if entry.type.endswith(".removed"):
             self._remove(entry)
             return
         self.versions[entry.subject] = version = self.versions.get(entry.subject, 0) + 1
-        if of_pool:
+        if entry.type.startswith("token."):
+            self._apply_to_token(entry, version)
+        elif of_pool:
             self._apply_to_pool(entry, self.pools.get(entry.subject), version)
         else:
             self._apply_to_host(entry, self.hosts.get(entry.subject), version)
+
+    def _known(self, entry: Entry) -> Declared | Host | Token | None:
+        kind = entry.type.partition(".")[0]
+        named: dict[str, Mapping[str, Declared | Host | Token]] = {
+            "pool": self.pools,
+            "host": self.hosts,
+            "token": self.tokens,
+        }
+        return named[kind].get(entry.subject)
+
+    def _apply_to_token(self, entry: Entry, version: int) -> None:
+        known = self.tokens.get(entry.subject)
+        secret = {
+            "digest": str(entry.body.get("digest", "")),
+            "created_ms": entry.ts,
+            "expires_ms": int(entry.body.get("expires_ms", 0)),
+        }
+        if known is None:
+            known = self.tokens[entry.subject] = Token(entry, [secret])
+        elif entry.type == "token.rotated":
+            before = {**known.secrets[0], "expires_ms": entry.body.get("previous_expires_ms", 0)}
+            known.secrets = [secret, before]
+        known.version, known.changed_ms = version, entry.ts
 
     def _remove(self, entry: Entry) -> None:
         """Its version too, unless a pool and a host bear the same name."""

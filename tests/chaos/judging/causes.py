@@ -24,6 +24,9 @@ STARTS: Final = frozenset(
         "pool.scaling_decided",
         "pool.shadow_decided",
         "pool.consolidation_requested",
+        "token.created",
+        "token.rotated",
+        "token.revoked",
         "host.joined",
         "log.recovered",
     }

@@ -17,7 +17,7 @@ from tests.chaos.judging.entries import Entry, of_row
 
 Row = Mapping[str, Any]
 VIEWS: Final = (
-    "checkpoints", "pools", "hosts", "workers", "agents", "usage_accounts", "usage_sums",
+    "checkpoints", "pools", "hosts", "tokens", "workers", "agents", "usage_accounts", "usage_sums",
 )  # fmt: skip
 ARCHIVE: Final = "events"
 SCHEMA: Final = "muster"

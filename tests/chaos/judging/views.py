@@ -7,14 +7,26 @@ from typing import Any, Final
 from tests.chaos.judging import catalogue as catalogues
 from tests.chaos.judging import pools, usage
 from tests.chaos.judging.agents import Agent
-from tests.chaos.judging.catalogue import Declared, Host
+from tests.chaos.judging.catalogue import TOKEN, Declared, Host, Token
 from tests.chaos.judging.database import Database, Row
 from tests.chaos.judging.entries import CATALOGUE
 from tests.chaos.judging.history import Head, History
 from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.workers import Worker
 
-JSON: Final = frozenset({"input", "labels", "last_error", "config", "replacement"})
+JSON: Final = frozenset(
+    {
+        "input",
+        "labels",
+        "last_error",
+        "config",
+        "replacement",
+        "scopes",
+        "pools",
+        "projects",
+        "secrets",
+    }
+)
 SINCE: Final = frozenset(
     {"alone", "has_run", "well_at", "failures_in_row", "losses_in_row", "restart"}
 )
@@ -56,6 +68,8 @@ def _judge_catalogue(history: History, database: Database, at: Head) -> Iterator
     hosts = {name: host_row(name, host) for name, host in folded.hosts.items()}
     yield from compare("pools", CATALOGUE, declared, by(database.views["pools"], "pool_name"))
     yield from compare("hosts", CATALOGUE, hosts, by(database.views["hosts"], "host"))
+    tokens = {row["name"]: row for row in map(token_row, folded.tokens.values())}
+    yield from compare("tokens", CATALOGUE, tokens, by(database.views["tokens"], "name"))
 
 
 def _judge_pool(history: History, database: Database, at: Head) -> Iterator[Offence]:
@@ -202,4 +216,19 @@ def host_row(name: str, host: Host) -> Row:
         "version": host.version,
         "joined_at": host.joined_ms,
         "changed_at": host.changed_ms,
+    }
+
+
+def token_row(token: Token) -> Row:
+    created = token.created
+    return {
+        "name": created.subject.removeprefix(TOKEN),
+        "scopes": created.body.get("scopes"),
+        "pools": created.body.get("pools"),
+        "projects": created.body.get("projects"),
+        "secrets": token.secrets,
+        "actor": created.actor,
+        "version": token.version,
+        "created_at": created.ts,
+        "changed_at": token.changed_ms,
     }

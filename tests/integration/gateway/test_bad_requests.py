@@ -180,6 +180,7 @@ async def test_every_path_names_the_methods_that_apply_to_it(stage):
             name="ask.js",
             parked_id="p",
             worker_id="w",
+            token_name="t",
         )
         for method in set(METHODS) - described:
             for options in ({}, {"json": asked()}):

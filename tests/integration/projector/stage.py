@@ -33,7 +33,7 @@ EVENTS = f"pool:{{{POOL}}}:events"
 META = f"pool:{{{POOL}}}:meta"
 QUICK: Any = {"lease_seconds": 1.0, "renew_seconds": 0.3}
 VIEWS = (
-    "checkpoints", "pools", "hosts", "workers", "agents", "usage_accounts", "usage_sums",
+    "checkpoints", "pools", "hosts", "tokens", "workers", "agents", "usage_accounts", "usage_sums",
 )  # fmt: skip
 
 

@@ -59,6 +59,9 @@ def test_every_type_is_named_as_the_design_names_it() -> None:
             "host.cordoned",
             "host.left",
             "host.removed",
+            "token.created",
+            "token.rotated",
+            "token.revoked",
         ]
     )
 

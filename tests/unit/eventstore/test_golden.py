@@ -141,6 +141,12 @@ def test_hosts_have_the_rows_and_answers_that_were_recorded() -> None:
     same({host.host: golden_forms.host_forms(host) for host in HOSTS}, STATES["hosts"])
 
 
+def test_tokens_have_the_rows_that_were_recorded_and_are_read_back_from_them() -> None:
+    same(golden_forms.token_forms(golden.events(HISTORIES["catalogue"])), STATES["tokens"])
+    rows = list(STATES["tokens"].values())
+    same([golden_forms.token_row(row) for row in rows], rows)
+
+
 def test_hosts_are_read_back_from_their_recorded_rows() -> None:
     rows = [form["row"] for form in STATES["hosts"].values()]
     same([golden_forms.host_forms(golden_forms.host_from_row(row))["row"] for row in rows], rows)

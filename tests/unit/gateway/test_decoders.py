@@ -15,6 +15,8 @@ from multidict import CIMultiDict, CIMultiDictProxy, MultiDict, MultiDictProxy
 from eventstore.ids import new_id
 from eventstore.language.pool_config import PoolConfig
 from eventstore.steps.step import Origin
+from gateway.access.credentials import Credentials
+from gateway.access.grants import FULL
 from gateway.backend.read_state import requested_position
 from gateway.following.cursor import Cursor
 from gateway.options import GatewayOptions, Limits
@@ -31,6 +33,7 @@ LIMITS = Limits()
 OPTIONS = GatewayOptions(
     redis_url="redis://x", database_url="sqlite:///x", roles=("developer",), api_token="right"
 )
+CREDENTIALS = Credentials("right", dict, lambda: 0)
 SPAWN = {
     "project_id": "apollo",
     "role_type": "developer",
@@ -194,7 +197,8 @@ def test_headers(headers: dict[str, str]) -> None:
     request = asking(headers)
     for read in (
         lambda r: admission.origin(r, Origin(actor="http")),
-        lambda r: admission.admit(r, OPTIONS),
+        lambda r: admission.require_own_host(r, OPTIONS),
+        lambda r: admission.authenticate(r, CREDENTIALS),
         admission.require_understood,
         requested_position,
         idempotency_key,
@@ -212,5 +216,5 @@ def test_headers(headers: dict[str, str]) -> None:
 @example(scheme="Bearer", token="right")
 @thorough
 def test_only_the_right_token_is_the_token(scheme: str, token: str) -> None:
-    matches = admission.token_matches(asking({"Authorization": f"{scheme} {token}"}), "right")
-    assert matches is (scheme.lower() == "bearer" and token.strip() == "right")
+    grant = CREDENTIALS.grant_of(f"{scheme} {token}")
+    assert (grant is FULL) is (scheme.lower() == "bearer" and token.strip() == "right")

@@ -32,7 +32,7 @@ def test_a_field_with_few_values_names_them(shape: str, field: str) -> None:
 
 
 def test_a_token_is_declared_whether_it_is_needed_or_not() -> None:
-    needed: dict[str, list[str]] = {"token": []}
+    needed = {"token": ["read"]}
     for token, security in ((True, [needed]), (False, [{}, needed])):
         document = build_document("0", token=token)
         assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
