@@ -66,6 +66,8 @@ class GatewayOptions(Struct, frozen=True, kw_only=True):
     port: int = 8000
     api_token: str | None = None
     hostnames: tuple[str, ...] = LOCAL_NAMES
+    access_log: bool = False
+    """Whether each request is logged at the level of what an operator reads."""
     version: str = "0"
     mode: str = "processes"
     fallback: Fallback | None = None

@@ -6,6 +6,7 @@ the probes and the pages, which have no data and ask for it themselves. What a t
 `gateway.server.authorization`. No token is ever logged.
 """
 
+import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,14 +26,13 @@ from gateway.backend.backend import Backend
 from gateway.backend.call import Asked, Call
 from gateway.backend.read_state import POSITION_HEADER
 from gateway.options import GatewayOptions
+from gateway.server.access_log import CLIENT_LEFT, AccessLog
+from gateway.server.paths import PROBES, is_public
 from gateway.wire.answer import Answer
 from gateway.wire.problems import Kind, Problem, translate
 
 log = structlog.get_logger("muster.gateway")
 
-PROBES: Final = frozenset({"/healthz", "/readyz"})
-PAGES: Final = frozenset({"/", "/docs"})
-STATIC: Final = "/static/"
 JSON_TYPES: Final = {
     hdrs.METH_POST: ("application/json",),
     hdrs.METH_PUT: ("application/json",),
@@ -64,11 +64,10 @@ def answering(
     `direct`: what answers a POST to a path without routing it. Of these, a head that was admitted
     is not examined again when it comes again.
     """
-    heads, logger = dict[object, Asked](), log.bind()
+    heads, requests = dict[object, Asked](), AccessLog(full=backend.options.access_log)
 
-    async def handle(request: web.Request) -> Response:
-        started_at = time.perf_counter()
-        call = Call(request, backend, Origin(actor="http", correlation_id=new_id()))
+    async def answer(call: Call) -> Response:
+        request = call.request
         head = request.method, request.raw_path, request.raw_headers
         asked = call.asked = heads.get(head)
         handler = None
@@ -84,6 +83,7 @@ def answering(
                 if len(heads) >= HEADS_MAX:
                     heads.clear()
                 heads[head] = call.asked
+            return response
         except Exception as error:  # the last place where a bug can become an answer
             problem = translate(error)
             if problem is None:
@@ -91,19 +91,26 @@ def answering(
                 problem = Problem(Kind.INTERNAL, "an unexpected error; the gateway's log has it")
             if call.grant.limited:
                 problem.hide_names()
-            response = _cut_off(call, problem) if call.started else problem.answer()
+            return _cut_off(call, problem) if call.started else problem.answer()
+
+    async def handle(request: web.Request) -> Response:
+        started_at = time.perf_counter()
+        call = Call(request, backend, Origin(actor="http", correlation_id=new_id()))
+        method = request.method if request.method in hdrs.METH_ALL else "other"
+        try:
+            response = await answer(call)
+        except asyncio.CancelledError:
+            seconds = time.perf_counter() - started_at
+            requests.record(call, method, CLIENT_LEFT, seconds)
+            raise
         if isinstance(response, Answer):
             call.set_headers(response)
         if not call.route:  # it was refused before
             resource = (await app.router.resolve(request)).route.resource
             call.route = resource.canonical if resource is not None else "unmatched"
-        method = request.method if request.method in hdrs.METH_ALL else "other"
         seconds = time.perf_counter() - started_at
         backend.observations.count_request(method, call.route, response.status, seconds)
-        ms = round(seconds * 1000, 1)
-        logger.debug(
-            "gateway.answered", method=method, route=call.route, status=response.status, ms=ms
-        )
+        requests.record(call, method, response.status, seconds)
         return response
 
     return handle
@@ -206,11 +213,6 @@ def require_understood(request: web.Request) -> None:
             if name in request.headers:
                 detail = f"{name} is not supported: answers have no version that it could name"
                 raise Problem(Kind.INVALID_REQUEST, detail, field=name)
-
-
-def is_public(path: str) -> bool:
-    """Whether it needs no token: the probes, and the pages, which have no data."""
-    return path in PROBES or path in PAGES or path.startswith(STATIC)
 
 
 @lru_cache(maxsize=100)

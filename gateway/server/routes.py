@@ -32,17 +32,10 @@ from gateway.resources import (
     worker_commands,
 )
 from gateway.server import openapi, pages
-from gateway.server.admission import (
-    PROBES,
-    Handler,
-    Response,
-    admit,
-    answering,
-    is_public,
-    require_understood,
-)
+from gateway.server.admission import Handler, Response, admit, answering, require_understood
 from gateway.server.authorization import require_declared, require_own, require_scope
 from gateway.server.openapi import DURABILITY, IDEMPOTENCY_KEY, LAST_EVENT_ID, PREFER, Operation
+from gateway.server.paths import PROBES, is_public
 from gateway.wire.answer import Answer
 from gateway.wire.decoding import convert, read_body, read_query, require_bounded
 from gateway.wire.problems import Kind, Problem

@@ -72,6 +72,7 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "host": {"metavar": "ADDRESS", "help": "default: 127.0.0.1"},
     "port": {"type": int, "metavar": "N", "help": "default: 8000; 0: any free one"},
     "allowed-hosts": {"metavar": "NAMES", "help": "more names to accept in a request's Host"},
+    "access-log": {**_SWITCH, "help": "log every request: who, what, and what became of it"},
     "durability": {"metavar": "LEVEL", "help": "for commands that request none: accepted (default),"
                    " fsynced, replicated or archived"},
     "app-dir": {"metavar": "DIR", "help": "where agent classes are imported from"},
@@ -94,7 +95,7 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 """The flags of the roles, as argparse declares them. Each is a setting of the same name."""
 SHARED_FLAGS = ("config", "data-dir", "redis-url", "database-url", "key-prefix", "log-level")
-GATEWAY_FLAGS = ("host", "port", "allowed-hosts", "durability")
+GATEWAY_FLAGS = ("host", "port", "allowed-hosts", "access-log", "durability")
 WORKER_FLAGS = ("app-dir", "agents-database-url", "shutdown-seconds")
 RETENTION_FLAGS = ("retention-age-seconds", "retention-events")
 

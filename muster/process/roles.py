@@ -145,6 +145,7 @@ def _gateway(settings: Settings, fallback: "Fallback | None") -> Part:
             role_defaults=settings.role_defaults,
             api_token=settings.api_token or None,
             hostnames=tuple(sorted({*LOOPBACK, settings.host, *extra})),
+            access_log=settings.access_log,
             version=__version__,
             mode="single-process" if settings.single_process else "processes",
             fallback=fallback,

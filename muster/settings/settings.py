@@ -55,6 +55,7 @@ class NamedSettings(Struct, frozen=True, kw_only=True):
     key_prefix: str = ""
     api_token: str = ""
     allowed_hosts: str = ""
+    access_log: bool = False
     host_id: str = ""
     appendfsync: str = "everysec"
     fallback: str = "none"
