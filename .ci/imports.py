@@ -92,9 +92,10 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "gateway.health": ("gateway.access", "gateway.fallback", "gateway.wire", "gateway.following",
                        "gateway.alerts", "gateway.backend",
                        CALLS, LOG),
+    "gateway.webhooks": ("gateway.options", "gateway.wire", "gateway.backend", LOG),
     "gateway.server": ("gateway.access", "gateway.options", "gateway.wire",
                        "gateway.following", "gateway.backend", "gateway.resources",
-                       "gateway.health", STEPS, CALLS),
+                       "gateway.health", "gateway.webhooks", STEPS, CALLS),
     # the public face, the processes, the command line
     "muster": ("workers.api",),
     "muster.__main__": ("muster.cli",),

@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from eventstore.language.alerts import AlertBody
 from eventstore.language.pool_config import PoolConfig, override
 from eventstore.retention import Retention
 from gateway.fallback import Fallback
@@ -55,6 +56,26 @@ class Limits(Struct, frozen=True, kw_only=True):
     shutdown_seconds: float = 5.0
 
 
+class Webhook(Struct, frozen=True, kw_only=True):
+    """Where alerts are sent. `secrets`: each signs, so that a receiver may change from one to
+    another. `severity`: the lowest; `pools`: only of these, of all if there are none."""
+
+    name: str
+    url: str
+    secrets: tuple[bytes, ...]
+    severity: str = "warning"
+    pools: tuple[str, ...] = ()
+
+    def wants(self, alert: AlertBody) -> bool:
+        """Whether an event of this alert is sent."""
+        severe = alert.severity == "critical" or self.severity == "warning"
+        return severe and (not self.pools or alert.pool_name in self.pools)
+
+    def __repr__(self) -> str:
+        """Without secrets, which the address may have, too."""
+        return f"Webhook(name={self.name!r})"
+
+
 class GatewayOptions(Struct, frozen=True, kw_only=True):
     """One gateway. `hostnames`: what `Host` may say, `*` for anything; no ports."""
 
@@ -80,6 +101,7 @@ class GatewayOptions(Struct, frozen=True, kw_only=True):
     """So many replicas must have what is `replicated`."""
     role_defaults: Mapping[str, Mapping[str, Any]] = {}
     """Settings of pools, by the role of their agents."""
+    webhooks: tuple[Webhook, ...] = ()
     limits: Limits = Limits()
     retention: Retention = Retention()
 

@@ -103,6 +103,14 @@ class AlertLog:
             )
         return entries
 
+    async def last_id(self) -> str:
+        """The id of the last entry; `0-0` if there is none."""
+        with translated_errors("alerts cannot be read"):
+            entries = await self._client.execute_command(
+                "XREVRANGE", self._stream, "+", "-", "COUNT", 1
+            )
+        return entries[0][0].decode() if entries else "0-0"
+
     async def trim(self, before: str) -> None:
         """Remove the entries before this id."""
         with translated_errors("alerts cannot be trimmed"):

@@ -63,6 +63,7 @@ class Backend:
         self.incidents = RecentIncidents()
         self.ledger = Ledger()
         """The alerts that are open, as far as this gateway knows."""
+        self.writes_alerts = asyncio.Event()
         self.turns = defaultdict[str, asyncio.Semaphore](partial(asyncio.Semaphore, STEPS_MAX))
         """So many spawns of each pool are submitted at once: a flood leaves the loop to others."""
         self.shared_answers = SharedQueries()

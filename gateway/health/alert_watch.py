@@ -88,6 +88,7 @@ class AlertWatch:
         if lead.term != self._term or lead.renewal <= self._seen[1]:
             self._take_over(lead)
         self._seen = lead.term, lead.renewal
+        self._backend.writes_alerts.set()
         await self._observe(lead.reports)
         await self._write()
 
@@ -106,6 +107,7 @@ class AlertWatch:
             )
         except LogError as error:
             self._leader.interrupt()
+            self._backend.writes_alerts.clear()
             self._report(error)
             return None
         self._denied = ""
@@ -120,6 +122,7 @@ class AlertWatch:
 
     def _follow(self, lead: Lead) -> None:
         """Another leads: what is open is what it has written."""
+        self._backend.writes_alerts.clear()
         self._term, self._sending, self._seen = 0, None, (lead.term, lead.renewal)
         self._backend.ledger.adopt(_stored(lead))
 

@@ -22,6 +22,7 @@ from gateway.backend.call import default_headers
 from gateway.health.alert_watch import AlertWatch
 from gateway.options import GatewayOptions
 from gateway.server.routes import application, serve
+from gateway.webhooks.endpoints import sender_of
 from gateway.wire.connections import connection_factory
 from gateway.wire.limiter import ConnectionLimiter, connection_capacity, stop_accepting
 from projector.queries.views import reason
@@ -73,7 +74,10 @@ class Gateway:
         await asyncio.wait(self._tasks[:1], timeout=VIEWS_SECONDS)
         await self._start_server(self._runner, listening_socket)
         # Not earlier: what has not been reached yet is not unreachable.
-        self._start_parts({"gateway.alerts": AlertWatch(backend).run})
+        parts = {"gateway.alerts": AlertWatch(backend).run}
+        if self._options.webhooks:
+            parts["gateway.webhooks"] = sender_of(backend).run
+        self._start_parts(parts)
         self.url = _url(self._options.host, listening_socket)
         log.info("gateway.started", url=self.url)
 

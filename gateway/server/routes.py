@@ -36,6 +36,7 @@ from gateway.server.admission import Handler, Response, admit, answering, requir
 from gateway.server.authorization import require_declared, require_own, require_scope
 from gateway.server.openapi import DURABILITY, IDEMPOTENCY_KEY, LAST_EVENT_ID, PREFER, Operation
 from gateway.server.paths import PROBES, is_public
+from gateway.webhooks import endpoints as webhooks
 from gateway.wire.answer import Answer
 from gateway.wire.decoding import convert, read_body, read_query, require_bounded
 from gateway.wire.problems import Kind, Problem
@@ -224,6 +225,20 @@ OPERATIONS: Final = (
     Operation("monitoring", "GET", "/api/v1/agents/monitor/alerts", alert_list.alerts,
               alert_list.AlertList, {200: "The alerts that apply now"}, (404,), name="list_alerts",
               needs=_READ_POOLS),
+    Operation("webhooks", "GET", "/api/v1/webhooks", webhooks.list_webhooks, webhooks.WebhookList,
+              {200: "The webhooks"}, needs=_ADMIN_SERVICE),
+    Operation("webhooks", "POST", "/api/v1/webhooks/{name}/test", webhooks.send_test,
+              webhooks.WebhookTest, {200: "What came of it"}, (404,), name="test_webhook",
+              needs=_ADMIN_SERVICE),
+    Operation("webhooks", "GET", "/api/v1/webhooks/dead", webhooks.list_dead,
+              webhooks.DeadLetterList, {200: "The dead letters"}, name="list_dead_letters",
+              needs=_ADMIN_SERVICE),
+    Operation("webhooks", "POST", "/api/v1/webhooks/dead/{dead_id}/retry", webhooks.retry_dead,
+              webhooks.DeadLetter, {200: "It is sent again"}, (404,), name="retry_dead_letter",
+              needs=_ADMIN_SERVICE),
+    Operation("webhooks", "DELETE", "/api/v1/webhooks/dead/{dead_id}", webhooks.drop_dead,
+              webhooks.DeadLetter, {200: "It is forgotten"}, (404,), name="drop_dead_letter",
+              needs=_ADMIN_SERVICE),
     Operation("monitoring", "GET", "/api/v1/agents/usage", usage.get_usage, UsageReport,
               {200: "The usage"}, (404, 410), needs=_READ_AGENTS),
     Operation("monitoring", "GET", "/api/v1/agents/health", monitor.health, monitor.HealthReport,

@@ -4,10 +4,23 @@ from typing import Annotated, ClassVar, TypeAlias
 
 from msgspec import Meta
 
-from gateway.wire.requests import Cursor, PageSize, PoolName, Request
+from gateway.wire.requests import Cursor, PageSize, PoolName, Request, text
 
 Deadline: TypeAlias = Annotated[float, Meta(ge=0, le=31_536_000)]
 """In seconds; 0: at once."""
+
+
+WebhookName = Annotated[
+    str, text(r"[a-z0-9_-]{1,63}", "1 to 63 lower-case letters, digits, _ or -")
+]
+DeadLetterId = Annotated[
+    str,
+    text(
+        r"[a-z0-9_-]{1,63}:[0-9a-f-]{36}",
+        "an id from the list of dead letters: the webhook and the id of the message, with a colon"
+        " between",
+    ),
+]
 
 
 class ReplaceRequest(Request, frozen=True):
@@ -42,6 +55,12 @@ class DrainRequest(Request, frozen=True):
     may_be_empty: ClassVar[bool] = True
     reason: Annotated[str, Meta(min_length=1, max_length=200)] = "requested"
     deadline_seconds: Deadline = 0.0
+
+
+class WebhookRequest(Request, frozen=True):
+    """An empty object. The body may be left out."""
+
+    may_be_empty: ClassVar[bool] = True
 
 
 class AlertQuery(Request, frozen=True):

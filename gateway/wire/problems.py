@@ -40,6 +40,8 @@ class Kind(StrEnum):
     PARKED_NOT_FOUND = "parked-not-found", 404, "Nothing like this is parked"
     PROJECT_NOT_FOUND = "project-not-found", 404, "There is no such project"
     TOKEN_NOT_FOUND = "token-not-found", 404, "There is no such token"
+    WEBHOOK_NOT_FOUND = "webhook-not-found", 404, "There is no such webhook"
+    DEAD_LETTER_NOT_FOUND = "dead-letter-not-found", 404, "There is no such dead letter"
     METHOD_NOT_ALLOWED = "method-not-allowed", 405, "This method does not apply here"
     AGENT_WITHDRAWN = "agent-withdrawn", 409, "The agent ended before it ran"
     NOT_RESTARTABLE = "not-restartable", 409, "The agent never runs again"

@@ -53,6 +53,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         "parked",
         "alerts",
         "token",
+        "webhooks",
     ),
     "events": ("logs", "tail"),
     "simulation": ("simulate", "shadow"),

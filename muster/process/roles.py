@@ -130,7 +130,7 @@ def _supervisor(settings: Settings, owner: Owner, *, is_fallback: bool) -> Part:
 
 
 def _gateway(settings: Settings, fallback: "Fallback | None") -> Part:
-    from gateway.options import GatewayOptions, Limits
+    from gateway.options import GatewayOptions, Limits, Webhook
     from gateway.server.listener import Gateway
 
     extra = [name.strip() for name in settings.allowed_hosts.split(",") if name.strip()]
@@ -153,6 +153,16 @@ def _gateway(settings: Settings, fallback: "Fallback | None") -> Part:
             retention=settings.retention,
             durability=settings.durability,
             durability_replicas=settings.durability_replicas,
+            webhooks=tuple(
+                Webhook(
+                    name=name,
+                    url=one.url,
+                    secrets=one.secrets,
+                    severity=one.severity,
+                    pools=one.pools,
+                )
+                for name, one in settings.webhooks.items()
+            ),
             limits=Limits(
                 durability_seconds=settings.durability_timeout_seconds,
                 heartbeat_interval_min=settings.min_heartbeat_interval,

@@ -26,6 +26,7 @@ from muster.settings.settings import (
     abbreviate,
     parse,
 )
+from muster.settings.webhooks import read_webhooks
 
 BUILT_IN_AGENT: Final = "workers.builtin:Placeholder"
 BUILT_IN_ROLES: Final = ("developer", "tester", "business_analyst", "team_leader")
@@ -44,8 +45,13 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str], role: str 
         values["config"], sources["config"] = found, sources.get("config", str(found))
     if file := values.get("config"):
         values.setdefault("app_dir", file.absolute().parent)
-    settings = Settings(**values, sources=sources, **_declared(document, found))
-    check(settings, listens=role in ("up", "gateway"))
+    listens = role in ("up", "gateway")
+    declared = _declared(document, found)
+    if listens:  # the others need none of the secrets
+        tables = _tables(document, "webhooks", found)
+        declared["webhooks"] = read_webhooks(tables, found)
+    settings = Settings(**values, sources=sources, **declared)
+    check(settings, listens=listens)
     return settings
 
 
@@ -126,7 +132,7 @@ _OF_ROLE: Final = ("agent", "preload")
 
 def _declared(document: dict[str, Any], path: Path) -> dict[str, Any]:
     """The settings that only a file has, else what is built in. Raises `ConfigurationError`."""
-    _refuse_unknown(document, ("roles", "pools", *NAMES), f"{path}")
+    _refuse_unknown(document, ("roles", "pools", "webhooks", *NAMES), f"{path}")
     if "roles" not in document and "pools" not in document:
         pools = {f"{role}_pool": PoolDeclaration(role, {}) for role in BUILT_IN_ROLES}
         return {"roles": dict.fromkeys(BUILT_IN_ROLES, BUILT_IN_AGENT), "pools": pools}

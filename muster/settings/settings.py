@@ -35,6 +35,19 @@ class PoolDeclaration(Struct, frozen=True):
         return msgspec.convert(fields, PoolConfig)
 
 
+class WebhookDeclaration(Struct, frozen=True, kw_only=True):
+    """Where alerts are sent, as the configuration file says; the secrets are decoded."""
+
+    url: str
+    secrets: tuple[bytes, ...]
+    severity: str = "warning"
+    pools: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Without secrets, which the address may have, too."""
+        return "WebhookDeclaration()"
+
+
 class NamedSettings(Struct, frozen=True, kw_only=True):
     """The settings that a flag, a variable and a key name."""
 
@@ -91,6 +104,7 @@ class Settings(NamedSettings, frozen=True, kw_only=True):
     deferred_roles: tuple[str, ...] = ()
     """Those with `preload = false`."""
     pools: dict[str, PoolDeclaration] = {}
+    webhooks: dict[str, WebhookDeclaration] = {}
     sources: dict[str, str] = {}
     fallback_views_url: str = ""
     """Where a fallback stores its views; empty otherwise."""

@@ -101,3 +101,30 @@ class AlertAnswer(Struct, frozen=True, kw_only=True):
     runbook: str = ""
     alert_id: str = ""
     closed_at: int | None = None
+
+
+class WebhookAnswer(Struct, frozen=True, kw_only=True):
+    name: str = ""
+    address: str = ""
+    severity: str = ""
+    pools: tuple[str, ...] = ()
+    waiting: int = 0
+    dead: int = 0
+    error: str = ""
+
+
+class WebhookTestAnswer(Struct, frozen=True, kw_only=True):
+    delivered: bool = False
+    http_status: int = 0
+    error: str = ""
+    seconds: float = 0.0
+
+
+class DeadLetterAnswer(Struct, frozen=True, kw_only=True):
+    id: str = ""
+    webhook: str = ""
+    type: str = ""
+    alert_id: str = ""
+    attempts: int = 0
+    error: str = ""
+    created_at: int = 0

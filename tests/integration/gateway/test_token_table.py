@@ -66,6 +66,16 @@ TABLE = {
     "POST /api/v1/tokens": ("admin", "service"),
     "POST /api/v1/tokens/{token_name}/rotate": ("admin", "service"),
     "DELETE /api/v1/tokens/{token_name}": ("admin", "service"),
+    **dict.fromkeys(
+        (
+            "GET /api/v1/webhooks",
+            "POST /api/v1/webhooks/{name}/test",
+            "GET /api/v1/webhooks/dead",
+            "POST /api/v1/webhooks/dead/{dead_id}/retry",
+            "DELETE /api/v1/webhooks/dead/{dead_id}",
+        ),
+        ("admin", "service"),
+    ),
     "GET /api/v1/lookup": ("read", "agents"),
     "GET /api/v1/events": ("read", "agents"),
     "GET /metrics": ("read", "service"),

@@ -86,6 +86,8 @@ def path_of(template: str, world: World) -> str:
         project_id=world.project,
         parked_id=quote(world.parked, safe=""),
         token_name=world.token,
+        name="ops",
+        dead_id=quote(f"ops:{world.agent}", safe=""),
     )
 
 

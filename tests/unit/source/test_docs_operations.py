@@ -46,6 +46,7 @@ RUN_TIME: set[str] = {
     "role_defaults",
     "deferred_roles",
     "pools",
+    "webhooks",
     "sources",
     "fallback_views_url",
 }

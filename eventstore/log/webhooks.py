@@ -1,0 +1,83 @@
+"""What is to be sent to webhooks, and what could not be: beside the stream of alerts, in its slot.
+
+Any gateway may read and change it; the one that writes alerts sends. The values are its own: here
+they are bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eventstore.connection.calls import AsyncClient, execute_many, pairs_of, translated_errors
+from eventstore.connection.reply_parser import Command
+from eventstore.keys import Keys
+from eventstore.log.alerts import AlertLog
+
+
+class WebhookQueue:
+    """All methods raise `LogUnreachable` and `LogError`."""
+
+    def __init__(self, client: AsyncClient, keys: Keys) -> None:
+        self._client = client
+        self.alerts = AlertLog(client, keys)
+        parts = ("webhooks", "deliveries", "dead")
+        self._positions, self._deliveries, self._dead = map(keys.alerts_part, parts)
+
+    async def position(self, webhook: str) -> str:
+        """Up to which entry of the stream of alerts messages were queued; empty: never."""
+        [found] = await self._ask([("HGET", self._positions, webhook)])
+        return found.decode() if found else ""
+
+    async def queue(self, webhook: str, position: str, deliveries: Mapping[str, bytes]) -> None:
+        """Queue messages, and then remember up to where in the stream they are."""
+        commands: list[Command] = [
+            ("HSET", self._deliveries, name, one) for name, one in deliveries.items()
+        ]
+        await self._ask([*commands, ("HSET", self._positions, webhook, position)])
+
+    async def waiting(self) -> dict[str, bytes]:
+        """What is to be sent."""
+        return _texts_of((await self._ask([("HGETALL", self._deliveries)]))[0])
+
+    async def dead(self) -> dict[str, bytes]:
+        """What is not tried any more."""
+        return _texts_of((await self._ask([("HGETALL", self._dead)]))[0])
+
+    async def settle(self, delivery_id: str) -> None:
+        """It was sent."""
+        await self._ask([("HDEL", self._deliveries, delivery_id)])
+
+    async def postpone(self, delivery_id: str, delivery: bytes) -> None:
+        """It is to be sent again."""
+        await self._ask([("HSET", self._deliveries, delivery_id, delivery)])
+
+    async def bury(self, delivery_id: str, delivery: bytes) -> None:
+        """It is not tried any more."""
+        await self._ask(
+            [
+                ("HSET", self._dead, delivery_id, delivery),
+                ("HDEL", self._deliveries, delivery_id),
+            ]
+        )
+
+    async def revive(self, delivery_id: str, delivery: bytes) -> None:
+        """It is to be sent after all."""
+        await self._ask(
+            [
+                ("HSET", self._deliveries, delivery_id, delivery),
+                ("HDEL", self._dead, delivery_id),
+            ]
+        )
+
+    async def drop_dead(self, *delivery_ids: str) -> None:
+        """Forget what is not tried any more."""
+        if delivery_ids:
+            await self._ask([("HDEL", self._dead, *delivery_ids)])
+
+    async def _ask(self, commands: Sequence[Command]) -> list[Any]:
+        """In this order: what was cut off in between is sent or listed twice, and never lost."""
+        with translated_errors("messages of webhooks cannot be stored"):
+            return await execute_many(self._client, commands)
+
+
+def _texts_of(flat: Sequence[bytes]) -> dict[str, bytes]:
+    return {name.decode(): value for name, value in pairs_of(flat)}
