@@ -94,6 +94,6 @@ def _cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
         name,
         *(f"{seconds:.1f} s" for seconds in row["wait_seconds"].values()),
         f"{row['worker_hours']:,.2f}",
-        f"{row['slack']:.1%}",
+        f"{row['slack']:z.1%}",
         *(f"{row[key]:,}" for key in ("starts", "stops", "moves", "turns")),
     )

@@ -11,6 +11,7 @@ import pytest
 
 from eventstore.language.scale_policy import PRESETS, Behaviour, ScalePolicy
 from muster.__main__ import main
+from muster.cli.simulation import results
 from muster.simulation.arrivals import Arrival, FileError, Lives, Load, arrivals_of, counts_of
 from muster.simulation.ideal import ideal_of
 from muster.simulation.outcome import Curve, Outcome, curve_of
@@ -243,3 +244,9 @@ def test_a_flag_that_means_nothing_is_refused(
 def test_a_file_without_arrivals_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="has no arrivals"):
         arrivals_of(written(tmp_path, "at\n"), Lives())
+
+
+def test_a_slack_that_rounds_to_nothing_has_no_sign() -> None:
+    outcome = simulated([(0.0, 20.0)], ScalePolicy(slots=2))
+    row = results._row("p", outcome, outcome.worker_seconds * 1.0004)
+    assert (row["slack"] < 0, "0.0%" in results._cells("p", row)) == (True, True)
