@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from eventstore.language import events
+from eventstore.language import consolidation, events, replacement
 
 
 class WorkerStatus(StrEnum):
@@ -38,6 +38,8 @@ def is_role_problem(reason: str) -> bool:
     return reason.partition(":")[0] in {ROLE_NOT_DECLARED, IMPORT_FAILED, SETUP_FAILED}
 
 
+OWN_CORDONS: Final = frozenset({consolidation.REASON, replacement.REPLACED})
+"""Reasons of cordons that leaders end by themselves."""
 ALIVE: Final = frozenset({WorkerStatus.ACTIVE, WorkerStatus.SUSPECT, WorkerStatus.DRAINING})
 """Statuses in which it has a process that may run agents."""
 
@@ -143,7 +145,8 @@ def decide(command: WorkerCommand, worker: Worker) -> tuple[events.WorkerBody, .
         case Drain() if worker.alive and not worker.draining:
             return (events.WorkerDraining(reason=command.reason),)
         case Cordon(drain_ms=drain_ms) if worker.alive and not worker.draining:
-            if worker.cordoned and drain_ms in (0, worker.drain_ms):
+            known = worker.cordoned and drain_ms in (0, worker.drain_ms)
+            if known and not _takes_over(command, worker):
                 return ()
             return (events.WorkerCordoned(reason=command.reason, drain_ms=drain_ms),)
         case Uncordon() if worker.alive and worker.cordoned:
@@ -154,6 +157,12 @@ def decide(command: WorkerCommand, worker: Worker) -> tuple[events.WorkerBody, .
             return (events.WorkerLost(reason=command.reason),)
         case _:
             return ()
+
+
+def _takes_over(command: Cordon, worker: Worker) -> bool:
+    """Whether a person wants it to be cordoned where Muster would end its own cordon by itself."""
+    by_person = worker.cordoned in OWN_CORDONS and command.reason not in OWN_CORDONS
+    return by_person and not worker.drain_ms
 
 
 def evolve(worker: Worker | None, event: events.Event, pool: str) -> Worker:

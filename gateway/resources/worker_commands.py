@@ -1,6 +1,16 @@
 """Commands on worker processes."""
 
-from eventstore.language.workers import Cordon, Drain, Uncordon, WorkerCommand, WorkerStatus
+from msgspec.structs import replace
+
+from eventstore.language.workers import (
+    OWN_CORDONS,
+    Cordon,
+    Drain,
+    Uncordon,
+    Worker,
+    WorkerCommand,
+    WorkerStatus,
+)
 from eventstore.names import unknown_name
 from gateway.backend.call import Call
 from gateway.wire.answer import Answer
@@ -12,6 +22,7 @@ from projector.queries.views import WorkerRow
 
 async def cordon(call: Call, worker_id: WorkerId, body: CordonRequest) -> Answer:
     """Let a worker get no more agents; those that it has run on."""
+    _check_reason(body.reason)
     return Answer(await _act(call, worker_id, Cordon(reason=body.reason)))
 
 
@@ -27,11 +38,18 @@ async def drain(call: Call, worker_id: WorkerId, body: DrainRequest) -> Answer:
     """
     command: WorkerCommand = Drain(reason=body.reason)
     if body.deadline_seconds:
+        _check_reason(body.reason)
         pool = (await _row(call, worker_id)).pool_name
         drain_ms = call.backend.log.now_ms(pool) + max(int(body.deadline_seconds * 1000), 1)
         command = Cordon(reason=body.reason, drain_ms=drain_ms)
     row = await _act(call, worker_id, command)
     return Answer(row, status=202 if row.ended_at is None else 200)
+
+
+def _check_reason(reason: str) -> None:
+    if reason in OWN_CORDONS:
+        detail = f"{reason!r} is a reason of Muster's own, which ends such cordons: say another"
+        raise Problem(Kind.INVALID_REQUEST, detail, field="reason")
 
 
 async def _act(call: Call, worker_id: str, command: WorkerCommand) -> WorkerRow:
@@ -42,7 +60,23 @@ async def _act(call: Call, worker_id: str, command: WorkerCommand) -> WorkerRow:
         detail = f"worker {worker_id} has not started yet"
         raise Problem(Kind.WORKER_NOT_STARTED, detail, field="worker_id")
     backend.report_position(call.read_state, row.pool_name)
-    return await _row(call, worker_id)
+    try:
+        return await _row(call, worker_id)
+    except Problem:  # it is done, which is not to be answered as refused
+        call.read_state.stale = True
+        return row if acted.worker is None else _changed(row, acted.worker)
+
+
+def _changed(row: WorkerRow, worker: Worker) -> WorkerRow:
+    """What the views said before, with what commands change."""
+    return replace(
+        row,
+        status=worker.status,
+        reason=worker.reason,
+        cordoned=worker.cordoned,
+        drain_at=worker.drain_ms or None,
+        version=worker.version,
+    )
 
 
 async def _row(call: Call, worker_id: str) -> WorkerRow:

@@ -19,6 +19,8 @@ MAY_FOLLOW: Final = {
     "worker.lost": ALIVE | {"requested"},
 }
 """In which status an event may find the worker."""
+OWN: Final = frozenset({"consolidation", "replaced"})
+"""Why leaders cordon workers, and uncordon them."""
 DRAW: Final = frozenset({"worker.started", "worker.lost"})
 """Events with a new epoch."""
 
@@ -87,11 +89,12 @@ def judge(worker: Worker, entry: Entry, drawn: dict[int, Entry]) -> Iterator[Off
         yield entry.offence(4, "it was draining")
     if entry.type == "worker.cordoned" and worker.draining:
         yield entry.offence(4, "it was draining")
-    is_known = worker.cordoned and entry.body.get("drain_ms", 0) in (0, worker.drain_ms)
-    if entry.type == "worker.cordoned" and is_known:
+    if entry.type == "worker.cordoned" and _is_known(worker, entry):
         yield entry.offence(4, "it was cordoned")
     if entry.type == "worker.uncordoned" and not worker.cordoned:
         yield entry.offence(4, "it was not cordoned")
+    if entry.type == "worker.draining" and _is_early(worker, entry):
+        yield entry.offence(9, f"drained before the deadline of its agents, {worker.drain_ms}")
     if entry.type == "worker.stopped" and worker.holds:
         yield entry.offence(2, f"stopped with {len(worker.holds)} agents")
     if entry.type == "worker.started" and entry.body.get("max_agents") != worker.max_agents:
@@ -99,6 +102,20 @@ def judge(worker: Worker, entry: Entry, drawn: dict[int, Entry]) -> Iterator[Off
     if entry.worker_id != entry.subject or entry.incarnation:
         yield entry.offence(4, f"of worker {entry.worker_id!r}, incarnation {entry.incarnation}")
     yield from _judge_epoch(worker, entry, drawn)
+
+
+def _is_known(worker: Worker, entry: Entry) -> bool:
+    """Whether it changes nothing. A person's cordon takes over what a leader would end."""
+    same = bool(worker.cordoned) and entry.body.get("drain_ms", 0) in (0, worker.drain_ms)
+    takes_over = worker.cordoned in OWN and entry.body.get("reason") not in OWN
+    return same and not (takes_over and not worker.drain_ms)
+
+
+def _is_early(worker: Worker, entry: Entry) -> bool:
+    """Whether its leader drains it as it was cordoned to, while agents have time left."""
+    as_ordered = entry.body.get("reason") == worker.cordoned
+    by_leader = entry.actor.startswith("supervisor:")
+    return by_leader and as_ordered and worker.drain_ms > entry.ts and bool(worker.holds)
 
 
 def _judge_epoch(worker: Worker, entry: Entry, drawn: dict[int, Entry]) -> Iterator[Offence]:

@@ -1,7 +1,14 @@
 """Commands on workers over HTTP."""
 
+from typing import Any
+
+import pytest
+
+from eventstore.language.consolidation import REASON
+from eventstore.language.workers import Cordon
 from tests.integration.gateway.stage import AGENTS, GatewayStage
 from tests.integration.projector.stage import POOL
+from tests.pools import ORIGIN
 
 WORKERS = f"{AGENTS}/workers"
 
@@ -41,6 +48,42 @@ async def test_a_worker_is_cordoned_and_uncordoned_once_with_a_reason(stage: Gat
     assert pool["available_capacity"] == pool["total_capacity"] > 0
     recorded = await stage.events()
     assert (recorded.count("worker.cordoned"), recorded.count("worker.uncordoned")) == (1, 1)
+
+
+async def test_a_cordon_of_consolidation_becomes_that_of_whoever_asks_for_one(
+    stage: GatewayStage,
+) -> None:
+    """Else it would be ended, as consolidation is done with the worker."""
+    fence = await stage.worker()
+    await stage.log.act_on_worker(POOL, fence.worker_id, Cordon(reason=REASON), ORIGIN)
+    await stage.stage.settle(POOL)
+    path = f"{WORKERS}/{fence.worker_id}/cordon"
+    for _ in range(2):
+        answer = await stage.ask("POST", path, json={"reason": "its memory grows"})
+        assert (answer.status, answer.json["cordoned"]) == (200, "its memory grows")
+    assert (await stage.events()).count("worker.cordoned") == 2
+    refused = await stage.ask("POST", path, json={"reason": REASON})
+    assert (refused.status, refused.fields) == (400, ["reason"])
+
+
+async def test_a_cordon_that_was_recorded_is_answered_though_the_views_are_gone_since(
+    stage: GatewayStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that is refused may give up: nothing was to be written then."""
+    fence = await stage.worker()
+    await stage.stage.settle(POOL)
+    log, act = stage.backend.log, stage.backend.log.act_on_worker
+
+    async def act_and_lose_the_views(*args: Any, **more: Any) -> Any:
+        monkeypatch.setattr(stage.backend, "views_error", "it is gone")
+        return await act(*args, **more)
+
+    monkeypatch.setattr(log, "act_on_worker", act_and_lose_the_views)
+    path = f"{WORKERS}/{fence.worker_id}/cordon"
+    answer = await stage.ask("POST", path, json={"reason": "its memory grows"})
+    assert (answer.status, answer.json["cordoned"]) == (200, "its memory grows")
+    assert answer.headers["Muster-Stale"] == "true"
+    assert (await stage.events()).count("worker.cordoned") == 1
 
 
 async def test_a_worker_drains_at_a_deadline_unless_it_is_uncordoned(stage: GatewayStage) -> None:
