@@ -19,7 +19,7 @@ QUERIES = "projector.queries"
 
 OPEN = {
     "": ("eventstore.errors", "eventstore.atomic_file", "eventstore.plain_logging",
-         "eventstore.redis_errors", "eventstore.version",
+         "eventstore.redis_errors", "eventstore.metrics", "eventstore.version",
          "eventstore.keys", "eventstore.ids", "eventstore.names",
          "eventstore.retention", "eventstore.ticks", "eventstore.language"),
     "projector": ("projector.store",),
@@ -39,6 +39,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "eventstore.names": (),
     "eventstore.retention": (),
     "eventstore.ticks": (),
+    "eventstore.metrics": (),
     "eventstore.language": (),
     "eventstore.connection": (),
     "eventstore.embedded": (),
@@ -75,7 +76,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
                            LOG, "eventstore.recovery"),
     "projector.archive": ("projector.exports", "projector.intake", "projector.rebuild"),
     "projector.service": ("projector.intake", "projector.fold", "projector.rebuild",
-                          "projector.recovery", STEPS, CALLS, LOG, "eventstore.recovery"),
+                          "projector.recovery", QUERIES, STEPS, CALLS, LOG,
+                          "eventstore.recovery"),
     # HTTP
     "gateway.fallback": (),
     "gateway.options": ("gateway.fallback",),

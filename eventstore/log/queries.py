@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -16,7 +16,11 @@ from eventstore.language.restart_policy import RETRY_AFTER_MAX_MS
 from eventstore.log.replies import LogHead, fields_of, scores_of, text_of
 from eventstore.log.script_runner import ScriptRunner
 from eventstore.log.survey import ObservedWorker, Survey, decode_survey, decode_worker
+from eventstore.redis_errors import RedisError
 from eventstore.steps import hashes
+
+POOLS_BATCH: Final = 100
+"""So many pools are asked about in one call."""
 
 
 class LogQueries(ScriptRunner):
@@ -115,6 +119,29 @@ class LogQueries(ScriptRunner):
         """What agents have changed in workers of these pools, of late, that cannot be put back."""
         found = await self._ask_each(pools, lambda p: ("GET", self.keys.pool(p, "damaged")))
         return {pool: text_of(what) for pool, what in found.items()}
+
+    async def ask_about_pools(
+        self, pools: Iterable[str], commands: Sequence[tuple[str | int, ...]]
+    ) -> dict[str, list[Any]]:
+        """The replies to some commands about these pools, in few calls.
+
+        A command is its name, the key's part behind the pool, and arguments. A pool of which one is
+        refused is left out.
+        """
+        names, key = list(pools), self.keys.pool
+        found: dict[str, list[Any]] = {}
+        for first in range(0, len(names), POOLS_BATCH):
+            batch = names[first : first + POOLS_BATCH]
+            asked = [
+                (verb, key(p, str(part)), *more) for p in batch for verb, part, *more in commands
+            ]
+            with translated_errors("pools cannot be read"):
+                replies = await execute_many(self.client, asked, refusals=True)
+            for number, pool in enumerate(batch):
+                answers = replies[number * len(commands) : (number + 1) * len(commands)]
+                if not any(isinstance(answer, RedisError) for answer in answers):
+                    found[pool] = answers
+        return found
 
     async def _ask_each(
         self, pools: Iterable[str], command: Callable[[str], tuple[str, ...]]

@@ -13,7 +13,7 @@ that `steps.hashes` can read.
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from importlib.resources import files
 from typing import Any, Final
@@ -95,6 +95,8 @@ class ScriptRunner:
         self.client = client
         self.keys = keys
         self.survives_recovery = survives_recovery
+        self.on_answered: Callable[[str, str, float], None] | None = None
+        """Called with the name of a script, the log, and how many seconds its answer took."""
         self._high_water_marks: dict[str, tuple[int, int]] = {}
         self._acknowledged: dict[str, tuple[int, int]] = {}
         self._clocks: dict[str, ClockReading] = {}
@@ -202,6 +204,7 @@ class ScriptRunner:
     async def run_script(self, name: str, pool: str, *arguments: Argument) -> Reply:
         """Run a script on a log with exactly these arguments."""
         keys = self.script_keys(pool)
+        started_at = time.perf_counter()
         try:
             raw = await self._evaluate(script(name), keys, arguments)
         except calls.UNREACHABLE as error:
@@ -212,6 +215,8 @@ class ScriptRunner:
             raise errors.MemoryExhausted from error
         except ResponseError as error:
             raise self._refusal(name, pool, error) from error
+        if self.on_answered is not None:
+            self.on_answered(name, pool, time.perf_counter() - started_at)
         return parse_reply(pool, raw, self)
 
     def _refusal(self, name: str, pool: str, error: ResponseError) -> errors.LogError:

@@ -22,6 +22,7 @@ from eventstore.log.catalogue import CatalogueLog
 from eventstore.log.group_commit import STEPS_MAX
 from eventstore.log.log import Log
 from eventstore.log.reader import Entry, Reader
+from eventstore.metrics.measures import call_observer
 from eventstore.names import unknown_name
 from eventstore.redis_errors import RedisError
 from gateway.access.credentials import Credentials
@@ -60,6 +61,7 @@ class Backend:
         self.waiters = Waiters(options.limits.waiters_max)
         self.subscriptions = Subscriptions(options.limits.streams_max, options.limits.stream_queue)
         self.observations = Observations()
+        self.log.on_answered = call_observer(self.observations.measures, "gateway")
         self.incidents = RecentIncidents()
         self.ledger = Ledger()
         """The alerts that are open, as far as this gateway knows."""
@@ -74,7 +76,6 @@ class Backend:
         self._catalogue_reader = Reader(options.redis_url)
         self._catalogue = CatalogueLog(self.log, self._catalogue_reader)
         self._catalogue_lock = asyncio.Lock()
-        listeners = (self.observations.consume, self.incidents.consume)
         self.stored_tokens: Mapping[str, Token] = {}
         """Those of the views, until the catalogue was read; set before the views are."""
         now_ms = partial(self.log.now_ms, CATALOGUE)
@@ -83,7 +84,7 @@ class Backend:
             self.log,
             Reader(options.redis_url),
             self._catalogue,
-            (self.waiters.consume, self.subscriptions.consume, *listeners),
+            (self.waiters.consume, self.subscriptions.consume, self.incidents.consume),
             self.event_range,
             open_catalogue=lambda: self.with_catalogue(CatalogueLog.start),
             on_stopped=self.waiters.release,

@@ -59,6 +59,8 @@ class Call(Struct, eq=False):
     """Those of its path that are read, by name."""
     route: str = ""
     """The path of the operation that it was routed to."""
+    problem: str = ""
+    """The kind of the problem that answers it; empty if none does."""
     started: web.StreamResponse | None = None
     """The answer whose head was sent."""
 

@@ -118,7 +118,7 @@ async def _add_from_redis(
     """Whether Redis could be asked."""
     try:
         async with asyncio.timeout(facts.REDIS_TIMEOUT_SECONDS):
-            replies = await facts.ask_about_pools(backend, _POOL_COMMANDS, pools)
+            replies = await backend.log.ask_about_pools(pools, _POOL_COMMANDS)
     except (LogError, TimeoutError):
         return False
     live = backend.pools()

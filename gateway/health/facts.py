@@ -1,27 +1,23 @@
 """What a gateway knows about Redis, the database, and how far the views are."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
 
-from eventstore.connection.calls import execute_many, translated_errors
 from eventstore.connection.requirements import inspect, server_version
 from eventstore.errors import LogError, MusterError
 from eventstore.keys import CATALOGUE
 from eventstore.log import notices
 from eventstore.log.notices import Notice
 from eventstore.log.reader import Entry
-from eventstore.redis_errors import RedisError
 from gateway.alerts.facts import RedisFacts, StoredEvents, ViewFacts
 from gateway.backend.backend import Backend
 from gateway.following.subscriptions import well_formed
 from projector.queries.views import EventRow, Position, Views, is_lost
 
 REDIS_TIMEOUT_SECONDS: Final = 2.0
-POOLS_BATCH: Final = 100
-"""So many pools are asked about in one call."""
 
 
 async def redis_facts(backend: Backend) -> RedisFacts:
@@ -58,37 +54,6 @@ def _save_error(info: Mapping[str, str]) -> str:
     if info.get("aof_last_bgrewrite_status", "ok") != "ok":
         return "the last rewrite of its append-only file failed"
     return ""
-
-
-async def ask_about_pools(
-    backend: Backend,
-    commands: Sequence[tuple[str | int, ...]],
-    pools: Iterable[str] | None = None,
-) -> dict[str, list[Any]]:
-    """The replies to some commands about these pools (None: all that live), in few calls.
-
-    A command is its name, the key's part behind the pool, and arguments. A pool of which one is
-    refused is left out. Raises `LogUnreachable`.
-    """
-    names, key = list(backend.pools() if pools is None else pools), backend.log.keys.pool
-    found: dict[str, list[Any]] = {}
-    for first in range(0, len(names), POOLS_BATCH):
-        batch = names[first : first + POOLS_BATCH]
-        asked = [(verb, key(p, str(part)), *more) for p in batch for verb, part, *more in commands]
-        with translated_errors("pools cannot be read"):
-            replies = await execute_many(backend.log.client, asked, refusals=True)
-        for number, pool in enumerate(batch):
-            answers = replies[number * len(commands) : (number + 1) * len(commands)]
-            if not any(isinstance(answer, RedisError) for answer in answers):
-                found[pool] = answers
-    return found
-
-
-async def stored_events(backend: Backend) -> dict[str, StoredEvents]:
-    """How much of every pool's log is in Redis. Raises `LogUnreachable`."""
-    commands = (("XLEN", "events"), ("XRANGE", "events", "-", "+", "COUNT", 1))
-    found = await ask_about_pools(backend, commands)
-    return {pool: stored(int(entries), oldest) for pool, (entries, oldest) in found.items()}
 
 
 def stored(entries: int, oldest: Sequence[Entry]) -> StoredEvents:
@@ -132,7 +97,7 @@ async def parked_counts(backend: Backend, redis: RedisFacts) -> dict[str, int]:
     try:
         async with asyncio.timeout(REDIS_TIMEOUT_SECONDS):
             known = backend.known_pools()
-            counts = await ask_about_pools(backend, [("HLEN", "parked")], known)
+            counts = await backend.log.ask_about_pools(known, [("HLEN", "parked")])
     except (LogError, TimeoutError):
         return {}
     return {pool: int(count) for pool, [count] in counts.items()}

@@ -76,7 +76,8 @@ class DurabilityRequest:
                 detail = f"it was accepted, but now: {error}; ask again to learn its outcome"
                 raise Problem(Kind.OUTCOME_UNKNOWN, detail, agent_id=agent_id) from error
         reached = Level.ACCEPTED if self.pending_reason else self.level
-        self._backend.observations.durability_levels[self.level, reached] += 1
+        measures = self._backend.observations.measures
+        measures.count("muster_commands_total", self.level, reached)
         headers: dict[str, str] = {DURABILITY_HEADER: reached}
         if self.preference.applied:
             headers["Preference-Applied"] = self.preference.applied

@@ -89,6 +89,7 @@ def answering(
             if problem is None:
                 log.exception("gateway.request_failed", method=request.method, path=request.path)
                 problem = Problem(Kind.INTERNAL, "an unexpected error; the gateway's log has it")
+            call.problem = problem.kind
             if call.grant.limited:
                 problem.hide_names()
             return _cut_off(call, problem) if call.started else problem.answer()
@@ -109,8 +110,9 @@ def answering(
             resource = (await app.router.resolve(request)).route.resource
             call.route = resource.canonical if resource is not None else "unmatched"
         seconds = time.perf_counter() - started_at
-        backend.observations.count_request(method, call.route, response.status, seconds)
-        requests.record(call, method, response.status, seconds)
+        known, status = backend.observations, response.status
+        known.count_request(method, call.route, status, seconds, call.problem)
+        requests.record(call, method, status, seconds)
         return response
 
     return handle

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from eventstore.connection.backoff import Backoff
 from eventstore.errors import ConfigurationError
-from eventstore.ticks import until_tick
+from eventstore.metrics.loop_lag import measure_lag
 from gateway.backend.backend import VIEWS_ERRORS, Backend
 from gateway.backend.call import default_headers
 from gateway.health.alert_watch import AlertWatch
@@ -35,7 +35,6 @@ VIEWS_SECONDS: Final = 5.0
 """How long a start waits for the views; it goes on without."""
 VIEWS_RETRY_SECONDS: Final = (0.05, 1.0)
 RETRY_SECONDS: Final = (1.0, 30.0)
-LAG_SECONDS: Final = 1.0
 
 
 class Gateway:
@@ -62,10 +61,11 @@ class Gateway:
         await self._runner.setup()
         assert self._runner.server is not None
         serve(self._runner.server, app, backend)
+        lag = backend.observations.measures.histogram("muster_loop_lag_seconds", "gateway")
         parts: dict[str, Callable[[], Awaitable[None]]] = {
             "gateway.views": partial(_open_views, backend),
             "gateway.redis_health": backend.redis_health.watch,
-            "gateway.lag": partial(_measure_lag, backend),
+            "gateway.lag": partial(measure_lag, lag.observe),
             "gateway.acknowledgements": backend.acknowledged_commands.watch,
             "gateway.durability": backend.capabilities.watch,
         }
@@ -163,13 +163,3 @@ async def _open_views(backend: Backend) -> None:
             if not backoff.active:
                 log.warning("gateway.views_unreachable", error=backend.views_error)
             await asyncio.sleep(backoff.next_delay())
-
-
-async def _measure_lag(backend: Backend) -> None:
-    """Measure how late the event loop runs what is due: the gateway's own load."""
-    loop = asyncio.get_running_loop()
-    while True:
-        pause = until_tick(LAG_SECONDS)
-        due = loop.time() + pause
-        await asyncio.sleep(pause)
-        backend.observations.loop_lag_seconds = max(loop.time() - due, 0.0)

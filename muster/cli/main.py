@@ -72,6 +72,9 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "log-level": {"metavar": "LEVEL", "help": "debug, info, warning or error"},
     "host": {"metavar": "ADDRESS", "help": "default: 127.0.0.1"},
     "port": {"type": int, "metavar": "N", "help": "default: 8000; 0: any free one"},
+    "metrics-host": {"metavar": "ADDRESS", "help": "default: 127.0.0.1"},
+    "metrics-port": {"type": int, "metavar": "N", "help": "where supervisor and projector answer"
+                     " /metrics (default 0: nowhere)"},
     "allowed-hosts": {"metavar": "NAMES", "help": "more names to accept in a request's Host"},
     "access-log": {**_SWITCH, "help": "log every request: who, what, and what became of it"},
     "durability": {"metavar": "LEVEL", "help": "for commands that request none: accepted (default),"
@@ -98,6 +101,7 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
 SHARED_FLAGS = ("config", "data-dir", "redis-url", "database-url", "key-prefix", "log-level")
 GATEWAY_FLAGS = ("host", "port", "allowed-hosts", "access-log", "durability")
 WORKER_FLAGS = ("app-dir", "agents-database-url", "shutdown-seconds")
+METRICS_FLAGS = ("metrics-host", "metrics-port")
 RETENTION_FLAGS = ("retention-age-seconds", "retention-events")
 
 
@@ -114,7 +118,7 @@ data folder.
   MUSTER_REDIS_URL=redis://localhost muster up --data-dir /var/lib/muster
 """,
         (*GATEWAY_FLAGS, *WORKER_FLAGS, "embedded", "single-process", "reload", "appendfsync",
-         "auto-recover", "fallback", *RETENTION_FLAGS),
+         "auto-recover", "fallback", *RETENTION_FLAGS, *METRICS_FLAGS),
     ),
     "gateway": (
         """\
@@ -134,7 +138,7 @@ Fold the streams into SQL. One is active, others are on standby.
 
   MUSTER_REDIS_URL=redis://localhost DATABASE_URL=postgresql://localhost/muster muster projector
 """,
-        ("auto-recover", *RETENTION_FLAGS),
+        ("auto-recover", *RETENTION_FLAGS, *METRICS_FLAGS),
     ),
     "supervisor": (
         """\
@@ -144,7 +148,7 @@ Start, watch and stop the workers of this host.
 
   MUSTER_REDIS_URL=redis://localhost muster supervisor --config muster.toml
 """,
-        WORKER_FLAGS,
+        (*WORKER_FLAGS, *METRICS_FLAGS),
     ),
 }  # fmt: skip
 """The commands that run roles: the text for `add_parser`, and their flags."""

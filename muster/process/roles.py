@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
@@ -23,12 +23,14 @@ from eventstore.language.durability import Level
 from muster import __version__
 from muster.process import log_output
 from muster.process.log_preparation import prepare
+from muster.process.part import Part
 from muster.process.redis_wait import retry_until_reachable
 from muster.settings.environment import for_role, role_environment
 from muster.settings.settings import LOOPBACK, Settings
 
 if TYPE_CHECKING:
     from gateway.fallback import Fallback
+    from muster.process.metrics_endpoint import Metrics
 
 log = structlog.get_logger("muster")
 
@@ -36,14 +38,6 @@ ROLES: Final = ("projector", "supervisor", "gateway")
 """In the order in which they are started; they are stopped in another, see `muster.up`."""
 GARBAGE_MIN: Final = 10_000
 """So many new objects start a collection: a request or a batch makes hundreds without cycles."""
-
-
-class Part(Protocol):
-    """A long-lived part of a process. Stopping twice does no harm."""
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
 
 
 class RoleStatus(Struct, frozen=True, omit_defaults=True):
@@ -75,15 +69,17 @@ def _projector(settings: Settings) -> Part:
     from projector.service.active import ProjectorOptions
     from projector.service.projector import Projector
 
-    return Projector(
+    projector = Projector(
         ProjectorOptions(
             redis_url=settings.redis_url,
             key_prefix=settings.key_prefix,
             database_url=settings.views_url,
             auto_recover=settings.auto_recover,
             retention=settings.retention,
+            metrics=settings.metrics_port > 0,
         )
     )
+    return _measured("projector", projector, projector.metrics, settings)
 
 
 def _supervisor(settings: Settings, owner: Owner, *, is_fallback: bool) -> Part:
@@ -92,7 +88,7 @@ def _supervisor(settings: Settings, owner: Owner, *, is_fallback: bool) -> Part:
     from workers.supervisor.options import SupervisorOptions
     from workers.supervisor.supervisor import Supervisor
 
-    return Supervisor(
+    supervisor = Supervisor(
         SupervisorOptions(
             redis_url=settings.redis_url,
             key_prefix=settings.key_prefix,
@@ -125,8 +121,19 @@ def _supervisor(settings: Settings, owner: Owner, *, is_fallback: bool) -> Part:
                 age_seconds=settings.retention_logs_days * 86_400,
                 size_max=int(settings.retention_logs_megabytes * 1_000_000),
             ),
+            metrics=settings.metrics_port > 0,
         )
     )
+    return _measured("supervisor", supervisor, supervisor.metrics, settings)
+
+
+def _measured(role: str, part: Part, metrics: "Metrics | None", settings: Settings) -> Part:
+    """With a port for its metrics, if it has any."""
+    if metrics is None:
+        return part
+    from muster.process.metrics_endpoint import MeasuredPart
+
+    return MeasuredPart(role, part, metrics, settings)
 
 
 def _gateway(settings: Settings, fallback: "Fallback | None") -> Part:

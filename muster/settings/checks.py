@@ -13,6 +13,8 @@ def check(settings: Settings, *, listens: bool) -> None:
     """Raises `ConfigurationError`. `listens`: the process answers HTTP."""
     if listens:
         _check_host(settings)
+    if settings.metrics_port:
+        _require_address(settings.metrics_host, settings.source("metrics_host"), "metrics-")
     for name in ("agents_database_url", "pgbouncer_url"):
         addresses.validate_address(getattr(settings, name), settings.source(name))
     check_key_prefix(settings.key_prefix, settings.source("key_prefix"))
@@ -71,15 +73,20 @@ def _check_intervals(settings: Settings) -> None:
 
 
 def _check_host(settings: Settings) -> None:
-    host, source = settings.host, settings.source("host")
+    _require_address(settings.host, settings.source("host"))
+    _check_access(settings)
+
+
+def _require_address(host: str, source: str, flags: str = "") -> None:
+    """`flags`: how those of the address and its port begin."""
     expected = "an address to listen on, such as 127.0.0.1, or 0.0.0.0 for all"
     if host.startswith("[") and host.endswith("]"):
         expected = f"an IPv6 address without brackets: {abbreviate(host[1:-1], str)}"
     elif host.count(":") == 1:
         name, _, port = (abbreviate(part, str) for part in host.partition(":"))
-        expected = f"no port here, but --host {name} --port {port}"
+        expected = f"no port here, but --{flags}host {name} --{flags}port {port}"
     elif addresses.is_host_name(host) and not any(c.isspace() or c == "/" for c in host):
-        return _check_access(settings)
+        return
     raise ConfigurationError(f"{source}: expected {expected}, got {abbreviate(host)}")
 
 

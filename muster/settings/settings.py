@@ -53,6 +53,8 @@ class NamedSettings(Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Annotated[int, Meta(ge=0, le=65534)] = 0
     data_dir: Path = Path(".muster")
     config: Path | None = None
     app_dir: Path | None = None
@@ -118,6 +120,12 @@ class Settings(NamedSettings, frozen=True, kw_only=True):
         """The address of Redis and where it came from, for people."""
         source = self.sources.get("redis_url")
         return f"{redacted(self.redis_url)}{f' ({source})' if source else ''}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where this role's metrics are, if it has a port for them."""
+        host = self.metrics_host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.metrics_port}/metrics"
 
     @property
     def log_dir(self) -> Path:

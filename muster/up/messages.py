@@ -43,10 +43,16 @@ def report_other_supervisor(settings: Settings) -> None:
 
 def describe_role(role: str, settings: Settings, url: str) -> str:
     """What is printed of a role that serves."""
-    if role == "supervisor":
-        return f"roles {', '.join(settings.roles)}"
-    if role != "projector":
+    if role == "gateway":
         return url
+    metrics = f", {settings.metrics_url}" if settings.metrics_port else ""
+    if role == "supervisor":
+        return f"roles {', '.join(settings.roles)}{metrics}"
+    return _views(settings) + metrics
+
+
+def _views(settings: Settings) -> str:
+    """Where the projector writes."""
     if settings.fallback_views_url:
         return f"views in {settings.fallback_views_url} (the fallback's)"
     if source := settings.sources.get("database_url"):

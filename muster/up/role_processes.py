@@ -19,9 +19,10 @@ from eventstore.ticks import set_within
 from muster.fallback.standby import ActiveFallback
 from muster.process.child import Child, NoStatus
 from muster.process.forked_roles import ForkedRole, command_of
+from muster.process.part import Part
 from muster.process.redis_wait import retry_until_reachable, run_unless_stopped
 from muster.process.restarts import restart_on_exit
-from muster.process.roles import ROLES, Owner, Part, RoleStatus, start_role
+from muster.process.roles import ROLES, Owner, RoleStatus, start_role
 from muster.settings.environment import role_environment
 from muster.settings.settings import Settings
 from muster.up.background import Background
@@ -36,6 +37,13 @@ STOP_SECONDS = 5.0
 START_RETRY_SECONDS = (0.5, 2.0, 5.0)
 """Seconds until a role that reports nothing is started again; if it still does not, all ends."""
 STOP_ORDER = ("gateway", "supervisor", "projector")
+
+
+def settings_of(role: str, settings: Settings) -> Settings:
+    """A role's own: the metrics of the projector have the port after those of the supervisor."""
+    if role == "projector" and settings.metrics_port:
+        return replace(settings, metrics_port=settings.metrics_port + 1)
+    return settings
 
 
 class RoleProcesses:
@@ -83,7 +91,7 @@ class RoleProcesses:
                 echo(f"{role} had to be killed")
 
     def _environment(self, role: str) -> dict[str, str]:
-        settings = replace(self._settings, fallback="none", embedded=False)
+        settings = replace(settings_of(role, self._settings), fallback="none", embedded=False)
         return {
             **role_environment(role, settings, os.environ),
             "MUSTER_OWNER_PID": str(os.getpid()),
@@ -100,7 +108,8 @@ class RoleProcesses:
             raise ConfigurationError(f"{role}: {status.failed}")
         if port := urlsplit(status.url).port:
             child.environment["MUSTER_PORT"] = str(port)  # the same one when it is restarted
-        echo_status(role, describe_role(role, self._settings, status.url), child.pid, started_at)
+        text = describe_role(role, settings_of(role, self._settings), status.url)
+        echo_status(role, text, child.pid, started_at)
         return status.url
 
     async def _start_with_retries(self, role: str) -> RoleStatus:
@@ -177,7 +186,8 @@ class RoleParts:
 
     async def _start_role(self, role: str) -> None:
         started_at = time.monotonic()
-        part = await start_role(role, self._settings, Owner(), self._status)
+        settings = settings_of(role, self._settings)
+        part = await start_role(role, settings, Owner(), self._status)
         self._parts.append(part)
-        text = describe_role(role, self._settings, getattr(part, "url", ""))
+        text = describe_role(role, settings, getattr(part, "url", ""))
         echo_status(role, f"{text} (in this process)", os.getpid(), started_at)

@@ -33,6 +33,7 @@ from projector.recovery.recovery import Recovery, Stage
 from projector.service.alerts import AlertArchive
 from projector.service.forecasts import Forecasts
 from projector.service.gathering import Gathering
+from projector.service.metrics import ProjectorMetrics
 from projector.service.notices import Notices
 from projector.service.state_copies import StateCopies
 from projector.service.trimming import Trimmer
@@ -57,6 +58,8 @@ class ProjectorOptions(Addresses, frozen=True, kw_only=True):
     """How long heartbeats are collected before they are written."""
     audit_seconds: float = 2.0
     """How often the logs are compared with the checkpoints."""
+    metrics: bool = False
+    """Whether it measures and counts."""
     auto_recover: bool = False
     """Whether lost logs are recovered without an operator."""
     backoff_max_seconds: float = 5.0
@@ -82,11 +85,13 @@ class Active:
         source: Source,
         lease: Lease,
         notices: Notices,
+        metrics: ProjectorMetrics | None,
         on_active: Callable[[], None],
         on_batch: Callable[[AppliedBatch], None],
     ) -> None:
         self._options = options
         self._notices = notices
+        self._metrics = metrics
         self._on_active = on_active
         self._on_batch = on_batch
         self.database = lease.database
@@ -189,6 +194,8 @@ class Active:
         await self._take_snapshots(self._projection.positions)
         await self._check_logs(thorough=True)
         await self._states.start()
+        if self._metrics is not None:
+            self._metrics.begin_term(self._log, self._lease, self._projection)
         self._on_active()
         await self._notices.withdraw(UNAVAILABLE)
         self._following = True
@@ -209,6 +216,8 @@ class Active:
         entries = {pool: some for pool, some in entries.items() if not stopped(positions[pool])}
         if not entries:
             return
+        if self._metrics is not None:
+            await self._log.refresh_clocks([CATALOGUE])  # no other log is behind its time
         await self._learn_generations(entries)
         write = self._projection.write
         batches = await self._lease.write(
@@ -219,6 +228,9 @@ class Active:
         )
         for applied in batches:
             self._mark_committed(applied)
+            if self._metrics is not None:
+                now_ms = self._log.now_ms(applied.position.pool)
+                self._metrics.events.count(applied, now_ms)
         newly_stopped = [applied.position for applied in batches if stopped(applied.position)]
         lost = await rewritten_logs(self._source, self.database, newly_stopped)
         if not await self._handle_lost(lost):

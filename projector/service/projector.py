@@ -29,6 +29,7 @@ from projector.rebuild.startup import upgrade
 from projector.rebuild.view_sets import read_version
 from projector.service.active import Active, ProjectorOptions
 from projector.service.file_watch import watch_file
+from projector.service.metrics import ProjectorMetrics
 from projector.service.notices import Notices
 from projector.store.database import Database, DatabaseError
 from projector.store.engines import address
@@ -71,6 +72,7 @@ class Projector:
         self._reported: dict[str, str] = {}
         self._outage = ""
         self._notices = Notices(options)
+        self.metrics = ProjectorMetrics() if options.metrics else None
 
     async def start(self) -> None:
         if self._task is None:
@@ -141,11 +143,12 @@ class Projector:
                 await lease.acquire()
             if await database.read(read_version) > VIEW_VERSION:
                 raise ViewsTooNew
-            active = Active(
-                self.options, source, lease, self._notices, self._activated, self._log_status
-            )
+            report = self._activated, self._log_status
+            active = Active(self.options, source, lease, self._notices, self.metrics, *report)
             await self._run_loops(active)
         finally:
+            if self.metrics is not None:
+                self.metrics.end_term()
             if self.phase is Phase.ACTIVE:  # one process of all that have the file open
                 await self._restore(database)
             with suppress(*RETRYABLE):  # it will lapse

@@ -157,6 +157,11 @@ class Lease:
     async def release(self) -> None:
         await self.database.write(self.release_in)
 
+    def is_ours(self, connection: Connection) -> bool:
+        """Whether this process has it, in a transaction that only reads."""
+        row = run(connection, _STATE, self.name).first()
+        return row is not None and (row.holder, row.term) == (self._holder, self.term)
+
     async def is_held(self) -> bool:
         """Whether a process acquired it and has not released it, dead or alive."""
         return bool((await self._read_state()).holder)

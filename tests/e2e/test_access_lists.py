@@ -22,8 +22,10 @@ LISTED = re.compile(r"^ACL SETUSER (\w+) on >SECRET ((?:.+\n)(?:  .+\n)*)", re.M
 
 
 @asynccontextmanager
-async def roles(folder: Path, server: RedisLikeServer, port: int) -> AsyncIterator[None]:
-    """The three roles as processes of their own, each with its login."""
+async def roles(
+    folder: Path, server: RedisLikeServer, port: int, metrics: dict[str, int]
+) -> AsyncIterator[None]:
+    """The three roles as processes of their own, each with its login and port for metrics."""
     started: list[subprocess.Popen[bytes]] = []
     for role in ROLES:
         login = f"redis://{role}:secret@127.0.0.1:{server.port}/0"
@@ -35,6 +37,7 @@ async def roles(folder: Path, server: RedisLikeServer, port: int) -> AsyncIterat
             "MUSTER_DATABASE_URL": f"sqlite:///{folder}/views.db",
             "MUSTER_RETENTION_EVENTS": "1",
             "MUSTER_RETENTION_AGE_SECONDS": "1",
+            "MUSTER_METRICS_PORT": str(metrics[role]),
         }
         with (folder / f"{role}.out").open("wb") as out:
             command = [*MUSTER, role, "--data-dir", str(folder / "data")]
@@ -62,14 +65,17 @@ async def test_the_documented_lists_are_enough_and_forbid_other_keys(
 
 async def _live(folder: Path, server: RedisLikeServer) -> None:
     """Let each role do all that it does with its list; none is denied, nor uses another key."""
-    port = free_port()
+    port, metrics = free_port(), {role: free_port() for role in ROLES}
     lists = LISTED.findall(section(OPERATIONS, "### Access control in Redis"))
     assert {role for role, _ in lists} == set(ROLES)
     with server.client() as client:
         for role, rules in lists:
             client.execute_command("ACL", "SETUSER", role, "on", ">secret", *rules.split())
-        async with roles(folder, server, port):
+        async with roles(folder, server, port, metrics):
             await _a_day(f"http://127.0.0.1:{port}")
+            url = f"http://127.0.0.1:{metrics['projector']}/metrics"
+            async with aiohttp.request("GET", url) as response:
+                assert "muster_stream_entries{" in await response.text()
             stream = "x:pool:{developer_pool}:events"
             await until(lambda: client.xinfo_stream(stream)["first-entry"][1][b"seq"] != b"1",
                         timeout=20)  # fmt: skip  # trimmed

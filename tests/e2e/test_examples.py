@@ -94,10 +94,11 @@ def redis_cli(system: System) -> None:
 async def metrics_are_documented(system: System) -> None:
     async with aiohttp.request("GET", f"{system.url}/metrics") as response:
         text = await response.text()
-    served = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
+    served = dict(re.findall(r"^# TYPE (muster_\S+) (\S+)$", text, re.MULTILINE))
     page = (ROOT / "docs/events.md").read_text()
     listed = dict(re.findall(r"^\| `(muster_\w+)` \| (\w+) \|", page, re.MULTILINE))
-    assert served == listed
+    assert "muster_http_requests_total" in served
+    assert served.items() <= listed.items()
 
 
 async def test_the_agents_of_the_readme_and_of_the_example_do_what_the_pages_say(

@@ -7,6 +7,7 @@ end is noted until the log knows of it too.
 import asyncio
 import contextlib
 import signal
+from collections import Counter
 from collections.abc import Callable
 
 import structlog
@@ -165,6 +166,10 @@ class HostProcesses(Struct, eq=False):
     def exit_reason(self, worker_id: str) -> str | None:
         """How the worker's process ended; None while it runs or if it is not known here."""
         return self._ended.get(worker_id)
+
+    def counts(self) -> Counter[str]:
+        """How many processes run here, by pool."""
+        return Counter(local.pool for local in self._running.values())
 
     def running(self, pool: str) -> set[str]:
         """The ids of the pool's workers whose processes run here."""

@@ -104,6 +104,11 @@ class Lease:
         """Whether the lease is over by the clock, also before its threads have noticed."""
         return boot_seconds() >= self._trusted_until
 
+    @property
+    def heartbeat(self) -> bytes:
+        """The data of the last one."""
+        return self._watch.snapshot
+
     async def start(self, *, preparing: str = "") -> None:
         """Renew from now on. `preparing`: what the worker does before it can claim."""
         self._loop = asyncio.get_running_loop()

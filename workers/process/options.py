@@ -38,6 +38,8 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     """Of what agents save; of `archived`, what Redis has accepted."""
     durability_replicas: int = 1
     durability_timeout_seconds: float = 2.0
+    report_to: str = ""
+    """The name under which workers report what they measure; empty: they do not."""
     fallback: bool = False
     """The log is a fallback's: fencing tokens of generation 0 are below all of the real log."""
 

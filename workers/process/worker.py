@@ -33,6 +33,7 @@ from workers.process.inbox import listen
 from workers.process.lease import Hooks, Lease
 from workers.process.options import WorkerOptions
 from workers.process.registration import Registration, ShutdownResult
+from workers.process.reports import Reports
 from workers.process.role_setup import RoleSetup, SetupFailed
 from workers.process.upkeep import Upkeep
 from workers.runtime.calls import CANCEL_SECONDS, STUCK_SECONDS
@@ -73,6 +74,10 @@ class Worker:
         self._pool_log = PoolLog(self._log, options.pool_name, origin)
         self._registration = Registration(self._pool_log, options.worker_id)
         self._upkeep = Upkeep(self._pool_log, options.worker_id, self.request_drain)
+        self._reports: Reports | None = None
+        if options.report_to:
+            self._reports = Reports(options.pool_name, options.report_to)
+            self._log.on_answered = self._reports.observe_call
         self._database = Database(options.engine_url)
         self._durable_saves = DurableSaves(self._log, options)
         self._output: Output | None = None
@@ -173,6 +178,8 @@ class Worker:
             log.exception("worker.not_closed", worker_id=worker_id)
         finally:
             self._upkeep.stop()
+            if self._reports is not None:
+                self._reports.flush()
             self._ended.set_result(reason)
 
     async def _on_empty(self) -> None:
@@ -245,6 +252,8 @@ class Worker:
             self._lease.reconfigure(self._context.config, version)
             log.info("worker.reconfigured", worker_id=self._options.worker_id, version=version)
         reason = self._upkeep.check(self._context.config)
+        if self._reports is not None:
+            self._reports.send(self._lease.heartbeat)
         if self._shutdown_task is not None:
             return
         if status == WorkerStatus.DRAINING:

@@ -21,6 +21,8 @@ class SupervisorOptions(HostOptions, frozen=True, kw_only=True):
     poll_seconds: float = 2.0
     shutdown_seconds: float = SHUTDOWN_SECONDS
     single_process: bool = False
+    metrics: bool = False
+    """Whether it measures, and its workers report what they measure."""
     reload: bool = False
     """Watch `app_dir`, and replace the workers where its code has changed."""
     limits: HostLimits = HostLimits()

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import structlog
+from msgspec.structs import replace
 
 from eventstore import errors
 from eventstore.connection.clients import Client
@@ -32,6 +33,7 @@ from workers.launch.zygote_messages import Plan
 from workers.supervisor.code_watch import Reloading
 from workers.supervisor.host_reports import HostReports
 from workers.supervisor.housekeeping import clean_up_logs, end_leftovers
+from workers.supervisor.metrics import SupervisorMetrics
 from workers.supervisor.options import SupervisorOptions, limit_to_one_worker, worker_options
 from workers.supervisor.pool_supervisor import PoolSupervisor, retry_forever
 from workers.supervisor.resting_pools import RestingPools
@@ -61,6 +63,8 @@ class Supervisor:
         self._pools: dict[str, PoolSupervisor] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._lock = HostLock(self.host, options.redis_url, options.key_prefix)
+        if options.metrics:
+            options = replace(options, report_to=f"muster-reports-{self._lock.scope}")
         self._worker_ended = asyncio.Event()
         self._processes = HostProcesses(
             self._new_launcher(options.deferred_roles),
@@ -70,6 +74,9 @@ class Supervisor:
         )
         if not options.single_process:
             self._processes.new_launcher = partial(self._new_launcher, options.deferred_roles)
+        self.metrics: SupervisorMetrics | None = None
+        if options.metrics:
+            self.metrics = SupervisorMetrics(options.report_to, self._processes, self._pools)
         self._reports = HostReports(
             self.host,
             self._origin,
@@ -89,6 +96,8 @@ class Supervisor:
         Raises `ConfigurationError` when a class cannot be imported or this host has a supervisor.
         """
         await self._lock.acquire(LOCK_TIMEOUT_SECONDS)
+        if self.metrics is not None:
+            self.metrics.start(self._events)
         if self._options.reload:
             await self._reloading.start()  # before the code is imported
         await self._processes.start()
@@ -115,6 +124,8 @@ class Supervisor:
         self._stopped = True
         async with contextlib.AsyncExitStack() as closing:  # from the last on, whatever fails
             closing.callback(self._lock.release)
+            if self.metrics is not None:
+                closing.callback(self.metrics.stop)
             closing.push_async_callback(self._client.aclose)
             closing.push_async_callback(self._catalogue.close)
             closing.push_async_callback(self._reader.close)

@@ -187,7 +187,9 @@ async def gateway_stage(
     async with open_stage(redis_url, database_url) as stage:
         pool = await stage.pool()
         gateway = Gateway(options(redis_url, database_url, **changes))
-        projector = stage.projector(lease_seconds=lease_seconds, backoff_max_seconds=0.5)
+        projector = stage.projector(
+            lease_seconds=lease_seconds, backoff_max_seconds=0.5, metrics=True
+        )
         await gateway.start()
         if projecting:
             await projector.start()

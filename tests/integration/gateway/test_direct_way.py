@@ -50,8 +50,8 @@ async def test_both_ways_answer_the_same(redis_url, tmp_path, headers, body, sta
         assert len({comparable(answer) for answer in answers}) == 1
         ids = {answer.headers["X-Request-Id"] for answer in answers}
         assert len(ids) == (1 if headers.get("X-Request-Id") == "mine" else 4)
-        counted = stage.backend.observations.requests
-        assert counted["POST", DIRECT, status] == 4
+        counted = stage.backend.observations.measures.numbers["muster_http_requests_total"]
+        assert counted["POST", DIRECT, str(status)] == 4
 
 
 async def test_what_was_admitted_for_one_method_is_not_for_another(stage):

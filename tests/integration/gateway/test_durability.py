@@ -78,7 +78,7 @@ async def test_with_appendfsync_always_every_command_is_on_disk(redis_server, ki
         assert [a.headers.get(LEVEL) for a in answers] == ["fsynced"] * len(answers)
         assert [a.status for a in answers] == [202, 202, 200, 200, 201, 200, 200, 200]
         metrics = (await stage.get("/metrics")).body.decode()
-        assert 'muster_commands_total{asked="fsynced",reached="fsynced"} 9' in metrics
+        assert 'muster_commands_total{asked="fsynced",reached="fsynced"} 9.0' in metrics
 
 
 async def test_agents_of_a_pool_created_again_are_not_part_of_an_earlier_deletion(

@@ -3,80 +3,78 @@
 import asyncio
 
 from msgspec.structs import replace
-from prometheus_client.parser import text_string_to_metric_families
 
+from eventstore.ids import new_id
 from eventstore.log import notices
 from eventstore.log.notices import NAMES, _key
-from tests.integration.gateway.stage import AGENTS
+from tests.integration.gateway.stage import AGENTS, GatewayStage, another_gateway
 from tests.integration.projector.stage import POOL
-from tests.waiting import timed, until
-
-PROMISED = {
-    "muster_agents",
-    "muster_worker_slots_used",
-    "muster_worker_slots_available",
-    "muster_spawn_schedule_to_start_seconds",
-    "muster_autoscaler_current_workers",
-    "muster_autoscaler_desired_workers",
-    "muster_stream_lag",
-    "muster_stream_pending",
-    "muster_stream_entries",
-    "muster_stream_trimmed",
-    "muster_projection_lag_seconds",
-    "muster_loop_lag_seconds",
-    "muster_restarts",
-    "muster_fallback",
-    "muster_fallback_can_end",
-}
-"""Families; the parser removes `_total` from a counter's name."""
+from tests.metrics import Samples, read, scrape, total
+from tests.waiting import timed
 
 
-async def test_metrics_are_readable_and_complete(stage):
-    fence = await stage.worker()
-    for _ in range(3):
-        await stage.pending()
-    [first, _] = await stage.run(fence, 2)
-    await stage.get(f"{AGENTS}/{first}")
+async def scraped(stage: GatewayStage) -> Samples:
     answer = await stage.get("/metrics")
-    assert answer.headers["Content-Type"].startswith("text/plain")
-    families = {f.name: f for f in text_string_to_metric_families(answer.body.decode())}
-    assert families.keys() >= PROMISED
+    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    return read(answer.body.decode())
 
-    def samples(name: str) -> dict[tuple[str, ...], float]:
-        return {tuple(s.labels.values()): s.value for s in families[name].samples}
 
-    assert samples("muster_agents") == {
-        (POOL, "developer", "running"): 2,
-        (POOL, "developer", "pending"): 1,
+async def test_a_gateway_reports_what_happened_to_it_and_no_state_of_the_system(stage):
+    fence = await stage.worker()
+    await stage.pending()
+    [first] = await stage.run(fence)
+    await stage.get(f"{AGENTS}/{first}")
+    assert (await stage.spawn(pool_name="nowhere")).kind == "pool-not-found"
+    samples = await scraped(stage)
+    assert set(samples) == {
+        "muster_up",
+        "muster_fallback",
+        "muster_fallback_can_end",
+        "muster_commands_total",
+        "muster_commands_refused_total",
+        "muster_http_requests_total",
+        "muster_http_request_seconds_count",
+        "muster_http_request_seconds_sum",
+        "muster_append_seconds_count",
+        "muster_append_seconds_sum",
+        "muster_loop_lag_seconds_count",
+        "muster_loop_lag_seconds_sum",
     }
-    assert samples("muster_worker_slots_used") == {(POOL,): 2}
-    assert samples("muster_worker_slots_available") == {(POOL,): 8}
-    assert (samples("muster_stream_lag"), samples("muster_stream_pending")) == (
-        {(POOL,): 1},
-        {(POOL,): 0},
-    )
-    counts = families["muster_spawn_schedule_to_start_seconds"].samples
-    assert [s.value for s in counts if s.name.endswith("_count")] == [2]
-    labels = {label for f in families.values() for s in f.samples for label in s.labels}
-    assert not labels & {"agent_id", "worker_id", "agent", "worker", "process_id"}
-    assert first not in answer.body.decode()
+    assert samples["muster_up"] == {("redis",): 1, ("views",): 1}
+    spawn, agent = f"{AGENTS}/spawn", f"{AGENTS}/{{agent_id}}"
+    assert samples["muster_http_requests_total"]["POST", spawn, "202"] == 1
+    assert samples["muster_http_request_seconds_count"]["GET", agent, "2xx"] == 1
+    assert samples["muster_http_request_seconds_count"]["POST", spawn, "4xx"] == 1
+    assert samples["muster_commands_refused_total"] == {("pool-not-found", spawn): 1}
+    assert first not in (await stage.get("/metrics")).body.decode()
 
 
-async def test_a_pool_whose_keys_are_damaged_hides_no_figures_of_others(
-    stage, plain_redis, monkeypatch
-):
-    monkeypatch.setattr("gateway.health.facts.POOLS_BATCH", 2)
-    for name in ("damaged", "sound"):
-        await stage.stage.pool(name)
-    await until(lambda: "sound" in stage.backend.pools())
-    for part in ("commands", "events", "parked"):
-        plain_redis.delete(f"pool:{{damaged}}:{part}")
-        plain_redis.set(f"pool:{{damaged}}:{part}", "neither stream nor hash")
-    answer = (await stage.get("/metrics")).body.decode()
-    for family in ("stream_lag", "stream_pending", "stream_entries", "parked"):
-        for pool in (POOL, "sound"):
-            assert f'muster_{family}{{pool="{pool}"}} 0' in answer
-        assert f'muster_{family}{{pool="damaged"}}' not in answer
+async def test_a_read_that_fails_is_no_refused_command(stage):
+    assert (await stage.get(f"{AGENTS}/{new_id()}")).status == 404
+    assert "muster_commands_refused_total" not in await scraped(stage)
+
+
+async def test_of_two_gateways_sums_are_right(stage):
+    """What used to be said by each gateway is said once, by the projector."""
+    async with another_gateway(stage) as other:
+        fence = await stage.worker()
+        for one in (stage, stage, other):
+            await one.pending()
+        await stage.run(fence, 2)
+        everything = [await scraped(stage), await scraped(other)]
+        everything.append(await scrape(stage.projector.metrics))
+    assert total("muster_agents", *everything) == 3
+    assert total("muster_spawns_total", *everything) == 3
+    assert total("muster_spawn_schedule_to_start_seconds_count", *everything) == 2
+    assert total("muster_worker_slots_used", *everything) == 2
+    assert total("muster_commands_total", *everything) == 3
+    spawned = [
+        value
+        for samples in everything
+        for labels, value in samples.get("muster_http_requests_total", {}).items()
+        if f"{AGENTS}/spawn" in labels
+    ]
+    assert sorted(spawned) == [1, 2]
 
 
 async def test_ready_and_alive(stage):

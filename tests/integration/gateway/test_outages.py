@@ -47,7 +47,7 @@ async def test_without_redis_reads_go_on_and_writes_say_so(redis_server, tmp_pat
         assert await stage.alerts("redis-unreachable")
         for path in ("monitor/system", "monitor/dashboard", "health", "pools"):
             assert (await stage.get(f"{AGENTS}/{path}")).status == 200
-        assert 'muster_up{part="redis"} 0' in (await stage.get("/metrics")).body.decode()
+        assert 'muster_up{part="redis"} 0.0' in (await stage.get("/metrics")).body.decode()
         server.start()
         await until(lambda: _is_ready(stage))
         assert (await stage.spawn(prefer="respond-async")).status == 202
@@ -147,7 +147,7 @@ async def test_without_a_database_agents_are_spawned_and_reads_say_so(redis_url,
             refused = await stage.get(path)
             assert (refused.status, refused.kind) == (503, "views-unavailable")
         metrics = (await stage.get("/metrics")).body.decode()
-        assert 'muster_up{part="views"} 0' in metrics
+        assert 'muster_up{part="views"} 0.0' in metrics
 
 
 async def test_without_a_database_an_agent_that_only_it_may_know_is_not_denied(redis_url, tmp_path):

@@ -8,6 +8,7 @@ from muster.__main__ import main
 from tests.integration.gateway.parked_agents import BASE, PARKED, damage, decide, parked
 from tests.integration.gateway.stage import AGENTS, logged
 from tests.integration.projector.stage import POOL
+from tests.metrics import scrape
 
 OLD = {
     "command:1-0": {
@@ -73,7 +74,7 @@ async def test_operators_get_an_alert(stage, plain_redis):
         ("parked", POOL, "critical")
     ]
     assert (await stage.get(f"{AGENTS}/monitor/system")).json["parked"] == {POOL: 1}
-    assert f'muster_parked{{pool="{POOL}"}} 1' in (await stage.get("/metrics")).body.decode()
+    assert (await scrape(stage.projector.metrics))["muster_parked"] == {(POOL,): 1}
     assert (await stage.get(PARKED, params={"pool_name": "no_such"})).status == 404
 
 

@@ -1,36 +1,46 @@
-"""What a gateway counts, and stops to count."""
+"""What a gateway observes, and forgets."""
 
-from eventstore.language import events
+from eventstore.metrics.exposition import expose
 from gateway.following.counters import Observations
+from gateway.wire.problems import Kind
+from tests.metrics import Samples, read
 
-SCALED = (
-    b'{"reason":"load","current":0,"desired":1,"pending":1,"restarting":0,"running":0,"free":0,'
-    b'"ordered":0,"maximum":9}'
-)
-
-
-def entry(type_: str, subject: str, data: bytes, ts: int = 5) -> tuple[bytes, list[bytes]]:
-    values = dict.fromkeys(events.ENTRY_FIELDS, b"0") | {
-        "type": type_.encode(), "subject": subject.encode(), "ts": b"%d" % ts, "data": data
-    }  # fmt: skip
-    return b"1-1", [part for name, value in values.items() for part in (name.encode(), value)]
+SPAWN = "/api/v1/agents/spawn"
 
 
-def test_a_pool_that_was_removed_has_no_series_any_more() -> None:
+def samples(observed: Observations) -> Samples:
+    return read(expose(observed.measures).decode())
+
+
+def test_a_pool_that_was_removed_has_no_faults_any_more() -> None:
     observed = Observations()
     for pool in ("gone", "there"):
-        observed.consume(
-            pool,
-            [
-                entry("agent.requested", f"a-{pool}", b"{}"),
-                entry("agent.started", f"a-{pool}", b"{}", ts=9),
-                entry("agent.restarting", f"a-{pool}", b'{"reason":"crashed"}'),
-                entry("pool.scaling_decided", pool, SCALED),
-            ],
-        )
         assert observed.since(f"views:{pool}", "stopped") > 0
-    assert "gone" in repr(vars(observed))
     observed.forget("gone")
     assert "gone" not in repr(vars(observed))
-    assert observed.restarts == {("there", "crashed"): 1}
-    assert observed.schedule_to_start.keys() == {"there"}
+    assert "there" in repr(vars(observed))
+
+
+def test_requests_are_counted_by_status_and_measured_by_its_class() -> None:
+    observed = Observations()
+    for status in (200, 202, 503):
+        observed.count_request("POST", SPAWN, status, 0.25)
+    found = samples(observed)
+    assert found["muster_http_requests_total"] == {
+        ("POST", SPAWN, "200"): 1,
+        ("POST", SPAWN, "202"): 1,
+        ("POST", SPAWN, "503"): 1,
+    }
+    assert found["muster_http_request_seconds_sum"] == {
+        ("POST", SPAWN, "2xx"): 0.5,
+        ("POST", SPAWN, "5xx"): 0.25,
+    }
+
+
+def test_only_commands_that_were_not_carried_out_are_refused() -> None:
+    observed = Observations()
+    observed.count_request("POST", SPAWN, 429, 0.1, Kind.BACKLOG_FULL)
+    observed.count_request("POST", SPAWN, 502, 0.1, Kind.AGENT_START_FAILED)
+    observed.count_request("GET", SPAWN, 405, 0.1, Kind.METHOD_NOT_ALLOWED)
+    observed.count_request("POST", SPAWN, 202, 0.1)
+    assert samples(observed)["muster_commands_refused_total"] == {("backlog-full", SPAWN): 1}

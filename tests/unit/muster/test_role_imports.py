@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-HEAVY = {"redis", "rich", "sqlalchemy", "aiohttp", "aiosqlite", "psycopg", "importlib.metadata"}
+HEAVY = {"redis", "rich", "sqlalchemy", "aiohttp", "aiosqlite", "psycopg", "importlib.metadata",
+         "prometheus_client"}  # fmt: skip
 LOADED = f"""
 import importlib, sys
 from eventstore.plain_logging import import_structlog

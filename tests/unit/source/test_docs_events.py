@@ -22,7 +22,7 @@ from eventstore.language.events import (
     WorkerBody,
 )
 from eventstore.language.scaling_state import Memory, Observation
-from gateway.health.metrics import FAMILIES
+from eventstore.metrics.families import FAMILIES
 from gateway.wire import problems
 from tests.unit.source.pages import EVENTS, PACKAGES, ROOT, first_names, section, table
 
@@ -139,9 +139,15 @@ def test_every_log_name_is_listed_and_no_other() -> None:
     assert sorted(first_names(section(EVENTS, "## Log names"))) == sorted(found)
 
 
-def test_every_metric_is_listed_with_its_kind() -> None:
-    rows = {row[0].strip("`"): row[1] for row in table(section(EVENTS, "## Metrics"))}
-    assert rows == {name: kind for name, (kind, _) in FAMILIES.items()}
+def test_every_metric_is_listed_with_its_kind_and_labels() -> None:
+    text = section(EVENTS, "## Metrics")
+    rows = {row[0].strip("`"): [row[1], row[2], _labels(row[3])] for row in table(text)}
+    assert rows == {name: [f.kind, f.of, list(f.labels)] for name, f in FAMILIES.items()}
+
+
+def _labels(cell: str) -> list[str]:
+    """The names in a cell, without their values, which are in brackets."""
+    return re.findall(r"`(\w+)`", re.sub(r"\(.*?\)(?=,|$)", "", cell))
 
 
 def test_every_problem_is_listed_with_its_status() -> None:

