@@ -13,6 +13,7 @@ from eventstore.language.agent_commands import RequestRestart
 from eventstore.language.alerts import AlertClosed, AlertEvent, AlertOpened
 from eventstore.language.events import ENTRY_FIELDS
 from eventstore.log.alerts import AlertLog, Lead, readable
+from eventstore.steps import clauses
 from gateway.server.listener import Gateway
 from tests.conftest import MakeServer
 from tests.integration.gateway.stage import AGENTS, QUICK, GatewayStage, gateway_stage, options
@@ -230,3 +231,24 @@ async def test_a_gateway_remembers_what_failed_before_it_started(often: GatewayS
         await until(lambda: backend.incidents.of(POOL, often.log.now_ms(POOL)).failed)
         found = backend.incidents.of(POOL, often.log.now_ms(POOL))
         assert list(found.failed) == [agent_id]
+
+
+async def test_where_there_are_many_pools_only_those_with_news_are_asked_about(
+    often: GatewayStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And all of them now and then."""
+    monkeypatch.setattr("gateway.health.alert_watch.POOLS_MAX", 0)
+    await often.ask("PATCH", f"{AGENTS}/pools/{POOL}", json={"config": {"max_workers": 1}})
+    fence = await often.worker(slots=1)
+    await often.pending()
+    await often.run(fence)
+    waiting = await often.pending()
+    await opened(often, "pool-at-maximum")
+    await often.terminate(waiting)
+    await closed(often, "pool-at-maximum")
+    step = often.log.step(POOL, ORIGIN)  # of which no event says anything
+    step.write(clauses.SetMeta("blocked", "role-not-declared: x"))
+    await often.log.commit(step)
+    assert not await written(often, "role-unavailable")
+    monkeypatch.setattr("gateway.health.alert_watch.SWEEP_SECONDS", 0.0)
+    await opened(often, "role-unavailable")

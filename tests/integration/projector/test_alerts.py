@@ -73,9 +73,9 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def alerts(redis_url: str, views_url: str) -> AsyncIterator[Alerts]:
-    async with open_stage(redis_url, views_url) as stage:
-        views = Views(views_url)
+async def alerts(redis_url: str, database_url: str) -> AsyncIterator[Alerts]:
+    async with open_stage(redis_url, database_url) as stage:
+        views = Views(database_url)
         await views.start()
         try:
             yield Alerts(stage, views)

@@ -1,5 +1,6 @@
 """Every rule: the condition that raises its alert, whom it names, and that it ends."""
 
+from itertools import count
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from gateway.alerts.facts import (
     ViewFacts,
     Waiting,
 )
+from gateway.alerts.ledger import CLEAR_MS, Closed, Ledger, Opened
 from gateway.alerts.rules import RULES
 from gateway.fallback import Fallback, HandoverFailure, HandoverFailures
 
@@ -127,6 +129,20 @@ def test_an_alert_is_raised_by_its_condition_and_names_its_subject(name: str) ->
     assert alert.action
     assert alert.runbook == f"docs/operations.md#{name}"
     assert "{" not in alert.message + alert.action
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_an_alert_ends_with_its_condition(name: str) -> None:
+    """Opened once, and closed under the same id."""
+    known, subject, _ = RAISED[name]
+    ledger, ids = Ledger(), count(1)
+    for at, facts in enumerate([replace(WELL, **known)] * 2 + [WELL] * 2):
+        ledger.observe(evaluate(facts), NOW + at * CLEAR_MS, lambda: f"id{next(ids)}")
+    opened, closed = (one for one in ledger.unwritten if one.alert.name == name)
+    assert (type(opened), type(closed)) == (Opened, Closed)
+    assert opened.alert.alert_id == closed.alert.alert_id
+    assert closed.alert.subject == subject
+    assert not ledger.open
 
 
 @pytest.mark.parametrize(
