@@ -11,7 +11,7 @@ from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import PoolName
 from gateway.wire.usage_requests import HistoryQuery, SpanQuery, UsageQuery
 from projector.queries import views as queries
-from projector.queries.views import ArchiveIncomplete, Grouping, UsageFilter, Views
+from projector.queries.views import ArchiveIncomplete, Grouping, Span, UsageFilter, Views
 
 HISTORY_MS = 6 * 3_600_000
 _WITHOUT_EVENTS = (
@@ -25,10 +25,11 @@ async def get_usage(call: Call, query: UsageQuery) -> Answer:
     wanted, by = _wanted(call, query), _grouping(query.by)
     pools = call.logs_of(query.pool_name)
     async with call.backend.read_history() as views:
-        since, until = await _span(call, views, query, pools, _month_start)
+        span = await _span(call, views, query, pools, _month_start)
         try:
-            ends = queries.parts_of(since, until, query.per)
-            report = await queries.usage(views.history, wanted, by, ends, limit=query.limit)
+            report = await queries.usage(
+                views.history, wanted, by, span, period=query.per, limit=query.limit
+            )
         except queries.TooManyParts as error:
             raise Problem(Kind.INVALID_REQUEST, f"per: {error}", field="per") from error
         except ArchiveIncomplete as error:
@@ -42,9 +43,9 @@ async def get_pool_history(call: Call, pool_name: PoolName, query: HistoryQuery)
     """Agents, slots, pending, arrivals, ends and failures of a pool, by minute, hour or day."""
     step = None if query.step is None else query.step.value
     async with call.backend.read_history() as views:
-        since, until = await _span(call, views, query, [pool_name], lambda now: now - HISTORY_MS)
+        span = await _span(call, views, query, [pool_name], lambda now: now - HISTORY_MS)
         try:
-            found = await queries.pool_history(views.history, pool_name, since, until, step)
+            found = await queries.pool_history(views.history, pool_name, span, step)
         except queries.HistoryRefused as error:
             raise Problem(Kind.INVALID_REQUEST, f"step: {error}", field="step") from error
         except ArchiveIncomplete as error:
@@ -88,8 +89,8 @@ async def _span(
     query: SpanQuery,
     pools: Collection[str] | None,
     default: Callable[[int], int],
-) -> tuple[int, int]:
-    """The ends of a span, once the views have all that happened in it. Raises `Problem`."""
+) -> Span:
+    """The span, once the views have all that happened in it. Raises `Problem`."""
     names = [CATALOGUE, *(call.backend.known_pools() if pools is None else pools)]
     now = max(map(call.backend.log.now_ms, names))
     until = now if query.until is None else as_of.parse_milliseconds(query.until, "until")
@@ -105,7 +106,7 @@ async def _span(
     if since > until:
         raise Problem(Kind.INVALID_REQUEST, "since: it has not come yet", field="since")
     await as_of.wait_until(call, views, until, names)
-    return since, until
+    return Span(since, until, is_open=query.until is None)
 
 
 def _month_start(now_ms: int) -> int:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from eventstore.errors import MusterError
 from projector.fold.projection import read_positions
 from projector.history.history import History
+from projector.queries.spans import Span
 from projector.queries.usage_sums import PoolSums
 from projector.store.rows import Position
 from projector.store.tables import SERVING, run
@@ -40,7 +41,7 @@ class HistoryRefused(MusterError):
     """The steps are too short for the span, or for what is stored of it."""
 
 
-class Span(Struct, frozen=True):
+class Steps(Struct, frozen=True):
     """From the start of a step to a time, which is not included."""
 
     since_ms: int
@@ -52,7 +53,7 @@ class Span(Struct, frozen=True):
         return MINUTES_OF[self.step] * MINUTE_MS
 
 
-def span_of(since_ms: int, until_ms: int, step: str | None, grain: int) -> Span:
+def steps_of(since_ms: int, until_ms: int, step: str | None, grain: int) -> Steps:
     """A span whose steps are as asked for, else the shortest of which there are not too many.
 
     `grain`: of how many minutes the oldest part of it is stored. Raises `HistoryRefused`.
@@ -68,24 +69,25 @@ def span_of(since_ms: int, until_ms: int, step: str | None, grain: int) -> Span:
         elif -(-(until_ms - first) // length) > POINTS_MAX:
             why = f"there are more than {POINTS_MAX:,} steps: take longer ones, or less time"
         else:
-            return Span(first, max(until_ms, first), name)
+            return Steps(first, max(until_ms, first), name)
     raise HistoryRefused(why)
 
 
 async def pool_history(
-    history: History, pool: str, since_ms: int, until_ms: int, step: str | None = None
+    history: History, pool: str, span: Span, step: str | None = None
 ) -> PoolHistory:
     """The points of a span. Raises `HistoryRefused`, and what the history raises."""
 
     def work(connection: Connection, deadline: float) -> PoolHistory:
         ts = read_positions(connection, SERVING).get(pool, Position(pool)).ts
-        span = span_of(since_ms, until_ms, step, grain_at(since_ms, ts))
-        return _history(PoolSums(connection, deadline, pool, ts, _ONLY_POOL), span)
+        until_ms, grain = span.end(connection, [pool]), grain_at(span.since_ms, ts)
+        steps = steps_of(span.since_ms, until_ms, step, grain)
+        return _history(PoolSums(connection, deadline, pool, ts, _ONLY_POOL), steps)
 
     return await history.query(work)
 
 
-def _history(reading: PoolSums, span: Span) -> PoolHistory:
+def _history(reading: PoolSums, span: Steps) -> PoolHistory:
     connection, pool = reading.connection, reading.pool
     start, end = _only(reading, span.since_ms), _only(reading, span.until_ms)
     of_span = (pool, span.since_ms // MINUTE_MS, span.until_ms // MINUTE_MS)
@@ -104,7 +106,7 @@ def _only(reading: PoolSums, at_ms: int) -> Sums:
     return next((s for a, s in found.items() if a.account == POOL_ACCOUNT), none)
 
 
-def _points(span: Span, start: Sums, rows: Sequence[Sums], end: Sums) -> Iterator[HistoryPoint]:
+def _points(span: Steps, start: Sums, rows: Sequence[Sums], end: Sums) -> Iterator[HistoryPoint]:
     at, last, later = span.since_ms, start, iter([*rows, None])
     row = next(later)
     while at < span.until_ms:
@@ -120,7 +122,7 @@ def _points(span: Span, start: Sums, rows: Sequence[Sums], end: Sums) -> Iterato
 def _point(since: int, until: int, old: Sums, new: Sums) -> HistoryPoint:
     levels = {name: getattr(new, name) for name in LEVELS}
     sums = {n: getattr(new, f"{n}_ms") - getattr(old, f"{n}_ms") for n in LEVELS}
-    means = {f"{name}_mean": total / (until - since) for name, total in sums.items()}
+    means = {f"{name}_mean": round(total / (until - since), 6) for name, total in sums.items()}
     return HistoryPoint(
         since=since,
         arrivals=new.requested - old.requested,

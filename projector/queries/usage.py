@@ -3,9 +3,7 @@
 A span includes its start and not its end. It may be divided at the hours, days or months of UTC.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -13,10 +11,10 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 from sqlalchemy import Connection, select
 
-from eventstore.errors import MusterError
 from projector.fold.projection import read_positions
 from projector.history.history import History
 from projector.queries.agent_pages import names_in
+from projector.queries.spans import Period, Span, parts_of
 from projector.queries.usage_sums import PoolSums
 from projector.store.rows import Position
 from projector.store.tables import SERVING, run
@@ -33,26 +31,12 @@ from projector.store.usage_rows import (
     UsageRow,
 )
 
-STEPS_MAX: Final = 1_000
 ROWS_MAX: Final = 10_000
 _SUMMED: Final = (*COUNTS, *(f"{name}_ms" for name in LEVELS))
-_HOUR: Final = timedelta(hours=1)
 _POOL_ONLY: Final = ("workers_ms", "slots_ms")
 Group: TypeAlias = tuple[int, str | None, str | None, str | None, str | None]
 """The step of the span; pool, role, project and label, None where it is not grouped by that."""
 _labels: Final = msgspec.json.Decoder(dict[str, str])
-
-
-class Period(StrEnum):
-    """Of which length the parts of a span are."""
-
-    HOUR = "hour"
-    DAY = "day"
-    MONTH = "month"
-
-
-class TooManyParts(MusterError):
-    """The span has more parts than are answered at once."""
 
 
 class UsageFilter(Struct, frozen=True, kw_only=True):
@@ -106,39 +90,23 @@ class Grouping(Struct, frozen=True, kw_only=True):
         )
 
 
-def parts_of(since_ms: int, until_ms: int, period: Period | None) -> list[int]:
-    """The ends of the parts of a span, its own ends included. Raises `TooManyParts`."""
-    ends = [since_ms]
-    while ends[-1] < until_ms:
-        following = until_ms if period is None else _next_start(ends[-1], period)
-        ends.append(min(following, until_ms))
-        if len(ends) > STEPS_MAX + 1:
-            raise TooManyParts(f"a span has at most {STEPS_MAX:,} parts: take longer ones")
-    return ends if len(ends) > 1 else [since_ms, since_ms]
-
-
-def _next_start(ms: int, period: Period) -> int:
-    then = datetime.fromtimestamp(ms // 1000, UTC).replace(minute=0, second=0, microsecond=0)
-    match period:
-        case Period.HOUR:
-            then += _HOUR
-        case Period.DAY:
-            then = then.replace(hour=0) + timedelta(days=1)
-        case Period.MONTH:
-            then = (then.replace(day=1, hour=0) + timedelta(days=32)).replace(day=1)
-    return int(then.timestamp()) * 1000
-
-
 async def usage(
     history: History,
     wanted: UsageFilter,
     by: Grouping,
-    ends: Sequence[int],
+    span: Span,
     *,
+    period: Period | None = None,
     limit: int = ROWS_MAX,
 ) -> UsageReport:
-    """The usage between each two of `ends`, in ms. Raises what the history raises."""
-    return await history.query(lambda c, deadline: _usage(c, deadline, wanted, by, ends, limit))
+    """The usage of a span. Raises `TooManyParts`, and what the history raises."""
+
+    def work(connection: Connection, deadline: float) -> UsageReport:
+        pools = _pools(connection, wanted)
+        ends = parts_of(span.since_ms, span.end(connection, pools), period)
+        return _usage(connection, deadline, pools, wanted, by, ends, limit)
+
+    return await history.query(work)
 
 
 class _Sum(Struct):
@@ -178,6 +146,7 @@ class _Sum(Struct):
 def _usage(
     connection: Connection,
     deadline: float,
+    pools: Iterable[str],
     wanted: UsageFilter,
     by: Grouping,
     ends: Sequence[int],
@@ -186,7 +155,7 @@ def _usage(
     positions, roles = read_positions(connection, SERVING), _roles(connection)
     where, values = _accounts(wanted)
     found = _Found(wanted, by)
-    for pool in _pools(connection, wanted):
+    for pool in pools:
         ts = positions.get(pool, Position(pool)).ts
         sums = PoolSums(connection, deadline, pool, ts, where, values)
         first = old = sums.at(ends[0])

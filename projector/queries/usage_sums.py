@@ -6,6 +6,7 @@ had no later event, nor where the time is the start of a minute.
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import starmap
 from typing import Any, Final
 
 from msgspec import Struct
@@ -102,8 +103,7 @@ class PoolSums(Struct, frozen=True):
         parts = generation_ranges(self.connection, self.pool)
         for part in parts:
             query = part.rows(first=done + 1, end=last + 1).where(EVENTS.c.ts < at_ms)
-            found = self.connection.execute(query.order_by(EVENTS.c.seq)).mappings()
-            rows += (EventRow(**row) for row in found)
+            rows += starmap(EventRow, self.connection.execute(query.order_by(EVENTS.c.seq)))
         first = parts[0].first if parts else last + 1
         if first > done + 1 or (rows and rows[-1].seq - done != len(rows)):
             raise ArchiveIncomplete(self.pool, max(first, done + 1), at_ms)

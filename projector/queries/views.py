@@ -21,15 +21,9 @@ from projector.queries import selects
 from projector.queries.attention import failures_of, waiting
 from projector.queries.pool_history import HistoryRefused, pool_history
 from projector.queries.sharing import SharedQueries
+from projector.queries.spans import Period, Span, TooManyParts
 from projector.queries.usage import ROWS_MAX as USAGE_ROWS_MAX
-from projector.queries.usage import (
-    Grouping,
-    Period,
-    TooManyParts,
-    UsageFilter,
-    parts_of,
-    usage,
-)
+from projector.queries.usage import Grouping, UsageFilter, usage
 from projector.store import agent_states
 from projector.store.alerts import AlertRow, closed_alerts
 from projector.store.capacity import WAITS_FOR_CLAIM, WAITS_FOR_ISOLATION
@@ -57,8 +51,8 @@ __all__ = [
     "PointInTime", "NotYetArchived", "PoolRow", "Position", "Timed", "TooExpensive", "EventRange",
     "ArchiveUnreadable", "Views", "WAITS_FOR_CLAIM", "WAITS_FOR_ISOLATION", "WorkerRow",
     "explain_agent", "explain_pool", "explain_worker", "id_order", "is_lost", "page", "reason",
-    "row_of_pool", "Grouping", "HistoryRefused", "Period", "PoolHistory", "TooManyParts",
-    "USAGE_ROWS_MAX", "UsageFilter", "UsageReport", "parts_of", "pool_history", "usage",
+    "row_of_pool", "Grouping", "HistoryRefused", "Period", "PoolHistory", "Span", "TooManyParts",
+    "USAGE_ROWS_MAX", "UsageFilter", "UsageReport", "pool_history", "usage",
 ]  # fmt: skip
 
 CONNECTIONS: Final = 4

@@ -2,15 +2,21 @@
 
 import random
 from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from projector.fold.projection import Projection
 from projector.history.positions import ArchiveIncomplete
 from projector.queries.pool_history import HistoryRefused, pool_history
-from projector.queries.usage import Grouping, Period, UsageFilter, parts_of, usage
+from projector.queries.spans import Period, Span, parts_of
+from projector.queries.usage import Grouping, UsageFilter, usage
+from projector.store.mapping import chunks
 from projector.store.rows import EventRow
+from projector.store.tables import SERVING
 from projector.store.usage_rows import MINUTE_MS, UsageReport
 from tests.histories import POOLS, History
 from tests.integration.projector.archive_stage import ArchiveStage, open_archive
@@ -31,8 +37,27 @@ def later(rows: Sequence[EventRow], by_ms: int) -> list[EventRow]:
     return [replace(row, ts=ts, stream_id=f"{ts}-{row.seq}") for row, ts in times]
 
 
-async def used(stage: ArchiveStage, *ends: int, by: Grouping = EACH, **wanted: Any) -> UsageReport:
-    return await usage(stage.history, UsageFilter(**wanted), by, ends)
+async def used(
+    stage: ArchiveStage,
+    since: int,
+    until: int,
+    by: Grouping = EACH,
+    per: Period | None = None,
+    **wanted: Any,
+) -> UsageReport:
+    return await usage(stage.history, UsageFilter(**wanted), by, Span(since, until), period=per)
+
+
+async def projected(stage: ArchiveStage, rows: Sequence[EventRow]) -> None:
+    """Fold them in batches of a few events of one log, each in a transaction of its own."""
+    projection = Projection(SERVING, archives=True)
+    await stage.database.read(projection.load)
+    for pool, of_pool in groupby(rows, lambda row: row.pool):
+        for batch in chunks(of_pool, 5):
+            projection.add_pools()
+            projection.learn_generation(pool, batch[0].generation)
+            write = partial(projection.write, pool=pool, rows=batch)
+            projection.mark_committed(await stage.database.write(write))
 
 
 def expected(rows: Sequence[EventRow], since: int, until: int) -> dict[Any, dict[str, Any]]:
@@ -52,8 +77,8 @@ async def test_any_span_is_that_of_an_independent_fold(database_url: str) -> Non
     rows = history(seed, 9_000, length)
     chance = random.Random(seed)
     async with open_archive(database_url) as stage:
-        await stage.project(rows)
-        for _ in range(40):
+        await projected(stage, rows)
+        for _ in range(12):
             times = [chance.choice((row.ts, row.ts + 1)) for row in chance.choices(rows, k=2)]
             since, until = sorted(
                 chance.choice((at, at // MINUTE_MS * MINUTE_MS, at + 20_000)) for at in times
@@ -61,22 +86,32 @@ async def test_any_span_is_that_of_an_independent_fold(database_url: str) -> Non
             report = await used(stage, since, until)
             found = {(r.pool_name, r.project_id, r.label): numbers(r) for r in report.rows}
             assert found == expected(rows, since, until), (since, until)
-            of_pools = await used(stage, since, until, by=Grouping(pool=True))
-            for row in of_pools.rows:
-                times_of_pool = times_of(rows, str(row.pool_name))["", "", "{}"]
-                assert numbers(row) == measured(times_of_pool, since, until)
+        of_pools = await used(stage, since, until, by=Grouping(pool=True))
+        for row in of_pools.rows:
+            times_of_pool = times_of(rows, str(row.pool_name))["", "", "{}"]
+            assert numbers(row) == measured(times_of_pool, since, until)
+
+
+async def test_a_span_that_lasts_until_now_has_all_that_came_meanwhile(views_url: str) -> None:
+    rows = history(10, 9_000)
+    async with open_archive(views_url) as stage:
+        await projected(stage, rows)
+        now = Span(rows[0].ts, rows[-9].ts, is_open=True)
+        report = await usage(stage.history, ALL, EACH, now)
+        assert now.until_ms < (report.until or 0) <= rows[-1].ts + 1
+        assert report == await used(stage, rows[0].ts, report.until or 0)
 
 
 async def test_a_span_is_divided_at_full_hours_and_the_parts_make_the_whole(
-    database_url: str,
+    views_url: str,
 ) -> None:
     rows = history(8, 300_000)
     since, until = rows[5].ts, rows[-1].ts + 7
     ends = parts_of(since, until, Period.HOUR)
     assert all(end % 3_600_000 == 0 for end in ends[1:-1])
-    async with open_archive(database_url) as stage:
-        await stage.project(rows)
-        report = await used(stage, *ends, by=Grouping())
+    async with open_archive(views_url) as stage:
+        await projected(stage, rows)
+        report = await used(stage, since, until, by=Grouping(), per=Period.HOUR)
         assert numbers(report.total) == numbers((await used(stage, since, until)).total)
         for name in ("requested", "ended", "restarts"):
             parts = sum(getattr(row, name) for row in report.rows)
@@ -90,7 +125,7 @@ async def test_usage_is_filtered_and_workers_are_of_pools_only(views_url: str) -
     rows = history(9, 9_000)
     span = (rows[0].ts, rows[-1].ts + 1)
     async with open_archive(views_url) as stage:
-        await stage.project(rows)
+        await projected(stage, rows)
         every = await used(stage, *span, by=Grouping(role=True))
         assert [row.role_type for row in every.rows] == ["developer"]
         assert (every.rows[0].worker_seconds or 0) > 0
@@ -108,7 +143,7 @@ async def test_old_sums_are_thinned_and_stay_without_their_events(database_url: 
     begun, ended = rows[0].ts, rows[-1].ts
     hour = (begun + 2 * HOUR_MS) // HOUR_MS * HOUR_MS
     async with open_archive(database_url) as stage:
-        await stage.project(rows)
+        await projected(stage, rows)
         exact = await used(stage, begun + 1, hour + 1)
         assert {(r.pool_name, r.project_id, r.label): numbers(r) for r in exact.rows} == expected(
             rows, begun + 1, hour + 1
@@ -131,8 +166,8 @@ async def test_a_history_has_every_minute_and_the_same_in_sql(database_url: str)
     until = rows[-1].ts + 3
     times = times_of(rows, ALPHA)["", "", "{}"]
     async with open_archive(database_url) as stage:
-        await stage.project(rows)
-        found = await pool_history(stage.history, ALPHA, since + 5, until)
+        await projected(stage, rows)
+        found = await pool_history(stage.history, ALPHA, Span(since + 5, until))
         assert (found.step, found.since) == ("minute", since)
         for at, point in zip(range(since, until, MINUTE_MS), found.points, strict=True):
             end = min(at + MINUTE_MS, until)
@@ -154,7 +189,7 @@ async def test_a_history_has_every_minute_and_the_same_in_sql(database_url: str)
         )
         assert hours[0][0] == sum(point.arrivals for point in found.points)
         with pytest.raises(HistoryRefused, match="steps"):
-            await pool_history(stage.history, ALPHA, since - 400 * DAY_MS, until, "minute")
+            await pool_history(stage.history, ALPHA, Span(since - 400 * DAY_MS, until), "minute")
 
 
 def test_months_and_days_are_those_of_utc() -> None:
