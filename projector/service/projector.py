@@ -137,6 +137,8 @@ class Projector:
 
     async def _stand_by(self, database: Database, source: Source) -> None:
         lease = Lease(database, seconds=self.options.lease_seconds)
+        if self.metrics is not None:
+            self.metrics.database = database
         self.phase = Phase.STANDBY
         try:
             if not await upgrade(source, lease):

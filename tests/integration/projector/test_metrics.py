@@ -144,6 +144,28 @@ async def test_the_series_of_a_deleted_pool_go(redis_url: str, database_url: str
             assert _pools(await scrape(projector.metrics)) == {POOL}
 
 
+async def test_they_go_from_a_standby_too_which_another_has_superseded(
+    redis_url: str, database_url: str
+) -> None:
+    async with open_stage(redis_url, database_url) as stage:
+        pools = [await stage.pool(), await stage.pool("other")]
+        async with stage.projecting(metrics=True, lease_seconds=30.0) as projector:
+            for pool in pools:
+                await pool.spawn()
+            await stage.settle()
+            database = Database(stage.database_url)
+            database.open()
+            await Lease(database).seize()
+            await pools[0].spawn()
+            await until(lambda: projector.phase is Phase.STANDBY)
+            assert _pools(await scrape(projector.metrics)) == {POOL, "other"}
+            await stage.sql("DELETE FROM {}pools WHERE pool_name = 'other'")
+            samples = await scrape(projector.metrics)
+            assert _pools(samples) == {POOL}
+            assert total("muster_spawns_total", samples) == 1
+            await database.close()
+
+
 def _pools(samples: Samples) -> set[str]:
     """Every pool that any series of counters or state names."""
     named = {label for series in samples.values() for labels in series for label in labels}
