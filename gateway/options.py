@@ -87,6 +87,10 @@ class GatewayOptions(Struct, frozen=True, kw_only=True):
     port: int = 8000
     api_token: str | None = None
     hostnames: tuple[str, ...] = LOCAL_NAMES
+    tls_cert: str = ""
+    """The file of its certificate in PEM form; empty: it speaks plain HTTP."""
+    tls_key: str = ""
+    """The file of the key; empty: it is in that of the certificate."""
     access_log: bool = False
     """Whether each request is logged at the level of what an operator reads."""
     version: str = "0"

@@ -21,6 +21,11 @@ class Certificates:
         name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
         _openssl(*new, *issuer, *files, *name)
 
+    def encrypted_key(self, file: Path) -> Path:
+        """The key in another file, with a password."""
+        _openssl("pkey", "-in", str(self.key), "-aes256", "-passout", "pass:x", "-out", str(file))
+        return file
+
     def options(self, port: int, *, clients: str = "no") -> dict[str, str]:
         """Of a Redis that serves TLS at this port, beside its other one."""
         return {

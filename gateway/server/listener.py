@@ -7,6 +7,7 @@ closes.
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final
@@ -21,6 +22,7 @@ from gateway.backend.backend import VIEWS_ERRORS, Backend
 from gateway.backend.call import default_headers
 from gateway.health.alert_watch import AlertWatch
 from gateway.options import GatewayOptions
+from gateway.server.certificate import Certificate
 from gateway.server.routes import application, serve
 from gateway.webhooks.endpoints import sender_of
 from gateway.wire.connections import connection_factory
@@ -49,8 +51,10 @@ class Gateway:
         self.url = ""
 
     async def start(self) -> None:
-        """Listen. Raises `ConfigurationError` if the address cannot be used."""
-        backend = Backend(self._options)
+        """Listen. Raises `ConfigurationError` if address or certificate cannot be used."""
+        options = self._options
+        certificate = Certificate(options.tls_cert, options.tls_key) if options.tls_cert else None
+        backend = Backend(options)
         listening_socket = _listen(self._options.host, self._options.port)
         self._backend = backend
         limits = self._options.limits
@@ -69,16 +73,19 @@ class Gateway:
             "gateway.acknowledgements": backend.acknowledged_commands.watch,
             "gateway.durability": backend.capabilities.watch,
         }
+        if certificate is not None:
+            parts["gateway.certificate"] = certificate.watch
         self._start_parts(parts)
         await backend.tail.start(timeout_seconds=TAIL_SECONDS)
         await asyncio.wait(self._tasks[:1], timeout=VIEWS_SECONDS)
-        await self._start_server(self._runner, listening_socket)
+        context = None if certificate is None else certificate.context
+        await self._start_server(self._runner, listening_socket, context)
         # Not earlier: what has not been reached yet is not unreachable.
         parts = {"gateway.alerts": AlertWatch(backend).run}
-        if self._options.webhooks:
+        if options.webhooks:
             parts["gateway.webhooks"] = sender_of(backend).run
         self._start_parts(parts)
-        self.url = _url(self._options.host, listening_socket)
+        self.url = _url(options.host, listening_socket, secure=context is not None)
         log.info("gateway.started", url=self.url)
 
     def _start_parts(self, parts: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
@@ -87,15 +94,26 @@ class Gateway:
             for part, work in parts.items()
         ]
 
-    async def _start_server(self, runner: web.AppRunner, listening_socket: socket.socket) -> None:
+    async def _start_server(
+        self,
+        runner: web.AppRunner,
+        listening_socket: socket.socket,
+        context: ssl.SSLContext | None,
+    ) -> None:
         """Accept connections, each with the bounds of `gateway.wire.connections`."""
         assert runner.server is not None
         limits = self._options.limits
         connections_max, backlog = connection_capacity(limits)
         limiter = ConnectionLimiter(connections_max, default_headers(self._options))
-        connect = connection_factory(runner.server, limiter, limits)
+        connect = connection_factory(runner.server, limiter, limits, secure=context is not None)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(connect, sock=listening_socket, backlog=backlog)
+        self._server = await loop.create_server(
+            connect,
+            sock=listening_socket,
+            backlog=backlog,
+            ssl=context,
+            ssl_handshake_timeout=None if context is None else limits.head_seconds,
+        )
 
     async def stop(self) -> None:
         """Answer what is under way, then close. A second call does nothing."""
@@ -130,12 +148,12 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening_socket
 
 
-def _url(host: str, listening_socket: socket.socket) -> str:
+def _url(host: str, listening_socket: socket.socket, *, secure: bool) -> str:
     port = listening_socket.getsockname()[1]
     display_host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
         host, f"[{host}]" if ":" in host else host
     )
-    return f"http://{display_host}:{port}"
+    return f"http{'s' if secure else ''}://{display_host}:{port}"
 
 
 async def retry_on_error(name: str, work: Callable[[], Awaitable[None]]) -> None:

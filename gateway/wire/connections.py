@@ -7,6 +7,7 @@ connection, and so that what is not HTTP gets a problem like everything else. Th
     nothing at all             `idle_seconds`, between requests too; then closed
     a body                     `body_seconds`, see `gateway.wire.requests`
     an answer that is not read `unread_seconds` without a byte going out, then cut
+    a handshake of TLS         `head_seconds`, then cut
     connections at once        see `gateway.wire.limiter`
 
 Whether a head is complete is known from the server's `request_factory`, which aiohttp calls then.
@@ -26,13 +27,20 @@ from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import InvalidURLError, LineTooLong
 
 from gateway.options import Limits
-from gateway.wire.limiter import ConnectionLimiter, RejectedConnection, raw_response
+from gateway.wire.limiter import (
+    ConnectionLimiter,
+    RejectedConnection,
+    end_writing,
+    raw_response,
+)
 from gateway.wire.problems import Kind, Problem
 
 log = structlog.get_logger("muster.gateway")
 
 READS: Final = ("GET", "HEAD")
 REASON_MAX: Final = 120
+HANDSHAKE_MARGIN_SECONDS: Final = 1.0
+"""After the time for a handshake it is certain that it has ended."""
 _CLIENT_TEXT: Final = re.compile(r"[:\s]+b?['\"](?!Host')")
 """Where a message of aiohttp goes over into what the client sent, which may be a secret."""
 
@@ -41,9 +49,9 @@ _DUPLICATE: Final = re.compile(r"Duplicate '([A-Za-z-]{1,40})' header")
 
 
 def connection_factory(
-    server: web.Server, limiter: ConnectionLimiter, limits: Limits
+    server: web.Server, limiter: ConnectionLimiter, limits: Limits, *, secure: bool = False
 ) -> Callable[[], asyncio.Protocol]:
-    """Makes the protocol of each connection that was accepted."""
+    """Makes the protocol of each connection that was accepted; `secure`: before its handshake."""
     make_request = server.request_factory
 
     def on_request(
@@ -54,7 +62,10 @@ def connection_factory(
 
     def connect() -> asyncio.Protocol:
         if limiter.admit():
-            return Connection(server, limiter, limits)
+            connection = Connection(server, limiter, limits)
+            if secure:
+                connection.expect_handshake()
+            return connection
         return RejectedConnection(limiter, limits.linger_seconds)
 
     server.request_factory = on_request
@@ -64,8 +75,9 @@ def connection_factory(
 class Connection(web.RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_answered", "_body", "_close_timer", "_head_timer", "_held_back", "_limiter",
-                 "_limits", "_reading", "_transport", "_unread_timer", "_unsent")  # fmt: skip
+    __slots__ = ("_answered", "_body", "_close_timer", "_handshake_timer", "_head_timer",
+                 "_held_back", "_limiter", "_limits", "_reading", "_transport", "_unread_timer",
+                 "_unsent")  # fmt: skip
 
     def __init__(self, server: web.Server, limiter: ConnectionLimiter, limits: Limits) -> None:
         super().__init__(
@@ -81,6 +93,7 @@ class Connection(web.RequestHandler):
         self._limiter = limiter
         self._limits = limits
         self._transport: asyncio.Transport | None = None
+        self._handshake_timer: asyncio.TimerHandle | None = None
         self._head_timer: asyncio.Handle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
         self._close_timer: asyncio.TimerHandle | None = None
@@ -90,7 +103,15 @@ class Connection(web.RequestHandler):
         self._answered = True
         self._reading: asyncio.Task[None] | None = None
 
+    def expect_handshake(self) -> None:
+        """Of a handshake that fails nothing else is known here than that it takes too long."""
+        seconds = self._limits.head_seconds + HANDSHAKE_MARGIN_SECONDS
+        loop = asyncio.get_running_loop()
+        self._handshake_timer = loop.call_later(seconds, self._limiter.handshake_failed)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._handshake_timer is not None:
+            self._handshake_timer.cancel()
         self._limiter.connection_opened()
         self._transport = cast("asyncio.Transport", transport)
         self._set_kernel_timeout()
@@ -158,7 +179,7 @@ class Connection(web.RequestHandler):
         self._transport.write(
             raw_response(Problem(Kind.HEAD_TOO_SLOW, detail), self._limiter.headers)
         )
-        self._transport.write_eof()
+        end_writing(self._transport)
         # If it were closed with something unread, the kernel would drop the answer at the client.
         self._close_timer = asyncio.get_running_loop().call_later(
             self._limits.linger_seconds, self.force_close

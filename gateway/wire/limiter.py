@@ -46,6 +46,10 @@ class ConnectionLimiter:
             log.warning("gateway.full", connections=self.open)
         return False
 
+    def handshake_failed(self) -> None:
+        """One that was admitted is not made."""
+        self._pending -= 1
+
     def connection_opened(self) -> None:
         self._pending -= 1
         self.open += 1
@@ -74,7 +78,7 @@ class RejectedConnection(asyncio.Protocol):
         write_transport.write(raw_response(problem, self._limiter.headers))
         self._limiter.rejected += 1
         seconds = self._linger_seconds if self._limiter.rejected <= REJECTED_MAX else 0.0
-        write_transport.write_eof()
+        end_writing(write_transport)
         loop = asyncio.get_running_loop()
         self._close_timer = loop.call_later(seconds, write_transport.close)
 
@@ -82,6 +86,12 @@ class RejectedConnection(asyncio.Protocol):
         self._limiter.rejected -= 1
         if self._close_timer is not None:
             self._close_timer.cancel()
+
+
+def end_writing(transport: asyncio.WriteTransport) -> None:
+    """Let the client know that nothing more comes; over TLS only closing does."""
+    if transport.can_write_eof():
+        transport.write_eof()
 
 
 def raw_response(problem: Problem, headers: Mapping[str, str]) -> bytes:

@@ -76,6 +76,8 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "metrics-port": {"type": int, "metavar": "N", "help": "where supervisor and projector answer"
                      " /metrics (default 0: nowhere)"},
     "allowed-hosts": {"metavar": "NAMES", "help": "more names to accept in a request's Host"},
+    "tls-cert": {"metavar": "FILE", "help": "serve HTTPS with this certificate (PEM)"},
+    "tls-key": {"metavar": "FILE", "help": "its key, if that is another file (PEM)"},
     "access-log": {**_SWITCH, "help": "log every request: who, what, and what became of it"},
     "durability": {"metavar": "LEVEL", "help": "for commands that request none: accepted (default),"
                    " fsynced, replicated or archived"},
@@ -99,7 +101,7 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 """The flags of the roles, as argparse declares them. Each is a setting of the same name."""
 SHARED_FLAGS = ("config", "data-dir", "redis-url", "database-url", "key-prefix", "log-level")
-GATEWAY_FLAGS = ("host", "port", "allowed-hosts", "access-log", "durability")
+GATEWAY_FLAGS = ("host", "port", "allowed-hosts", "tls-cert", "tls-key", "access-log", "durability")
 WORKER_FLAGS = ("app-dir", "agents-database-url", "shutdown-seconds")
 METRICS_FLAGS = ("metrics-host", "metrics-port")
 RETENTION_FLAGS = ("retention-age-seconds", "retention-events")

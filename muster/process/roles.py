@@ -153,6 +153,8 @@ def _gateway(settings: Settings, fallback: "Fallback | None") -> Part:
             api_token=settings.api_token or None,
             hostnames=tuple(sorted({*LOOPBACK, settings.host, *extra})),
             access_log=settings.access_log,
+            tls_cert=str(settings.tls_cert or ""),
+            tls_key=str(settings.tls_key or ""),
             version=__version__,
             mode="single-process" if settings.single_process else "processes",
             fallback=fallback,

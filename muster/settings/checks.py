@@ -13,6 +13,11 @@ def check(settings: Settings, *, listens: bool) -> None:
     """Raises `ConfigurationError`. `listens`: the process answers HTTP."""
     if listens:
         _check_host(settings)
+        if settings.tls_key is not None and settings.tls_cert is None:
+            raise ConfigurationError(
+                f"{settings.source('tls_key')}: a key without a certificate: name that, too"
+                " (tls_cert)"
+            )
     if settings.metrics_port:
         _require_address(settings.metrics_host, settings.source("metrics_host"), "metrics-")
     for name in ("agents_database_url", "pgbouncer_url"):

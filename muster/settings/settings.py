@@ -71,6 +71,8 @@ class NamedSettings(Struct, frozen=True, kw_only=True):
     api_token: str = ""
     allowed_hosts: str = ""
     access_log: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     host_id: str = ""
     appendfsync: str = "everysec"
     fallback: str = "none"

@@ -203,6 +203,12 @@ class GatewayClient:
         with closing(kind(host, port, timeout=seconds)) as connection:
             try:
                 connection.connect()
+            except ssl.SSLCertVerificationError as error:
+                raise ServiceUnreachable(
+                    f"{self._shown_url}: its certificate is not trusted: {error.verify_message};"
+                    " SSL_CERT_FILE names the authority that it is of, --url (MUSTER_URL) a name in"
+                    " it"
+                ) from error
             except ssl.SSLError as error:
                 raise ServiceUnreachable(f"{self._shown_url}: {error}") from error
             except OSError as error:

@@ -1,7 +1,8 @@
 """The one decision about what a caller may do, and that no route does without it."""
 
 from collections.abc import Iterable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from eventstore.keys import CATALOGUE
 from eventstore.language.events import EVENT_TYPES
 from eventstore.language.tokens import Scope, Secret, Token, digest_of, subject_of
+from eventstore.steps.step import Origin
 from gateway.access.credentials import Credentials
 from gateway.access.grants import (
     FULL,
@@ -21,10 +23,12 @@ from gateway.access.grants import (
     need_of_event,
     pool_of_event,
 )
-from gateway.options import Limits
+from gateway.backend.call import Call
+from gateway.options import GatewayOptions, Limits
 from gateway.server import routes
 from gateway.server.authorization import require_declared
 from gateway.server.openapi import Operation
+from gateway.wire.answer import Answer
 
 NAMES = st.sampled_from(["a", "b", "c"])
 LIMITS = st.none() | st.frozensets(NAMES, min_size=1, max_size=2)
@@ -196,3 +200,14 @@ def test_the_services_own_token_is_valid_whatever_tokens_there_are() -> None:
     assert credentials.grant_of("Bearer own") is FULL
     assert credentials.grant_of("Bearer new") != FULL
     assert credentials.grant_of("Bearer other") is None
+
+
+def test_the_position_in_an_answer_names_no_foreign_pool() -> None:
+    backend = SimpleNamespace(options=GatewayOptions(redis_url="", database_url="", roles=()))
+    for pools, expected in ((None, ":7,a:1,b:2"), (frozenset({"a"}), ":7,a:1")):
+        call = Call(cast("Any", None), cast("Any", backend), Origin())
+        call.grant = Grant(frozenset({"read"}), pools)
+        call.read_state.position = {"": 7, "a": 1, "b": 2}
+        answer = Answer({})
+        call.set_headers(answer)
+        assert answer.headers["Muster-Position"] == expected
