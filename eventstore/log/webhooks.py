@@ -42,6 +42,17 @@ class WebhookQueue:
         """What is not tried any more."""
         return _texts_of((await self._ask([("HGETALL", self._dead)]))[0])
 
+    async def dead_ids(self) -> list[str]:
+        """The ids of what is not tried any more."""
+        return [one.decode() for one in (await self._ask([("HKEYS", self._dead)]))[0]]
+
+    async def dead_ones(self, delivery_ids: Sequence[str]) -> list[bytes]:
+        """Of these, those that are not tried any more."""
+        if not delivery_ids:
+            return []
+        [found] = await self._ask([("HMGET", self._dead, *delivery_ids)])
+        return [one for one in found if one is not None]
+
     async def settle(self, delivery_id: str) -> None:
         """It was sent."""
         await self._ask([("HDEL", self._deliveries, delivery_id)])

@@ -108,7 +108,7 @@ class Verdict(Struct, frozen=True):
 
 def evaluate(facts: Facts, rules: Mapping[str, Rule] = RULES) -> Verdict:
     """Decide all rules that can be decided."""
-    decided = {name: rule for name, rule in rules.items() if rule.needs in ("", *facts.known)}
+    decided = {name: rule for name, rule in rules.items() if facts.known.issuperset(rule.needs)}
     found: dict[Key, Alert] = {}
     for name, rule in decided.items():
         for finding in rule.when(facts):

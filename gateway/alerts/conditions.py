@@ -196,6 +196,11 @@ def commands_unsaved(facts: Facts) -> Iterator[Finding]:
         yield Finding(subject="log", since_ms=since, count=len(lost), details=details)
 
 
+def webhook_undelivered(facts: Facts) -> Iterator[Finding]:
+    for name, (count, error) in facts.undelivered.items():
+        yield Finding(subject=name, count=count, details={"error": error})
+
+
 # ---- servers -------------------------------------------------------------------
 
 

@@ -133,6 +133,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     lost_commands: Sequence[str] = ()
     """What this gateway acknowledged and a recovery could not save, described."""
     lost_commands_ms: int = 0
+    undelivered: Mapping[str, tuple[int, str]] = {}
+    """By webhook: how many dead letters it has, and the error of the newest."""
     fallback: Fallback | None = None
     handover: HandoverFailures | None = None
     handover_path: str = ""

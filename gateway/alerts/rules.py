@@ -28,8 +28,8 @@ class Rule(Struct, frozen=True, kw_only=True):
     action: str
     for_seconds: float = 0.0
     """For so long the condition has to hold."""
-    needs: str = ""
-    """What must be readable to decide it: `redis`, `views`; empty: it is always decided."""
+    needs: tuple[str, ...] = ()
+    """What must be readable to decide it: `redis`, `views`; without any it is always decided."""
     own: bool = False
     """Only the gateway that it is about knows, and reports it to the one that writes alerts."""
 
@@ -59,27 +59,27 @@ RULES: Final[Mapping[str, Rule]] = {
     "pending-too-long": _warning(
         when=conditions.pending_too_long,
         for_seconds=PENDING_SECONDS,
-        needs=VIEWS,
+        needs=(VIEWS,),
         message="{pending} spawns of pool {subject} wait, one for more than five minutes: {reason}",
         action="the reason says what they wait for; `muster explain {subject}` has the decisions of"
         " the scaling",
     ),
     "pool-at-maximum": _warning(
         when=conditions.pool_at_maximum,
-        needs=VIEWS,
+        needs=(VIEWS,),
         message="{pending} spawns wait; all {maximum} workers are full",
         action="raise max_workers of the pool, or end agents that are not needed",
     ),
     "role-unavailable": _critical(
         when=conditions.role_unavailable,
-        needs=REDIS,
+        needs=(REDIS,),
         message="agents of pool {subject} wait: {reason}",
         action="declare the role in the file of every supervisor, or repair its import or set-up,"
         " and restart them; the agents start then, and nothing was counted against them",
     ),
     "state-lost": _critical(
         when=conditions.state_lost,
-        needs=VIEWS,
+        needs=(VIEWS,),
         message="the state that {several} of pool {pool} saved last ({reason}) is in neither"
         " Redis nor the database",
         action="put the table agent_states back from a backup and run `muster restart {subject}`,"
@@ -87,14 +87,14 @@ RULES: Final[Mapping[str, Rule]] = {
     ),
     "process-damaged": _warning(
         when=conditions.process_damaged,
-        needs=REDIS,
+        needs=(REDIS,),
         message="an agent of pool {subject} changed the {what}, which cannot be put back",
         action="see `agent.process_state_remains` in the worker's log and correct the agent; a"
         " worker was replaced for this before, within 24 hours, so this one goes on as it is",
     ),
     "parked": _critical(
         when=conditions.parked,
-        needs=REDIS,
+        needs=(REDIS,),
         message="{number} in pool {subject} could not be processed and are parked",
         action="`muster parked` says what and why; remove the cause, then retry or drop them",
     ),
@@ -114,7 +114,7 @@ RULES: Final[Mapping[str, Rule]] = {
     # logs and views
     "log-halted": _critical(
         when=conditions.log_halted,
-        needs=REDIS,
+        needs=(REDIS,),
         message="the log of {subject} accepts no writes: {reason}",
         action="`muster recover` rebuilds the log from the archive; with --dry-run it only says"
         " what is lost",
@@ -133,38 +133,38 @@ RULES: Final[Mapping[str, Rule]] = {
     ),
     "projection-stopped": _critical(
         when=conditions.projection_stopped,
-        needs=VIEWS,
+        needs=(VIEWS,),
         message="the views are stopped at seq {seq}: {status}",
         action="{action}",
     ),
     "projection-lag": _warning(
         when=conditions.projection_lag,
-        needs=VIEWS,
+        needs=(REDIS, VIEWS),
         message="the views are {seconds:.1f} s and {events} events behind",
         action="check the projector: is it running, and what does its log say?",
     ),
     "stream-not-trimmed": _warning(
         when=conditions.archive_behind,
-        needs=REDIS,
+        needs=(REDIS,),
         message="{entries:,} events are in Redis; what is above {events_max:,}, or older than"
         " {hours:g} h, should have left it",
         action="check the projector: only what it has archived can leave",
     ),
     "projector-unavailable": _critical(
         when=conditions.notice(notices.UNAVAILABLE),
-        needs=REDIS,
+        needs=(REDIS,),
         message="the views cannot be written: {text}",
         action="do what the message says; the projector then goes on by itself",
     ),
     "views-file-repaired": _warning(
         when=conditions.notice(notices.REPAIRED),
-        needs=REDIS,
+        needs=(REDIS,),
         message="{text}",
         action="find out who touched that file; remove what was put aside once it is not needed",
     ),
     "views-wal-large": _warning(
         when=conditions.notice(notices.WAL_LARGE),
-        needs=REDIS,
+        needs=(REDIS,),
         message="{text}",
         action="end that reader's transaction: another program that has the file open",
     ),
@@ -173,6 +173,13 @@ RULES: Final[Mapping[str, Rule]] = {
         message="the views cannot be read: {reason}",
         action="repair the database, or see `muster doctor`; agents are started and ended"
         " meanwhile, and only reads are refused",
+    ),
+    "webhook-undelivered": _warning(
+        when=conditions.webhook_undelivered,
+        needs=(REDIS,),
+        message="{number} messages to webhook {subject} were not accepted: {error}",
+        action="`muster webhooks test {subject}` tries it; `muster webhooks dead` lists them, to be"
+        " sent again or forgotten",
     ),
     # Redis and this host
     "redis-unreachable": _critical(
@@ -183,19 +190,19 @@ RULES: Final[Mapping[str, Rule]] = {
     ),
     "redis-memory": _critical(
         when=conditions.redis_memory,
-        needs=REDIS,
+        needs=(REDIS,),
         message="Redis uses {share:.0%} of {limit}",
         action="{action}",
     ),
     "redis-cannot-save": _critical(
         when=conditions.redis_cannot_save,
-        needs=REDIS,
+        needs=(REDIS,),
         message="Redis cannot save its data: {error}",
         action="make room on its disk and see its log; what is only in its memory is lost with it",
     ),
     "redis-rewrite-needed": _critical(
         when=conditions.redis_rewrite_needed,
-        needs=REDIS,
+        needs=(REDIS,),
         own=True,
         message="Redis could not write its append-only file for a while, and may be unable to read"
         " it at its next start",
@@ -210,7 +217,7 @@ RULES: Final[Mapping[str, Rule]] = {
     ),
     "clock-differs": _warning(
         when=conditions.clock_differs,
-        needs=REDIS,
+        needs=(REDIS,),
         message="log time, which is that of Redis, is {seconds:.0f} s {way} the clock of this host",
         action="synchronise the clocks of the hosts; back-offs, time-outs and retention go by log"
         " time, which never goes back",

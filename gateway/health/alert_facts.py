@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -14,11 +14,13 @@ from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE
 from eventstore.language.alerts import Case
 from eventstore.log.replies import text_of
+from eventstore.log.webhooks import WebhookQueue
 from gateway.alerts.facts import REDIS, VIEWS, Facts, PoolFacts, ViewFacts, Waiting
 from gateway.backend.agent_rows import with_blocked
 from gateway.backend.backend import Backend
 from gateway.fallback import read_handover_failures
 from gateway.health import facts
+from gateway.webhooks.deliveries import decoded
 from gateway.wire.problems import Problem
 
 _POOL_COMMANDS: Final = (
@@ -64,6 +66,7 @@ async def gather(backend: Backend, pools: Collection[str] | None = None) -> Fact
         redis=redis,
         redis_since_ms=backend.observations.since("redis", "" if redis.reachable else "silent"),
         notices=await facts.projector_notices(backend) if redis.reachable else (),
+        undelivered=await _undelivered(backend) if redis.reachable else {},
         **await asyncio.to_thread(_files, backend),
     )
 
@@ -83,6 +86,21 @@ def own_facts(backend: Backend) -> Facts:
         fallback=backend.options.fallback,
         retention=backend.options.retention,
     )
+
+
+async def _undelivered(backend: Backend) -> dict[str, tuple[int, str]]:
+    """Dead letters by webhook, and the error of the newest; nothing is asked without webhooks."""
+    if not backend.options.webhooks:
+        return {}
+    queue = WebhookQueue(backend.log.client, backend.log.keys)
+    try:
+        ids = sorted(await queue.dead_ids())
+        counts = Counter(one.partition(":")[0] for one in ids)
+        newest = {one.partition(":")[0]: one for one in ids}  # an id has its time
+        found = decoded(await queue.dead_ones([*newest.values()]))
+    except LogError:
+        return {}
+    return {one.webhook: (counts[one.webhook], one.error) for one in found}
 
 
 def _files(backend: Backend) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """One message to one webhook: when it is tried, and when no more. Pure."""
 
+from collections.abc import Iterable
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -56,3 +58,14 @@ def after_failure(delivery: Delivery, attempt: Attempt, now_ms: int, random: flo
         return failed
     pause = max(PAUSES_SECONDS[attempts - 1], min(attempt.retry_after, PAUSE_MAX_SECONDS))
     return replace(failed, due_ms=now_ms + int(pause * (1 + JITTER * random) * 1000))
+
+
+def decoded(stored: Iterable[bytes]) -> list[Delivery]:
+    """Those that this version can read."""
+    found = []
+    for text in stored:
+        try:
+            found.append(msgspec.json.decode(text, type=Delivery))
+        except msgspec.MsgspecError:
+            continue
+    return found

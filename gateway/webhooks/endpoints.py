@@ -13,8 +13,8 @@ from eventstore.names import unknown_name
 from gateway.backend.backend import Backend
 from gateway.backend.call import Call
 from gateway.options import Webhook
-from gateway.webhooks.deliveries import Delivery
-from gateway.webhooks.sender import Sender, decoded, tested
+from gateway.webhooks.deliveries import Delivery, decoded
+from gateway.webhooks.sender import Sender, tested
 from gateway.wire.answer import Answer
 from gateway.wire.operating_requests import DeadLetterId, WebhookName, WebhookRequest
 from gateway.wire.problems import Kind, Problem
@@ -84,7 +84,10 @@ def sender_of(backend: Backend) -> Sender:
 async def list_webhooks(call: Call) -> Answer:
     """The webhooks that this gateway is configured with."""
     queue = _queue(call.backend)
-    waiting, dead = decoded(await queue.waiting()), decoded(await queue.dead())
+    waiting, dead = (
+        decoded((await queue.waiting()).values()),
+        decoded((await queue.dead()).values()),
+    )
     rows = [_row(one, waiting, dead) for one in call.backend.options.webhooks]
     return Answer(WebhookList(sorted(rows, key=lambda row: row.name)))
 
@@ -129,7 +132,7 @@ async def send_test(
 
 async def list_dead(call: Call) -> Answer:
     """The messages that could not be delivered and are not tried any more."""
-    dead = decoded(await _queue(call.backend).dead())
+    dead = decoded((await _queue(call.backend).dead()).values())
     return Answer(DeadLetterList([_letter(d) for d in sorted(dead, key=lambda d: d.created_ms)]))
 
 
@@ -155,7 +158,7 @@ async def drop_dead(call: Call, dead_id: DeadLetterId) -> Answer:
 
 
 async def _dead(queue: WebhookQueue, dead_id: str) -> Delivery:
-    found = {one.delivery_id: one for one in decoded(await queue.dead())}
+    found = {one.delivery_id: one for one in decoded((await queue.dead()).values())}
     if dead_id not in found:
         detail = f"there is no dead letter {dead_id}"
         raise Problem(Kind.DEAD_LETTER_NOT_FOUND, detail, field="dead_id")

@@ -7,7 +7,7 @@ operator may have sent again. Messages do not wait for each other.
 import asyncio
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import aiohttp
@@ -20,7 +20,13 @@ from eventstore.language.alerts import AlertEvent
 from eventstore.log.alerts import readable
 from eventstore.log.webhooks import WebhookQueue
 from gateway.options import Webhook
-from gateway.webhooks.deliveries import ERROR_MAX, Attempt, Delivery, after_failure
+from gateway.webhooks.deliveries import (
+    ERROR_MAX,
+    Attempt,
+    Delivery,
+    after_failure,
+    decoded,
+)
 from gateway.webhooks.messages import TEST_TYPE, headers_of, payload_of, payload_of_test
 
 log = structlog.get_logger("muster.gateway")
@@ -62,7 +68,7 @@ class Sender:
         for webhook in self._webhooks.values():
             await self._queue_new(webhook)
         now_ms = _now_ms()
-        waiting = decoded(await self._queue.waiting())
+        waiting = decoded((await self._queue.waiting()).values())
         due = [one for one in waiting if one.due_ms <= now_ms]
         if due:
             limit = asyncio.Semaphore(SENT_AT_ONCE)
@@ -103,7 +109,7 @@ class Sender:
             return
         await self._queue.bury(failed.delivery_id, text)
         log.warning("webhook.given_up", **named, attempts=failed.attempts, reason=failed.error)
-        dead = sorted(decoded(await self._queue.dead()), key=lambda one: one.created_ms)
+        dead = sorted(decoded((await self._queue.dead()).values()), key=lambda one: one.created_ms)
         await self._queue.drop_dead(*(one.delivery_id for one in dead[:-DEAD_MAX]))
 
 
@@ -144,17 +150,6 @@ async def tested(webhook: Webhook) -> Attempt:
     async with session() as http:
         message_id = f"{TEST_TYPE}.{new_id()}"
         return await attempted(http, webhook, message_id, payload_of_test(webhook.name, _now_ms()))
-
-
-def decoded(stored: Mapping[str, bytes]) -> list[Delivery]:
-    """Those that this version can read."""
-    found = []
-    for text in stored.values():
-        try:
-            found.append(msgspec.json.decode(text, type=Delivery))
-        except msgspec.MsgspecError:
-            continue
-    return found
 
 
 def _delivery(webhook: Webhook, event: AlertEvent) -> Delivery:

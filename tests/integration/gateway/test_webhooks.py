@@ -157,9 +157,13 @@ async def test_what_is_gone_is_a_dead_letter_at_once_and_can_be_forgotten(
 
     [letter] = await until(dead)
     assert letter["attempts"] == 1
+    [alert] = await sending.alerts("webhook-undelivered")
+    assert (alert["subject"], alert["count"]) == ("ops", 1)
+    assert "it answered 410" in alert["message"]
     assert (await sending.ask("DELETE", f"{WEBHOOKS}/dead/{letter['id']}")).status == 200
     assert await dead() == []
-    assert not got.messages
+    assert await sending.alerts("webhook-undelivered") == []
+    assert not got.of("agent-failed")
 
 
 async def test_a_webhook_can_be_tested(

@@ -93,6 +93,7 @@ RAISED: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "views-wal-large": ({"notices": [Notice("views-wal-large", "9 GB", 9)]}, "database", "9 GB"),
     "database-unreachable": ({"views_error": "refused"}, "database", "refused"),
+    "webhook-undelivered": ({"undelivered": {"ops": (3, "it answered 500")}}, "ops", "3 messages"),
     "redis-unreachable": (redis(reachable=False, error="refused"), "redis", "refused"),
     "redis-memory": (redis(memory_used=90, memory_limit=100), "redis", "90% of its maxmemory"),
     "redis-cannot-save": (redis(save_error="no space"), "redis", "no space"),
