@@ -5,7 +5,7 @@ past, and is not counted.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -47,6 +47,21 @@ LOSS_CAUSES: Final[Mapping[str, str]] = {
     "it did not start before its deadline": "not-started",
 }
 """How the reason of a `worker.lost` begins, and which cause that is; the first one that fits."""
+
+
+FROM_ZERO: Final = (
+    ("muster_spawns_total", ()),
+    *(
+        ("muster_agents_ended_total", ("failed", f"{kind}-budget-spent"))
+        for kind in ("start", "restart")
+    ),
+    *(
+        ("muster_restarts_total", (why,))
+        for why in ("crashed", "start_failed", "unhealthy", "lost")
+    ),
+    *(("muster_workers_lost_total", (cause,)) for cause in ("lease", "killed", "exited")),
+)
+"""What each pool has from its beginning: Prometheus does not see how a counter came to be 1."""
 
 
 class _Reason(Struct, frozen=True):
@@ -94,6 +109,12 @@ class EventMeasures:
                 self._started(row, applied.state.agents.get(row.subject))
             elif (count := self._counted.get(row.type)) is not None:
                 count(row)
+
+    def start_from_zero(self, pools: Iterable[str]) -> None:
+        """Report counters of these pools that alerts are made of before they count anything."""
+        for pool in pools:
+            for name, labels in FROM_ZERO:
+                self._measures.count(name, pool, *labels, by=0)
 
     def retain_pools(self, pools: Collection[str]) -> None:
         """Forget what was decided for any other pool."""

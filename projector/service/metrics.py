@@ -41,16 +41,17 @@ class ProjectorMetrics:
         now, active = Measures(), False
         with suppress(DatabaseError, OSError):
             active = self._state is not None and await self._state.read(now)
-            await self._forget_deleted_pools()
+            await self._match_pools()
         now.set("muster_projector_active", int(active))
         return self.measures, now
 
-    async def _forget_deleted_pools(self) -> None:
-        """By what is projected; on standby by what another has projected."""
+    async def _match_pools(self) -> None:
+        """Series of the pools there are, by what is projected, on standby by another projector."""
         from projector.queries import selects
 
         if self._state is not None:
             live = self._state.live_pools()
+            self.events.start_from_zero(live)
         elif self.database is not None:
             live = {pool.pool_name for pool in await self.database.read(selects.pools)}
         else:

@@ -75,6 +75,21 @@ async def test_state_and_events_of_a_pool(redis_url: str, database_url: str) -> 
         assert samples["muster_projection_lag_seconds_sum"][POOL,] < 60
 
 
+async def test_counters_that_alerts_are_made_of_begin_with_zero(
+    redis_url: str, database_url: str
+) -> None:
+    """Prometheus would not see the first failure of a pool."""
+    async with open_stage(redis_url, database_url) as stage:
+        await stage.pool()
+        async with stage.projecting(metrics=True) as projector:
+            await stage.settle()
+            samples = await scrape(projector.metrics)
+        assert samples["muster_spawns_total"] == {(POOL,): 0}
+        assert samples["muster_agents_ended_total"][POOL, "start-budget-spent", "failed"] == 0
+        assert samples["muster_workers_lost_total"]["lease", POOL] == 0
+        assert samples["muster_restarts_total"][POOL, "crashed"] == 0
+
+
 async def test_without_the_option_nothing_is_measured(redis_url: str, database_url: str) -> None:
     async with open_stage(redis_url, database_url) as stage:
         await stage.pool()
