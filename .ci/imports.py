@@ -21,7 +21,8 @@ OPEN = {
     "": ("eventstore.errors", "eventstore.atomic_file", "eventstore.plain_logging",
          "eventstore.redis_errors", "eventstore.metrics", "eventstore.version",
          "eventstore.keys", "eventstore.ids", "eventstore.names",
-         "eventstore.retention", "eventstore.ticks", "eventstore.language"),
+         "eventstore.retention", "eventstore.ticks", "eventstore.language",
+         "eventstore.telemetry"),
     "projector": ("projector.store",),
     "gateway": (QUERIES,),
 }  # fmt: skip
@@ -41,6 +42,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "eventstore.ticks": (),
     "eventstore.metrics": (),
     "eventstore.language": (),
+    "eventstore.telemetry": (),
     "eventstore.connection": (),
     "eventstore.embedded": (),
     "eventstore.steps": (),
@@ -97,7 +99,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
                        CALLS, LOG),
     "gateway.server": ("gateway.access", "gateway.options", "gateway.wire",
                        "gateway.following", "gateway.backend", "gateway.resources",
-                       "gateway.health", "gateway.webhooks", STEPS, CALLS),
+                       "gateway.health", "gateway.webhooks", STEPS, CALLS, LOG),
     # the public face, the processes, the command line
     "muster": ("workers.api",),
     "muster.__main__": ("muster.cli",),

@@ -106,6 +106,8 @@ class GatewayOptions(Struct, frozen=True, kw_only=True):
     role_defaults: Mapping[str, Mapping[str, Any]] = {}
     """Settings of pools, by the role of their agents."""
     webhooks: tuple[Webhook, ...] = ()
+    otel: bool = False
+    """Whether requests are traced by OpenTelemetry."""
     limits: Limits = Limits()
     retention: Retention = Retention()
 

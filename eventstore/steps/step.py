@@ -65,6 +65,8 @@ class Origin(Struct, frozen=True, kw_only=True):
     causation_id: str = ""
     """The event that the step follows from, if that is not the last one of its subject."""
     traceparent: str = ""
+    traced: bool = False
+    """Whether the worker of an agent that is requested continues this trace."""
 
 
 class Fence(Struct, frozen=True):
@@ -170,7 +172,8 @@ class Step:
             )
             new, cause = agents.evolve(new, event, self.pool), ""
             if isinstance(body, events.AgentRequested):
-                self.store_spec(agent_id, body)
+                origin = self._origin
+                self.store_spec(agent_id, body, origin.traceparent if origin.traced else "")
             elif state is not None and isinstance(body, STORES_STATE):
                 self.write(clauses.PutState(agent_id, clauses.packed(state)))
         if new is None:
@@ -201,10 +204,13 @@ class Step:
         self.store_spec(agent.agent_id, agent)
         self._move(None, agent, replace=replace)
 
-    def store_spec(self, agent_id: str, spec: events.AgentRequested | Agent) -> None:
-        """Store the input and labels of an agent, if it has any."""
-        if spec.labels or bytes(spec.input) not in (b"", b"{}"):
+    def store_spec(
+        self, agent_id: str, spec: events.AgentRequested | Agent, traceparent: str = ""
+    ) -> None:
+        """Store the input and labels of an agent, if it has any, and the trace that it is of."""
+        if traceparent or spec.labels or bytes(spec.input) not in (b"", b"{}"):
             content = {"input": spec.input, "labels": spec.labels}
+            content |= {"traceparent": traceparent} if traceparent else {}
             self.write(clauses.PutSpec(agent_id, msgspec.json.encode(content).decode()))
 
     def requeue(self, agent: Agent) -> None:

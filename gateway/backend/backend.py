@@ -49,12 +49,12 @@ VIEWS_ERRORS: Final = (queries.DatabaseError, queries.DatabaseUnreachable, OSErr
 class Backend:
     """Shared by all requests of one gateway."""
 
-    def __init__(self, options: GatewayOptions) -> None:
+    def __init__(self, options: GatewayOptions, new_log: Callable[..., Log] = Log) -> None:
         self.options = options
         self.limits = options.limits
         client = FailFastClient(options.redis_url)
         self.redis_health = client.health = RedisHealth(options.redis_url, self._on_redis_change)
-        self.log = Log(client, Keys(options.key_prefix), retention=options.retention)
+        self.log = new_log(client, Keys(options.key_prefix), retention=options.retention)
         self.views = queries.Views(options.database_url)
         self.views_error = "it has not been reached yet"
         """Why the database was never reached; empty once it was."""

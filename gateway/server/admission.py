@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
-from typing import Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
 
 import structlog
@@ -30,6 +30,10 @@ from gateway.server.access_log import CLIENT_LEFT, AccessLog
 from gateway.server.paths import PROBES, is_public
 from gateway.wire.answer import Answer
 from gateway.wire.problems import Kind, Problem, translate
+from gateway.wire.trace_context import sent_traceparent
+
+if TYPE_CHECKING:
+    from gateway.server.tracing import RequestTracing
 
 log = structlog.get_logger("muster.gateway")
 
@@ -51,20 +55,26 @@ HEAD_MAX: Final = 2048
 CONDITIONS: Final = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 """A command under a condition that is not examined must not be carried out."""
 Response: TypeAlias = Answer | web.StreamResponse
+Record: TypeAlias = Callable[[Call, str, int, float], None]
 Handler: TypeAlias = Callable[[Call], Awaitable[Response]]
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def answering(
-    backend: Backend, app: web.Application, direct: Mapping[str, Handler]
+    backend: Backend,
+    app: web.Application,
+    direct: Mapping[str, Handler],
+    tracing: "RequestTracing | None" = None,
 ) -> Callable[[web.Request], Awaitable[Response]]:
     """A handler that admits each request, has it answered, and turns every error into a problem.
 
     `direct`: what answers a POST to a path without routing it. Of these, a head that was admitted
     is not examined again when it comes again.
     """
-    heads, requests = dict[object, Asked](), AccessLog(full=backend.options.access_log)
+    heads, new_origin = dict[object, Asked](), _new_origin
+    record: Record = AccessLog(full=backend.options.access_log).record
+    if tracing is not None:
+        new_origin, record = tracing.new_origin, tracing.recording(record)
 
     async def answer(call: Call) -> Response:
         request = call.request
@@ -96,13 +106,13 @@ def answering(
 
     async def handle(request: web.Request) -> Response:
         started_at = time.perf_counter()
-        call = Call(request, backend, Origin(actor="http", correlation_id=new_id()))
+        call = Call(request, backend, new_origin())
         method = request.method if request.method in hdrs.METH_ALL else "other"
         try:
             response = await answer(call)
         except asyncio.CancelledError:
             seconds = time.perf_counter() - started_at
-            requests.record(call, method, CLIENT_LEFT, seconds)
+            record(call, method, CLIENT_LEFT, seconds)
             raise
         if isinstance(response, Answer):
             call.set_headers(response)
@@ -112,10 +122,14 @@ def answering(
         seconds = time.perf_counter() - started_at
         known, status = backend.observations, response.status
         known.count_request(method, call.route, status, seconds, call.problem)
-        requests.record(call, method, status, seconds)
+        record(call, method, status, seconds)
         return response
 
-    return handle
+    return handle if tracing is None else tracing.around(handle)
+
+
+def _new_origin() -> Origin:
+    return Origin(actor="http", correlation_id=new_id())
 
 
 def _may_come_again(request: web.Request) -> bool:
@@ -153,8 +167,7 @@ def origin(request: web.Request, drawn: Origin) -> Origin:
         if not _REQUEST_ID.fullmatch(request_id):
             detail = "X-Request-Id: 1 to 64 letters, digits, or any of . _ : -"
             raise Problem(Kind.INVALID_REQUEST, detail, field="X-Request-Id")
-    trace = ",".join(headers.getall("traceparent", ()))
-    traceparent = trace if _TRACEPARENT.fullmatch(trace) else ""
+    traceparent = drawn.traceparent or sent_traceparent(request)
     return replace(drawn, correlation_id=request_id, traceparent=traceparent)
 
 

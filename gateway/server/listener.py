@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from aiohttp import web
@@ -28,6 +28,9 @@ from gateway.webhooks.endpoints import sender_of
 from gateway.wire.connections import connection_factory
 from gateway.wire.limiter import ConnectionLimiter, connection_capacity, stop_accepting
 from projector.queries.views import reason
+
+if TYPE_CHECKING:
+    from gateway.server.tracing import RequestTracing
 
 log = structlog.get_logger("muster.gateway")
 
@@ -48,13 +51,15 @@ class Gateway:
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._tracing = _tracing() if options.otel else None
         self.url = ""
 
     async def start(self) -> None:
         """Listen. Raises `ConfigurationError` if address or certificate cannot be used."""
         options = self._options
         certificate = Certificate(options.tls_cert, options.tls_key) if options.tls_cert else None
-        backend = Backend(options)
+        tracing = self._tracing
+        backend = Backend(options, tracing.new_log) if tracing else Backend(options)
         listening_socket = _listen(self._options.host, self._options.port)
         self._backend = backend
         limits = self._options.limits
@@ -64,7 +69,7 @@ class Gateway:
         )
         await self._runner.setup()
         assert self._runner.server is not None
-        serve(self._runner.server, app, backend)
+        serve(self._runner.server, app, backend, tracing)
         lag = backend.observations.measures.histogram("muster_loop_lag_seconds", "gateway")
         parts: dict[str, Callable[[], Awaitable[None]]] = {
             "gateway.views": partial(_open_views, backend),
@@ -130,7 +135,17 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await backend.close()
+        if self._tracing is not None:
+            await self._tracing.telemetry.stop()
         log.info("gateway.stopped")
+
+
+def _tracing() -> "RequestTracing":
+    """Imports OpenTelemetry, and starts a thread of its own."""
+    from eventstore.telemetry.telemetry import Telemetry
+    from gateway.server.tracing import RequestTracing
+
+    return RequestTracing(Telemetry("gateway"))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -4,7 +4,7 @@ The routes and `/openapi.json` are made from this one table.
 """
 
 from functools import cache
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import web
 
@@ -51,6 +51,9 @@ from projector.queries.views import (
     WorkerRow,
 )
 
+if TYPE_CHECKING:
+    from gateway.server.tracing import RequestTracing
+
 AGENT_ID: Final = "{agent_id:(?!(?:spawn|terminate|pools|workers|health|usage)$)[^/]+}"
 """One part of a path that is not one of the fixed ones: `DELETE /agents/health` is a 405."""
 EVENT_STREAM: Final = "text/event-stream"
@@ -68,13 +71,18 @@ def application(limits: Limits) -> web.Application:
     return app
 
 
-def serve(server: web.Server, app: web.Application, backend: Backend) -> None:
+def serve(
+    server: web.Server,
+    app: web.Application,
+    backend: Backend,
+    tracing: "RequestTracing | None" = None,
+) -> None:
     """Let the server of the application answer each request by way of admission.
 
     What clients send most often is not routed by aiohttp, which takes as long as admitting it.
     """
     direct = {op.path: _reading(op) for op in OPERATIONS if op.handler is spawn.spawn}
-    server.request_handler = cast("Any", answering(backend, app, direct))
+    server.request_handler = cast("Any", answering(backend, app, direct, tracing))
 
 
 def _reading(op: Operation) -> Handler:

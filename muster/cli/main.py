@@ -78,6 +78,7 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "allowed-hosts": {"metavar": "NAMES", "help": "more names to accept in a request's Host"},
     "tls-cert": {"metavar": "FILE", "help": "serve HTTPS with this certificate (PEM)"},
     "tls-key": {"metavar": "FILE", "help": "its key, if that is another file (PEM)"},
+    "otel": {**_SWITCH, "help": "export spans by OpenTelemetry, as the variables OTEL_... say"},
     "access-log": {**_SWITCH, "help": "log every request: who, what, and what became of it"},
     "durability": {"metavar": "LEVEL", "help": "for commands that request none: accepted (default),"
                    " fsynced, replicated or archived"},
@@ -100,7 +101,15 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
                          " pool from Redis (default 100000)"},
 }  # fmt: skip
 """The flags of the roles, as argparse declares them. Each is a setting of the same name."""
-SHARED_FLAGS = ("config", "data-dir", "redis-url", "database-url", "key-prefix", "log-level")
+SHARED_FLAGS = (
+    "config",
+    "data-dir",
+    "redis-url",
+    "database-url",
+    "key-prefix",
+    "log-level",
+    "otel",
+)
 GATEWAY_FLAGS = ("host", "port", "allowed-hosts", "tls-cert", "tls-key", "access-log", "durability")
 WORKER_FLAGS = ("app-dir", "agents-database-url", "shutdown-seconds")
 METRICS_FLAGS = ("metrics-host", "metrics-port")

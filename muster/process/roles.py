@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from eventstore.errors import ConfigurationError, MusterError
 from eventstore.language.durability import Level
+from eventstore.telemetry.requirements import require_usable
 from muster import __version__
 from muster.process import log_output
 from muster.process.log_preparation import prepare
@@ -75,6 +76,7 @@ def _projector(settings: Settings) -> Part:
             key_prefix=settings.key_prefix,
             database_url=settings.views_url,
             auto_recover=settings.auto_recover,
+            otel=settings.otel,
             retention=settings.retention,
             metrics=settings.metrics_port > 0,
         )
@@ -110,6 +112,7 @@ def _supervisor(settings: Settings, owner: Owner, *, is_fallback: bool) -> Part:
             single_process=settings.single_process,
             reload=settings.reload and owner.pid > 0,
             fallback=is_fallback,
+            otel=settings.otel,
             retention=settings.retention,
             limits=HostLimits(
                 settings.host_workers_max,
@@ -158,6 +161,7 @@ def _gateway(settings: Settings, fallback: "Fallback | None") -> Part:
             version=__version__,
             mode="single-process" if settings.single_process else "processes",
             fallback=fallback,
+            otel=settings.otel,
             handover_failures_path=str(settings.handover_failures_file),
             retention=settings.retention,
             durability=settings.durability,
@@ -185,6 +189,8 @@ async def start_role(
     role: str, settings: Settings, owner: Owner, fallback: "Fallback | None" = None
 ) -> Part:
     """The part that a role runs, started; one that cannot be, or is cancelled, is stopped again."""
+    if settings.otel:
+        require_usable(settings.source("otel"))
     part = build(role, settings, owner, fallback)
     try:
         await part.start()

@@ -73,6 +73,7 @@ class NamedSettings(Struct, frozen=True, kw_only=True):
     access_log: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    otel: bool = False
     host_id: str = ""
     appendfsync: str = "everysec"
     fallback: str = "none"

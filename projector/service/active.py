@@ -60,6 +60,8 @@ class ProjectorOptions(Addresses, frozen=True, kw_only=True):
     """How often the logs are compared with the checkpoints."""
     metrics: bool = False
     """Whether it measures and counts."""
+    otel: bool = False
+    """Whether projected events are traced by OpenTelemetry."""
     auto_recover: bool = False
     """Whether lost logs are recovered without an operator."""
     backoff_max_seconds: float = 5.0

@@ -11,9 +11,10 @@ end. An outage is one line in the log, and so is each defect.
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -36,6 +37,9 @@ from projector.store.engines import address
 from projector.store.failures import Kind, kind, reason
 from projector.store.lease import Lease, Superseded
 from projector.store.tables import VIEW_VERSION
+
+if TYPE_CHECKING:
+    from eventstore.telemetry.telemetry import Telemetry
 
 log = structlog.get_logger("muster.projector")
 
@@ -73,6 +77,10 @@ class Projector:
         self._outage = ""
         self._notices = Notices(options)
         self.metrics = ProjectorMetrics() if options.metrics else None
+        self._telemetry: Telemetry | None = None
+        self._on_batch: Callable[[AppliedBatch], None] = self._log_status
+        if options.otel:
+            self._trace()
 
     async def start(self) -> None:
         if self._task is None:
@@ -85,6 +93,8 @@ class Projector:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            if self._telemetry is not None:
+                await self._telemetry.stop()
         self.phase = Phase.STOPPED
 
     async def wait(self) -> None:
@@ -94,6 +104,13 @@ class Projector:
             await asyncio.wait({task})
             if not task.cancelled():
                 task.result()
+
+    def _trace(self) -> None:
+        from eventstore.telemetry.telemetry import Telemetry
+        from projector.service.tracing import traced
+
+        self._telemetry = Telemetry("projector")
+        self._on_batch = traced(self._telemetry, self._log_status)
 
     # ---- the outermost loop --------------------------------------------------------------------
 
@@ -145,7 +162,7 @@ class Projector:
                 await lease.acquire()
             if await database.read(read_version) > VIEW_VERSION:
                 raise ViewsTooNew
-            report = self._activated, self._log_status
+            report = self._activated, self._on_batch
             active = Active(self.options, source, lease, self._notices, self.metrics, *report)
             await self._run_loops(active)
         finally:

@@ -29,8 +29,10 @@ import structlog
 from msgspec import Struct
 
 from eventstore.language.agents import Agent as State
+from workers.api.untraced import untraced
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from workers.api.engine import Database
@@ -143,6 +145,8 @@ class Spec(Struct, frozen=True):
 
     input: dict[str, Any] = {}
     labels: dict[str, str] = {}
+    traceparent: str = ""
+    """Of the request, where it is traced."""
 
 
 def read_spec(data: bytes) -> Spec:
@@ -188,6 +192,14 @@ class Context:
     def logger(self) -> Any:
         """A structlog logger; its lines have this agent's ids."""
         return self._new_logger()
+
+    @cached_property
+    def tracer(self) -> "Tracer":
+        """An OpenTelemetry tracer: spans of this agent are children of the one of its start.
+
+        With `otel` off they go where the agent's own OpenTelemetry sends them, or nowhere.
+        """
+        return untraced()
 
     @property
     def stopping(self) -> asyncio.Event:

@@ -12,6 +12,7 @@ zygote ends; its workers do not.
 import asyncio
 import contextlib
 import gc
+import importlib
 import os
 import select
 import signal
@@ -89,6 +90,8 @@ def _preload(plan: Plan, channel: socket.socket) -> tuple[dict[str, type[Agent]]
     for name in ("claim", "commit", "draw", "renew"):
         script(name)  # read once, shared by all
     track_neighbours()
+    if plan.otel:
+        importlib.import_module("workers.runtime.traced_slots")
     classes: dict[str, type[Agent]] = {}
     unforkable: list[str] = []
     for name, path in plan.roles.items():

@@ -24,6 +24,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     roles: dict[str, str]
     app_dir: str = ""
+    otel: bool = False
+    """Whether workers use OpenTelemetry, so that they share its code."""
     import_seconds: float = 60.0
     """How long the import of a role may take."""
     deferred: tuple[str, ...] = ()

@@ -40,6 +40,8 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     durability_timeout_seconds: float = 2.0
     report_to: str = ""
     """The name under which workers report what they measure; empty: they do not."""
+    otel: bool = False
+    """Whether claims, starts and agents are traced by OpenTelemetry."""
     fallback: bool = False
     """The log is a fallback's: fencing tokens of generation 0 are below all of the real log."""
 

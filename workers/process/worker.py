@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -41,6 +41,9 @@ from workers.runtime.loop_guard import guard_loop
 from workers.runtime.slots import Slots
 from workers.runtime.stop_signal import StopRequest
 from workers.runtime.worker_context import WorkerContext
+
+if TYPE_CHECKING:
+    from eventstore.telemetry.telemetry import Telemetry
 
 ORPHAN_DRAIN_SECONDS: Final = 3.0
 """How long a drain may take whose owner is gone."""
@@ -86,6 +89,7 @@ class Worker:
         self._ended: asyncio.Future[str] | None = None
         self._drain_requested: Callable[[], None] | None = None
         self._lost_reason = ""
+        self._telemetry: Telemetry | None = None
 
     # ---- start and end --------------------------------------------------------------------------
 
@@ -100,6 +104,8 @@ class Worker:
         guard_loop(asyncio.get_running_loop())
         self._ended = asyncio.get_running_loop().create_future()
         options = self._options
+        if options.otel:
+            self._telemetry = _new_telemetry(options)
         if options.capture:
             self._output = options.new_output(self._roles)
         self._upkeep.start(self._output, self._pipes, shared=not options.exits)
@@ -203,6 +209,8 @@ class Worker:
         await self._lease.stop()
         await self._cancel_tasks()
         await self._durable_saves.close()
+        if self._telemetry is not None:
+            await self._telemetry.stop()
         async with aclosing(self._log.client):
             await self._database.close()
 
@@ -299,7 +307,8 @@ class Worker:
             confirm=self._durable_saves.confirm if self._durable_saves.needed else None,
         )
         on_stuck = partial(self._drain, "stuck")
-        self._slots = slots = Slots(context, size, on_lost=self._on_lost, on_stuck=on_stuck)
+        new_slots = Slots if self._telemetry is None else _traced_slots(self._telemetry)
+        self._slots = slots = new_slots(context, size, on_lost=self._on_lost, on_stuck=on_stuck)
         hooks = Hooks(
             high_water_mark=self._pool_log.high_water_mark,
             busy=slots.busy,
@@ -322,3 +331,19 @@ class Worker:
             on_phase=self._lease.prepare,
             on_ended=partial(self._drain, ordered=False),
         )
+
+
+def _new_telemetry(options: WorkerOptions) -> "Telemetry":
+    from eventstore.telemetry.telemetry import Telemetry
+    from workers.runtime.traced_slots import share_provider
+
+    telemetry = Telemetry("worker", options.worker_id, muster_pool=options.pool_name)
+    if options.exits:  # else it is not the only worker of its process
+        share_provider(telemetry)
+    return telemetry
+
+
+def _traced_slots(telemetry: "Telemetry") -> Callable[..., Slots]:
+    from workers.runtime.traced_slots import TracedSlots
+
+    return partial(TracedSlots, telemetry)

@@ -15,6 +15,7 @@ from eventstore.language.agents import RESTART_REQUESTED, Status
 from eventstore.language.agents import Agent as State
 from eventstore.language.events import Error
 from eventstore.log.replies import AgentResult, Outcome
+from eventstore.steps.step import Origin
 from workers.api.agent import SaveFailed
 from workers.runtime.stop_signal import StopRequest, StopSignal
 from workers.runtime.worker_context import WorkerContext
@@ -59,6 +60,8 @@ class Settlement:
         self.released_with: bytes | None = None
         """The state that a release stores."""
         self._worker_context, self._stop = worker_context, stop
+        self.origin: Origin | None = None
+        """What is recorded of its outcomes, if that is not what the worker records."""
 
     async def write(self, command: Command) -> None:
         """Write an outcome, for as long as the right to do so lasts.
@@ -133,7 +136,7 @@ class Settlement:
         pool_log, agent_id = self._worker_context.log, self.state.agent_id
         fence, incarnation = self._worker_context.fence, self.state.incarnation
         backoff = Backoff("settle", agent_id=agent_id)
-        origin = pool_log.origin
+        origin = self.origin or pool_log.origin
         if isinstance(command, Release) and command.reason != RESTART_REQUESTED:
             origin = replace(origin, causation_id=self._worker_context.drained_by)
 

@@ -164,9 +164,12 @@ class Slots:
             return
         if current is not None:  # its end is recorded, only the reply was lost
             current.stop.send(StopRequest.ABANDON)
-        run = AgentRun(self._worker_context, claimed)
+        run = self._new_run(claimed)
         self.runs[agent.agent_id] = run
         self._start_task(self._run_agent(run))
+
+    def _new_run(self, claimed: ClaimedAgent) -> AgentRun:
+        return AgentRun(self._worker_context, claimed)
 
     async def _withdraw(self, agent: State) -> None:
         """End an agent that was delivered only because its end was requested."""

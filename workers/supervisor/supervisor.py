@@ -180,6 +180,7 @@ class Supervisor:
             deferred=deferred,
             app_dir=options.app_dir,
             import_seconds=options.import_timeout_seconds,
+            otel=options.otel,
         )
         launcher: type[Launcher] = InProcessLauncher if options.single_process else ForkLauncher
         return launcher(plan, self._lock.scope)
