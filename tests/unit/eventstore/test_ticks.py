@@ -10,17 +10,20 @@ import pytest
 from eventstore.ticks import tick, until_tick, within
 
 
-async def test_pauses_that_begin_apart_end_together() -> None:
-    ended = []
+async def test_pauses_that_begin_apart_end_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, ends = asyncio.get_running_loop(), set()
+    for now in (8.0, 8.02, 8.04):
+        monkeypatch.setattr(loop, "time", partial(float, now))
+        ends.add(round(now + until_tick(0.1), 6))
+        monkeypatch.undo()
+    assert ends == {8.1}
 
-    async def work(delay: float) -> None:
-        await asyncio.sleep(delay)
-        await tick(0.1)
-        ended.append(asyncio.get_running_loop().time())
 
+async def test_a_pause_ends_at_a_tick() -> None:
+    time = asyncio.get_running_loop().time
+    due = time() + until_tick(0.1)
     await tick(0.1)
-    await asyncio.gather(*(work(delay) for delay in (0.0, 0.02, 0.04)))
-    assert max(ended) - min(ended) < 0.01
+    assert time() > due - 0.01
 
 
 async def test_after_a_timer_that_ends_early_the_next_pause_is_whole(
