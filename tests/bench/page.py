@@ -17,7 +17,8 @@ project in an environment of its own, configured as its documentation recommends
 a system and its client share the machine. CPU time varies less from run to run than rates do.
 What is measured how, and what must not get slower:
 [decision 0045](decisions/0045-what-is-measured.md). Where the time goes:
-[flame graphs](performance/flame-graphs.md). What is missed, and why: [reasons](performance/missed.md).
+[flame graphs](performance/flame-graphs.md).
+What is missed, and why: [reasons](performance/missed.md).
 """
 
 
