@@ -18,7 +18,7 @@ KEYS_MS_MAX: Final = 31_536_000_000
 
 
 class Retention(Struct, frozen=True, kw_only=True):
-    """Times in milliseconds."""
+    """Times in milliseconds; of Redis, but for the last one."""
 
     age_ms: int = 86_400_000
     """Archived events that are older are trimmed …"""
@@ -32,6 +32,8 @@ class Retention(Struct, frozen=True, kw_only=True):
     """An `Idempotency-Key`."""
     alerts_ms: int = 7_776_000_000
     """Closed alerts in the database: 90 days. In Redis they stay as long as events, `age_ms`."""
+    views_ms: int = 0
+    """Rows of agents and workers that have ended, in the views; 0: they stay."""
 
     @property
     def catalogue_events(self) -> int:

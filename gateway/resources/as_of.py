@@ -142,7 +142,8 @@ async def agent_then(
 ) -> tuple[PointInTime, AgentRow]:
     """An agent as it was, and when. Raises `Problem` and whatever the history raises."""
     pool = await views.history.pool_of(agent_id)
-    point = await resolve(call, views, text, None if pool is None else [pool])
+    known = pool is not None and call.grant.has_log(pool)
+    point = await resolve(call, views, text, [pool] if known and pool else call.grant.logs)
     pool = pool or await views.history.pool_of(agent_id)  # it may have been waited for
     row = await views.history.agent(point, agent_id, pool)
     if row is None:

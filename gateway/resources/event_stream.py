@@ -8,7 +8,7 @@ repetition between them.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -21,7 +21,9 @@ from gateway.backend.call import Call
 from gateway.following.cursor import Cursor
 from gateway.following.subscriptions import EncodedEvent, Subscription, encode_event, well_formed
 from gateway.resources.own_events import OwnEvents
+from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import EventQuery
+from projector.queries.views import ArchivePruned, id_order
 
 PAGE_SIZE = 64
 FIRST_PAGE_SIZE = 4
@@ -66,6 +68,7 @@ async def _start_cursor(backend: Backend, pools: Sequence[str], after: str, fiel
         for pool in latest.keys() - positions:  # of a name that was removed, only what came since
             start[pool] = (await backend.log.retired_at(pool))[0]
         start |= positions
+        await _require_archived(backend, pools, positions, field)
     if pools:
         return Cursor({pool: start.get(pool, "0-0") for pool in pools})
     if unknown := start.keys() - latest:
@@ -73,6 +76,25 @@ async def _start_cursor(backend: Backend, pools: Sequence[str], after: str, fiel
             for pool in unknown - await backend.refresh_known_pools():
                 del start[pool]
     return Cursor(start)
+
+
+async def _require_archived(
+    backend: Backend, pools: Sequence[str], positions: Mapping[str, str], field: str
+) -> None:
+    """Raises `Problem` where events after a position of the client were pruned.
+
+    Where the views cannot be read, it is noticed when the archive is needed.
+    """
+    try:
+        async with backend.read_views() as views:
+            starts = await views.archive_starts()
+    except Problem:
+        return
+    for start in starts.values():
+        at = positions.get(start.pool, "0")
+        followed = not pools or start.pool in pools
+        if followed and (0, 0) < id_order(at) < id_order(start.stream_id):
+            raise Problem(Kind.ARCHIVE_PRUNED, str(ArchivePruned(start)), field=field)
 
 
 class _NotValid(Exception):
@@ -125,6 +147,9 @@ class Stream:
             return
         except _NotValid:
             await self._send_comment("the token is not valid any more")
+            return
+        except ArchivePruned as error:
+            await self._send_comment(f"{error}; begin again with after=0")
             return
         await self._send_comment(
             "too slow; reconnect" if subscription.overflowed else "the gateway stops; reconnect"

@@ -68,6 +68,7 @@ class Kind(StrEnum):
         "The idempotency key was used for another request",
     )
     ARCHIVE_INCOMPLETE = "archive-incomplete", 410, "What led to that time is no longer archived"
+    ARCHIVE_PRUNED = "archive-pruned", 410, "The archive was pruned up to a later event"
     AS_OF_NOT_REACHED = "as-of-not-reached", 422, "That point in time has not come yet"
     DURABILITY_UNAVAILABLE = "durability-unavailable", 422, "Redis cannot give this durability"
     BACKLOG_FULL = "backlog-full", 429, "Too many spawns wait", 1
@@ -179,6 +180,7 @@ _TRANSLATIONS: Final[Sequence[tuple[tuple[type[Exception], ...], Kind, str]]] = 
     ((errors.RolledBack, errors.Halted), Kind.LOG_ROLLED_BACK, RECOVER),
     ((views.NotYetArchived,), Kind.AS_OF_NOT_REACHED, "{}"),
     ((views.ArchiveIncomplete,), Kind.ARCHIVE_INCOMPLETE, "{}"),
+    ((views.ArchivePruned,), Kind.ARCHIVE_PRUNED, "{}"),
     ((views.TooExpensive,), Kind.AS_OF_TOO_COSTLY, "{}"),
     ((views.ArchiveUnreadable,), Kind.ARCHIVE_UNREADABLE, "{}"),
     ((errors.Unreadable, errors.UnknownEvent, errors.LayoutTooNew), Kind.CANNOT_BE_READ, "{}"),
@@ -186,7 +188,9 @@ _TRANSLATIONS: Final[Sequence[tuple[tuple[type[Exception], ...], Kind, str]]] = 
     ((errors.LogError, errors.ServerUnsuitable), Kind.REDIS_REFUSES, "{}"),
 )
 """Expected errors, the more special ones first: the problem that each becomes, and what it says."""
-AS_OF_KINDS: Final = {Kind.AS_OF_NOT_REACHED, Kind.ARCHIVE_INCOMPLETE, Kind.AS_OF_TOO_COSTLY}
+AS_OF_KINDS: Final = {
+    Kind.AS_OF_NOT_REACHED, Kind.ARCHIVE_INCOMPLETE, Kind.ARCHIVE_PRUNED, Kind.AS_OF_TOO_COSTLY
+}  # fmt: skip
 
 
 def translate(error: Exception) -> Problem | None:

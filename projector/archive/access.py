@@ -1,4 +1,4 @@
-"""What exports and imports have in common: the database, its lease, and their progress."""
+"""What exports, imports and pruning have in common: the database, its lease, and their progress."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ _PAGE: Final = (
 
 
 class ArchiveBusy(MusterError):
-    """A rebuild or an import of this database is running: try again after its end."""
+    """A rebuild, an import or a pruning of this database is running: try again after its end."""
 
 
 class Progress(Struct, frozen=True, kw_only=True):

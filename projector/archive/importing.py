@@ -1,11 +1,11 @@
-"""Puts exported events back into an archive that is empty or starts late.
+"""Puts exported events back into an archive that is empty, was pruned, or starts late.
 
 The newest missing events come first: so whatever is archived has no gap at any time, and an import
 that was interrupted goes on where it ended. Nothing that is archived is changed, and nothing is
 written unless all of it fits: the files are intact, and the events follow each other up to the
 first one that is archived, which the export has too or which follows its last one.
 
-Rebuilds wait meanwhile: the lease of rebuilds is held.
+Rebuilds and prunings wait meanwhile: the lease of rebuilds is held.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from projector.archive.access import OnProgress, Progress, exclusive, read_page
 from projector.exports.files import decode, read_lines
 from projector.exports.manifest import ExportFile, ExportRefused, read_manifest, require_intact
 from projector.intake.archive import GenerationRange, id_order, stored_ranges
+from projector.store.archive_starts import forget_start, read_starts
 from projector.store.database import Database
 from projector.store.lease import Lease
 from projector.store.rows import EventRow
@@ -69,6 +70,8 @@ async def import_archive(database: Database, folder: Path, on_progress: OnProgre
                     doing="importing", pool=part.file.pool, events=done, total=total
                 )
                 on_progress(progress)
+        for pool in missing:
+            await lease.write(partial(_forget_start, pool=pool))
     pools = tuple(pool for pool, of_pool in missing.items() if of_pool)
     return Imported(pools=pools, events=total, seconds=time.monotonic() - started)
 
@@ -98,6 +101,10 @@ class _Plan(Struct):
         below = [f for f in self.files if f.order < (first.generation, first.first)]
         if not below:
             return []
+        if start := read_starts(connection).get(self.pool):
+            pruned = self._row(start.generation, start.seq)
+            if pruned is None or pruned.stream_id != start.stream_id:
+                raise self._refused(f"it does not have the last pruned event, seq {start.seq}")
         self._require_dense(below)
         self._require_adjacent(connection, below[-1], first)
         return [_Part(file, _last_missing(file, first)) for file in reversed(below)]
@@ -169,6 +176,13 @@ async def _written(lease: Lease, folder: Path, part: _Part) -> AsyncIterator[int
         ]
         await lease.write(partial(_write, rows=rows))
         yield len(rows)
+
+
+def _forget_start(connection: Connection, pool: str) -> None:
+    """Where the first event is archived again, the log starts with it."""
+    stored = stored_ranges(connection, pool)
+    if stored and stored[0].first == 1:
+        forget_start(connection, pool)
 
 
 def _write(connection: Connection, rows: Sequence[EventRow]) -> None:

@@ -23,6 +23,7 @@ from projector.fold.snapshot import Snapshot
 from projector.intake.entries import OK, Admitted, admit, position_after
 from projector.intake.source import archived
 from projector.store import agent_states, mapping
+from projector.store.archive_starts import read_starts
 from projector.store.lease import Superseded
 from projector.store.mapping import Row, agent_of, worker_of
 from projector.store.rows import EventRow, Position
@@ -87,7 +88,10 @@ class Projection:
         self._ledger.clear()
         self._stored = read_positions(connection, self.tables)
         ends = archived(connection)
-        self._truncated = {p for p in self._stored if p in ends and ends[p].first.seq > 1}
+        complete = read_starts(connection).keys()
+        self._truncated = {
+            p for p in self._stored.keys() - complete if p in ends and ends[p].first.seq > 1
+        }
         position = self.position_of(CATALOGUE)
         pools = map(mapping.pool_of, connection.execute(select(self.tables.pools)).mappings())
         hosts = map(mapping.host_of, connection.execute(select(self.tables.hosts)).mappings())
@@ -169,12 +173,15 @@ class Projection:
         """Write the first state of a pool, or of the catalogue."""
         catalogue = snapshot.catalogue or self.catalogue
         applied = AppliedBatch(snapshot.position, catalogue, snapshot.state, rows=snapshot.rows)
-        if snapshot.catalogue is None:
+        if snapshot.usage is not None:
+            self._ledger.start_from(connection, snapshot.usage)
+        elif snapshot.catalogue is None:
             workers = [load.worker for load in snapshot.state.workers.values()]
             agents = [*snapshot.state.agents.values()]
             applied.tally = started_tally(snapshot.position, agents, workers)
         self.store(connection, applied)
-        self._truncated.add(snapshot.position.pool)
+        if snapshot.usage is None:
+            self._truncated.add(snapshot.position.pool)
         return applied
 
     def set_status(self, connection: Connection, pool: str, status: str) -> AppliedBatch:

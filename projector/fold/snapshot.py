@@ -10,18 +10,20 @@ made, since the hashes were read after it.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
+from sqlalchemy import Connection
 
 from eventstore.errors import MusterError, UnknownEvent, Unreadable
 from eventstore.keys import CATALOGUE
 from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Catalogue
 from eventstore.language.events import Event, LogRecovered
+from eventstore.language.workers import Worker
 from eventstore.log.log import Log
 from eventstore.log.replies import fields_of, text_of
 from eventstore.redis_errors import ResponseError
@@ -29,8 +31,11 @@ from eventstore.steps import hashes
 from projector.fold.fold import State, Unfoldable, WorkerLoad, fold
 from projector.intake.entries import REASON_MAX, event_of
 from projector.intake.source import Source
+from projector.store import archive_starts
+from projector.store.archive_starts import ArchiveStart
 from projector.store.mapping import chunks
 from projector.store.rows import EventRow, Position
+from projector.store.usage_rows import Account, Sums
 
 CHUNK: Final = 300
 PAGE: Final = 1000
@@ -57,6 +62,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """Agents and workers that are left out."""
     catalogue: Catalogue | None = None
     """If it is one of the catalogue."""
+    usage: Sequence[tuple[Account, Sequence[Sums]]] | None = None
+    """The sums of usage up to there; None: they are unknown, and so may be some agents."""
 
 
 class _RedisState(Struct):
@@ -191,14 +198,29 @@ def _catch_up(pool: str, found: _RedisState, events: Sequence[Event]) -> State:
     later = [event for event in events if event.seq > found.read_at.get(event.subject, 0)]
     changed = fold(pool, later, State(found.agents, found.workers), truncated=True)
     agents = found.agents | changed.agents
+    workers = {n: load.worker for n, load in (found.workers | changed.workers).items()}
+    return _with_loads(agents, workers)
+
+
+def _with_loads(agents: dict[str, Agent], workers: Mapping[str, Worker]) -> State:
+    """The state of a pool of which all living agents and workers are known."""
     held = [agent for agent in agents.values() if agent.held]
     agent_counts = Counter(agent.worker_id for agent in held)
     isolated = {agent.worker_id: agent.agent_id for agent in held if agent.alone}
     loads = {
-        name: WorkerLoad(load.worker, agent_counts[name], isolated.get(name, ""))
-        for name, load in (found.workers | changed.workers).items()
+        name: WorkerLoad(worker, agent_counts[name], isolated.get(name, ""))
+        for name, worker in workers.items()
     }
     return State(agents, loads)
+
+
+def stored_snapshot(connection: Connection, start: ArchiveStart) -> Snapshot:
+    """With what the log of a pool starts whose archive was pruned. Raises `SnapshotDamaged`."""
+    entries = archive_starts.read_entries(connection, start)
+    state = _with_loads(archive_starts.agents_of(entries), archive_starts.workers_of(entries))
+    position = Position(start.pool, start.generation, start.seq, start.stream_id, start.ts)
+    usage = list(archive_starts.usage_of(start.pool, entries))
+    return Snapshot(position=position, state=state, rows=[], damaged=[], usage=usage)
 
 
 def _texts(kind: str, name: str, reply: Any) -> dict[str, str]:

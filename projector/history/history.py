@@ -27,6 +27,8 @@ from projector.history import replay
 from projector.history.cache import HistoryCache
 from projector.history.positions import ArchiveIncomplete, AsOf, PointInTime, find_point
 from projector.history.replay import HistoricalState, TooExpensive
+from projector.store import archive_starts
+from projector.store.archive_starts import AGENT
 from projector.store.capacity import PoolCapacity
 from projector.store.database import Database
 from projector.store.rows import (
@@ -54,7 +56,8 @@ class ArchiveUnreadable(MusterError):
 class History:
     """Queries of the past. Methods are coroutines and read-only.
 
-    They raise `TooExpensive`, `ArchiveIncomplete`, `ArchiveUnreadable`, and `DatabaseError`.
+    They raise `TooExpensive`, `ArchiveIncomplete`, `ArchivePruned`, `ArchiveUnreadable`, and
+    `DatabaseError`.
     """
 
     def __init__(self, database_url: str, *, seconds: float) -> None:
@@ -76,7 +79,7 @@ class History:
             agent_events = EVENTS.c.type.startswith("agent.")
             query = select(EVENTS.c.pool).where(EVENTS.c.subject == agent_id, agent_events)
             pool: str | None = connection.execute(query.limit(1)).scalar()
-            return pool
+            return pool or archive_starts.pool_of(connection, AGENT, agent_id)
 
         return await self.query(work)
 

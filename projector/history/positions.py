@@ -22,6 +22,7 @@ from eventstore.errors import MusterError
 from eventstore.keys import CATALOGUE
 from projector.intake.archive import GenerationRange, generation_ranges
 from projector.intake.source import archived
+from projector.store.archive_starts import ArchivePruned, ArchiveStart, read_starts
 from projector.store.rows import EventRow
 from projector.store.tables import EVENTS
 
@@ -48,6 +49,8 @@ class LogPosition(Struct, frozen=True):
     """Of the event at `seq`."""
     at_end: bool
     """Whether no event follows it yet."""
+    start: ArchiveStart | None = None
+    """With what it begins, if its log was pruned."""
 
     @property
     def seq(self) -> int:
@@ -59,13 +62,19 @@ class LogPosition(Struct, frozen=True):
 
     @property
     def truncated(self) -> bool:
-        """Whether its first events are not archived."""
-        return bool(self.spans) and self.spans[0].first > 1
+        """Whether its first events are not archived, and no snapshot has what they led to."""
+        return bool(self.spans) and self.spans[0].first > self.first_seq
+
+    @property
+    def first_seq(self) -> int:
+        """Of its first event, or of the first one after the snapshot."""
+        return self.start.seq + 1 if self.start else 1
 
     def includes(self, row: EventRow) -> bool:
         """Whether an event belongs to it."""
         return row.pool == self.pool and any(
-            row.generation == span.generation and span.first <= row.seq <= span.last
+            row.generation == span.generation
+            and max(span.first, self.first_seq) <= row.seq <= span.last
             for span in self.spans
         )
 
@@ -73,7 +82,10 @@ class LogPosition(Struct, frozen=True):
         """The condition that selects its events, from seq `first` on."""
         e = EVENTS.c
         spans = (
-            and_(e.generation == s.generation, e.seq.between(max(s.first, first), s.last))
+            and_(
+                e.generation == s.generation,
+                e.seq.between(max(s.first, first, self.first_seq), s.last),
+            )
             for s in self.spans
         )
         return and_(e.pool == self.pool, or_(false(), *spans))
@@ -84,9 +96,12 @@ def position_at_event(
 ) -> LogPosition:
     """The position of an event, in the current log or in an older generation of it.
 
-    Raises `NotYetArchived`; and `ArchiveIncomplete` before the archive's first event: the time of
-    the event is unknown, and so are the positions of other logs then.
+    Raises `NotYetArchived`; `ArchivePruned`; and `ArchiveIncomplete` before the archive's first
+    event: the time of the event is unknown, and so are the positions of other logs then.
     """
+    start = read_starts(connection).get(pool)
+    if start and (seq < start.seq or (generation or start.generation) < start.generation):
+        raise ArchivePruned(start)
     spans = generation_ranges(connection, pool, generation)
     end = spans[-1].last if spans else 0
     if seq > end:
@@ -113,7 +128,11 @@ def _cut(connection: Connection, pool: str, spans: list[GenerationRange], seq: i
     ts = _ts(connection, cut, seq) if cut else 0
     if not cut and spans and seq:
         cut = [replace(spans[0], last=seq)]
-    return LogPosition(pool, tuple(cut), ts, at_end=not spans or seq >= spans[-1].last)
+    start = read_starts(connection).get(pool)
+    if start and start.seq == seq:
+        ts = start.ts
+    at_end = not spans or seq >= spans[-1].last
+    return LogPosition(pool, tuple(cut), ts, at_end, start)
 
 
 def _ts(connection: Connection, spans: list[GenerationRange], seq: int) -> int:
@@ -124,7 +143,11 @@ def _ts(connection: Connection, spans: list[GenerationRange], seq: int) -> int:
 
 
 def require_complete(connection: Connection, position: LogPosition, first: int = 1) -> None:
-    """Raises `ArchiveIncomplete` unless every event from `first` to the position is archived."""
+    """Raises `ArchiveIncomplete` unless every event from `first` to the position is archived.
+
+    What a snapshot covers is not needed.
+    """
+    first = max(first, position.first_seq)
     expected = position.seq - first + 1
     if expected <= 0:
         return
@@ -180,7 +203,10 @@ class PointInTime(Struct, frozen=True):
 
 
 def find_point(connection: Connection, as_of: AsOf, pool_names: set[str] | None) -> PointInTime:
-    """The position of every log (None) or of some at a point. Raises `NotYetArchived`."""
+    """The position of every log (None) or of some at a point.
+
+    Raises `NotYetArchived`, and `ArchivePruned` before the start of a pruned log.
+    """
     fixed = {
         pool: position_at_event(connection, pool, seq, generation)
         for pool, (generation, seq) in as_of.events.items()
@@ -192,4 +218,7 @@ def find_point(connection: Connection, as_of: AsOf, pool_names: set[str] | None)
     positions = {
         pool: fixed.get(pool) or position_at_time(connection, pool, at_ms) for pool in sorted(pools)
     }
+    for pool, position in positions.items():
+        if position.start and pool not in fixed and at_ms < position.start.ts:
+            raise ArchivePruned(position.start)
     return PointInTime(at_ms, positions, frozenset(fixed))

@@ -19,7 +19,8 @@ from eventstore.errors import MusterError
 from eventstore.language.agents import TERMINAL, Agent, Status
 from eventstore.language.catalogue import Catalogue, Pool
 from eventstore.language.workers import ALIVE, Worker, WorkerStatus
-from projector.fold.fold import State, fold, fold_catalogue
+from projector.fold.fold import State, WorkerLoad, fold, fold_catalogue
+from projector.history.beginning import Beginning
 from projector.history.positions import LogPosition, require_complete
 from projector.intake.entries import event_of
 from projector.store.capacity import PoolCapacity
@@ -105,10 +106,14 @@ class HistoricalState(Struct, frozen=True):
     position: LogPosition
     deadline: float
 
+    @property
+    def _beginning(self) -> Beginning:
+        return Beginning(self.connection, self.position.start)
+
     def require_complete(self, agent_id: str = "") -> None:
         """Raises `ArchiveIncomplete`; for one agent, events before its request do not matter."""
         first = 1
-        if agent_id:
+        if agent_id and not self._beginning.agents([agent_id]):
             conditions = (EVENTS.c.subject == agent_id, self.position.event_filter())
             first = self.connection.execute(
                 select(func.min(EVENTS.c.seq)).where(*conditions)
@@ -129,9 +134,17 @@ class HistoricalState(Struct, frozen=True):
                 found[kind][subject] = max(seq, found[kind].get(subject, 0))
         if sum(map(len, found.values())) >= LIFECYCLE_EVENTS_MAX:
             raise TooExpensive
-        agents, workers = found["agent.requested"].keys(), found["worker.requested"].keys()
+        agents_then, workers_then = self._beginning.all()
+        agents = found["agent.requested"].keys() | agents_then.keys()
+        workers = found["worker.requested"].keys() | workers_then.keys()
+        for name in (name for name, agent in agents_then.items() if agent.ended):
+            found["agent.failed"].setdefault(name, 0)
+        for name in (name for name, worker in workers_then.items() if worker.ended):
+            found["worker.lost"].setdefault(name, 0)
         restarted = found["agent.restart_requested"]
-        failed = {name for name, at in found["agent.failed"].items() if at > restarted.get(name, 0)}
+        failed = {
+            name for name, at in found["agent.failed"].items() if at > restarted.get(name, -1)
+        }
         ended_agents = found["agent.terminated"].keys() | failed
         ended_workers = found["worker.stopped"].keys() | found["worker.lost"].keys()
         return (
@@ -167,21 +180,27 @@ class HistoricalState(Struct, frozen=True):
 
     def agents(self, ids: Iterable[str]) -> dict[str, tuple[Agent, int]]:
         """Agents, each with the generation in which it last changed."""
-        rows = self._events_of(ids)
-        generations = {row.subject: row.generation for row in rows}
-        found = fold(self.position.pool, map(event_of, rows), State()).agents
+        ids = list(ids)
+        rows, before = self._events_of(ids), self._beginning.agents(ids)
+        generations = dict.fromkeys(before, self._beginning.generation)
+        generations |= {row.subject: row.generation for row in rows}
+        found = before | fold(self.position.pool, map(event_of, rows), State(before)).agents
         return {agent_id: (agent, generations[agent_id]) for agent_id, agent in found.items()}
 
     def requested(self, ids: Iterable[str]) -> dict[str, Agent]:
-        """Agents as they were requested."""
+        """Agents as they were requested, in what never changes."""
+        ids = list(ids)
         rows = self._events_of(ids, "agent.requested")
-        return fold(self.position.pool, map(event_of, rows), State()).agents
+        found = fold(self.position.pool, map(event_of, rows), State()).agents
+        return self._beginning.agents(ids) | found
 
     def workers(self, ids: Iterable[str]) -> dict[str, Worker]:
         found: dict[str, Worker] = {}
         for chunk in chunks(ids, CHUNK):
-            events = map(event_of, self._events_of(chunk))
-            loads = fold(self.position.pool, events, State()).workers
+            events, before = map(event_of, self._events_of(chunk)), self._beginning.workers(chunk)
+            state = State(workers={name: WorkerLoad(one) for name, one in before.items()})
+            loads = fold(self.position.pool, events, state).workers
+            found |= before
             found.update((worker_id, load.worker) for worker_id, load in loads.items())
         return found
 

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Select, func, select
 from eventstore.keys import Keys
 from eventstore.log.reader import Entry
 from projector.intake.entries import entry_of, read_entry
+from projector.store.archive_starts import ArchivePruned, read_starts
 from projector.store.rows import EventRow
 from projector.store.tables import EVENTS
 
@@ -88,8 +89,15 @@ def generation_ranges(
 def after(
     connection: Connection, pool: str, stream_id: str, until: str = "+", count: int = 1000
 ) -> list[EventRow]:
-    """Archived events with ids after one and up to another, oldest first."""
+    """Archived events with ids after one and up to another, oldest first.
+
+    After `0` these are the first that there are. Raises `ArchivePruned` for a later id before which
+    the archive was pruned: events after it would be missing.
+    """
     start, end = id_order(stream_id), id_order(until)
+    pruned = read_starts(connection).get(pool)
+    if pruned and (0, 0) < start < id_order(pruned.stream_id):
+        raise ArchivePruned(pruned)
     queries = (
         part.rows(first=_first_seq(connection, part, lambda at: at > start)).order_by(E.seq)
         for part in generation_ranges(connection, pool)

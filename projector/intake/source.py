@@ -19,6 +19,7 @@ from eventstore.log.replies import LogHead
 from eventstore.redis_errors import RedisError, ResponseError, TransientError
 from projector.intake.archive import id_order
 from projector.intake.entries import read_entries, read_entry
+from projector.store.archive_starts import ArchiveStart, read_starts
 from projector.store.database import Database
 from projector.store.rows import EventRow, Position
 from projector.store.tables import run
@@ -212,6 +213,32 @@ def archived(connection: Connection, pools: Iterable[str] | None = None) -> dict
         for pool, *ends in found
         if ends[0] is not None
     }
+
+
+class Archive:
+    """The archived events of all logs, as folds read them. Methods run in a transaction."""
+
+    def starts(self, connection: Connection) -> dict[str, ArchiveStart]:
+        """With what pruned logs begin, by pool."""
+        return read_starts(connection)
+
+    def events(
+        self,
+        connection: Connection,
+        position: Position,
+        *,
+        count: int,
+        last: int = 2**63 - 1,
+        folded: bool = False,
+    ) -> list[EventRow]:
+        """As `read_archive`."""
+        return read_archive(connection, position, count=count, last=last, folded=folded)
+
+    def ends(
+        self, connection: Connection, pools: Iterable[str] | None = None
+    ) -> dict[str, Archived]:
+        """As `archived`."""
+        return archived(connection, pools)
 
 
 LOSS_PREFIXES: Final = ("missing: ", "halted: ", "rolled back: ", "rewritten: ", "generation ")

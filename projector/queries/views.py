@@ -24,8 +24,9 @@ from projector.queries.sharing import SharedQueries
 from projector.queries.spans import Period, Span, TooManyParts
 from projector.queries.usage import ROWS_MAX as USAGE_ROWS_MAX
 from projector.queries.usage import Grouping, UsageFilter, usage
-from projector.store import agent_states
+from projector.store import agent_states, archive_starts
 from projector.store.alerts import AlertRow, closed_alerts
+from projector.store.archive_starts import ArchivePruned
 from projector.store.capacity import WAITS_FOR_CLAIM, WAITS_FOR_ISOLATION
 from projector.store.database import Database, DatabaseError
 from projector.store.explanations import Explanation
@@ -46,7 +47,8 @@ from projector.store.usage_rows import PoolHistory, UsageReport
 from projector.store.views_file import DatabaseUnreachable
 
 __all__ = [
-    "HISTORY_SECONDS", "AgentFilter", "AgentRow", "AlertRow", "ArchiveIncomplete", "AsOf",
+    "HISTORY_SECONDS", "AgentFilter", "AgentRow", "AlertRow", "ArchiveIncomplete",
+    "ArchivePruned", "AsOf",
     "DatabaseError", "DatabaseUnreachable", "EventRow", "Explanation", "History", "HostRow",
     "PointInTime", "NotYetArchived", "PoolRow", "Position", "Timed", "TooExpensive", "EventRange",
     "ArchiveUnreadable", "Views", "WAITS_FOR_CLAIM", "WAITS_FOR_ISOLATION", "WorkerRow",
@@ -172,5 +174,6 @@ class Views:
     events = _query(selects.events)
     recent = _query(selects.recent)
     archived = _query(archive.after)
+    archive_starts = _query(archive_starts.read_starts)
     archived_before = _query(archive.before)
     archived_id = _query(archive.id_before)

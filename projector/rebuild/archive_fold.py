@@ -12,7 +12,7 @@ from msgspec import Struct
 from sqlalchemy import Connection
 
 from projector.fold.projection import AppliedBatch, Projection, stopped
-from projector.intake.source import read_archive
+from projector.intake.source import Archive
 from projector.store.database import Database
 from projector.store.rows import Position
 
@@ -40,6 +40,7 @@ def _uncollected() -> Iterator[None]:
 class _ArchiveFold(Struct):
     """Of a pool, up to seq `last` or to a gap: the stream may have the missing events."""
 
+    archive: Archive
     projection: Projection
     pool: str
     last: int
@@ -60,7 +61,7 @@ class _ArchiveFold(Struct):
     def fold_some(self, connection: Connection) -> None:
         for _ in range(READS):
             first = self.position.seq + 1
-            rows = read_archive(connection, self.position, count=self.batch, folded=True)
+            rows = self.archive.events(connection, self.position, count=self.batch, folded=True)
             gap = next((n for n, row in enumerate(rows) if row.seq != first + n), len(rows))
             dense = rows[:gap]
             if not dense:
@@ -93,13 +94,14 @@ async def apply_archive(
     batch: int,
     store: Callable[[AppliedBatch], Awaitable[None]],
     on_folded: Callable[[str, int], None] = lambda _pool, _events: None,
+    archive: Archive = Archive(),  # noqa: B008  (it has no state)
 ) -> None:
     """Apply archived events up to seq `last` or to a gap.
 
     `store` writes what was applied and marks it as committed. `on_folded` is called with the pool
     and the number of events since the last call. A batch has `batch` events.
     """
-    folding = _ArchiveFold(projection, pool, last, batch)
+    folding = _ArchiveFold(archive, projection, pool, last, batch)
     while not folding.finished:
         before = folding.position.seq
         await database.read(folding.fold_some)

@@ -10,8 +10,9 @@ from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE
 from eventstore.log.replies import LogHead
 from projector.fold.projection import Projection, read_positions, stopped
-from projector.intake.source import Archived, Source, archived
+from projector.intake.source import Archive, Archived, Source
 from projector.rebuild.view_sets import read_version
+from projector.store.archive_starts import ArchiveStart
 from projector.store.database import Database
 from projector.store.rows import Position
 from projector.store.tables import SERVING, VIEW_VERSION
@@ -29,10 +30,13 @@ class LogBounds(Struct, eq=False):
     _database: Database
     _source: Source
     _shadow: Projection
+    _archive: Archive
     heads: dict[str, LogHead] = {}
     archived: Mapping[str, Archived] = {}
     copied: set[str] = set()
     """Pools whose log has no beginning, and whose serving views are copied instead."""
+    starts: Mapping[str, ArchiveStart] = {}
+    """With what the logs begin that were pruned."""
 
     async def refresh(self) -> None:
         """Read again where logs and archive end."""
@@ -40,7 +44,8 @@ class LogBounds(Struct, eq=False):
         await self._add_heads(self.archived.keys() | self._shadow.positions.keys())
 
     def _read_archive(self, connection: Connection) -> None:
-        self.archived = archived(connection)
+        self.archived = self._archive.ends(connection)
+        self.starts = self._archive.starts(connection)
         serving = read_positions(connection, SERVING)
         same_version = read_version(connection) == VIEW_VERSION
         self.copied = {
@@ -48,9 +53,16 @@ class LogBounds(Struct, eq=False):
             for pool, ends in self.archived.items()
             if same_version
             and ends.first.seq > 1
+            and pool not in self.starts
             and (at := serving.get(pool))
             and (at.generation, at.seq) >= (ends.last.generation, ends.last.seq)
         }
+
+    @property
+    def total(self) -> int:
+        """How many events are to be folded."""
+        skipped = sum(start.seq for start in self.starts.values())
+        return sum(head.seq for head in self.heads.values()) - skipped
 
     async def pools(self) -> list[str]:
         """Pools to fold: those of the catalogue so far, and those that only the archive has."""

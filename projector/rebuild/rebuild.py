@@ -7,8 +7,9 @@ ever sees an empty or half-built view. The serving tables stay, and so do the vi
 dashboards that others built on them. Afterwards the projector acquires its lease again and goes on
 from the new checkpoints.
 
-A pool whose first events were lost with an earlier database cannot be folded: its views are copied
-or, where they are of another version, started from a snapshot of Redis.
+A pool whose archive was pruned begins with the snapshot at that position, or with an export of what
+came before. One whose first events were lost with an earlier database cannot be folded: its views
+are copied or, where they are of another version, started from a snapshot of Redis.
 
 The active projector, or the next rebuild, drops the tables that an interrupted rebuild left.
 """
@@ -26,14 +27,16 @@ from sqlalchemy import Connection
 from eventstore.errors import MusterError
 from eventstore.keys import CATALOGUE
 from projector.fold.projection import AppliedBatch, Projection, read_positions
-from projector.intake.source import Addresses, Archived, Source, opened
+from projector.fold.snapshot import stored_snapshot
+from projector.intake.source import Addresses, Archive, Archived, Source, opened
 from projector.rebuild import view_sets
 from projector.rebuild.archive_fold import apply_archive, is_behind
 from projector.rebuild.bounds import COPIED_REASON, LogBounds
 from projector.store.database import Database
+from projector.store.ended import ended_before, remove_agents, remove_workers
 from projector.store.lease import LEASE_SECONDS, Lease, Superseded
 from projector.store.rows import Position
-from projector.store.tables import SERVING, SHADOW
+from projector.store.tables import SERVING, SHADOW, VIEW_VERSION
 from projector.verify.view_comparison import Comparison, compare
 
 
@@ -79,14 +82,18 @@ class RebuildOptions(Addresses, frozen=True, kw_only=True):
     """The same as that of the projectors."""
 
 
-async def replay(options: RebuildOptions, on_progress: OnProgress) -> Progress:
+async def replay(
+    options: RebuildOptions,
+    on_progress: OnProgress,
+    archive: Archive = Archive(),  # noqa: B008  (it has no state)
+) -> Progress:
     """Rebuild all views, whether the system runs or not; returns the final progress.
 
     Raises `RebuildInProgress`, `RebuildFenced`, `LogDamaged`, `LogUnreachable`, `DatabaseError`.
     """
     async with opened(options) as (database, source):
         seconds = options.lease_seconds
-        rebuild = Rebuild(database, source, options.batch, seconds, on_progress)
+        rebuild = Rebuild(database, source, options.batch, seconds, on_progress, archive)
         projector_lease = Lease(database, seconds=seconds)
         try:
             await rebuild.run(projector_lease, tolerant=False)
@@ -107,6 +114,7 @@ class Rebuild:
         batch: int = 2000,
         lease_seconds: float = LEASE_SECONDS,
         on_progress: OnProgress = lambda _: None,
+        archive: Archive = Archive(),  # noqa: B008  (it has no state)
     ) -> None:
         self.progress = Progress()
         self._database = database
@@ -115,7 +123,8 @@ class Rebuild:
         self._on_progress = on_progress
         self._started = time.monotonic()
         self._shadow = Projection(SHADOW, archives=False, empty=True)
-        self._bounds = LogBounds(database, source, self._shadow)
+        self._archive = archive
+        self._bounds = LogBounds(database, source, self._shadow, archive)
         self._lease = Lease(database, "rebuild", seconds=lease_seconds)
         self._equal_at: dict[str, Position] = {}
         """The positions at which the serving views were found equal, if they were."""
@@ -144,6 +153,10 @@ class Rebuild:
         await view_sets.acquire_rebuild_lease(self._lease)
         await self._lease.write(view_sets.create_shadow)
         await self._bounds.refresh()
+        for start in self._bounds.starts.values():
+            snapshot = await self._database.read(partial(stored_snapshot, start=start))
+            begin = partial(self._shadow.start_from, snapshot=snapshot)
+            self._shadow.mark_committed(await self._lease.write(begin))
 
     async def fold_archive(self) -> None:
         """Fold the archive, until that takes too short a time for many events to be added."""
@@ -162,6 +175,7 @@ class Rebuild:
         """
         await self._bounds.refresh()
         await self._fold_archives()
+        await self._remove_ended(projector_lease)
         await self._compare()
         for _ in range(2):  # again: events and pools that were added meanwhile
             for pool in (CATALOGUE, *await self._bounds.pools()):
@@ -169,6 +183,16 @@ class Rebuild:
         switch = partial(self._switch, tolerant=tolerant)
         await self._lease.write(switch, also=projector_lease)
         self._update_progress(finished=True)
+
+    async def _remove_ended(self, projector_lease: Lease) -> None:
+        """From both sets: what ended long ago need not be in views, and is not compared."""
+        read, before_ms = self._database.read, await self._database.read(ended_before)
+        same_version = await read(view_sets.read_version) == VIEW_VERSION
+        for tables in (SERVING, SHADOW) if same_version else (SHADOW,):
+            for remove in (remove_agents, remove_workers):
+                some = partial(remove, before_ms=before_ms, tables=tables)
+                while before_ms and await self._lease.write(some, also=projector_lease):
+                    pass
 
     async def _compare(self) -> None:
         """With the serving views: no process writes them now, and they are at the archive's end."""
@@ -206,8 +230,8 @@ class Rebuild:
             return
         last, shadow = self._bounds.archived.get(pool, Archived()).last.seq, self._shadow
         shadow.archives = False
-        progress = self._update_progress
-        await apply_archive(self._database, shadow, pool, last, self._batch, self._store, progress)
+        of = (self._database, shadow, pool, last, self._batch, self._store)
+        await apply_archive(*of, self._update_progress, self._archive)
 
     async def _fold_stream(self, pool: str, projector_lease: Lease) -> None:
         """To the last known end of the stream: later events are left to the projector.
@@ -235,7 +259,7 @@ class Rebuild:
             self.progress,
             pool=pool,
             events=self.progress.events + events,
-            total=sum(head.seq for head in self._bounds.heads.values()),
+            total=self._bounds.total,
             seconds=time.monotonic() - self._started,
             finished=finished,
         )

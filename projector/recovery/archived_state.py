@@ -26,6 +26,9 @@ W: Final = SERVING.workers.c
 OPERATIONS_MAX: Final = 100_000
 """Operation ids that are restored, the newest first."""
 
+REQUESTS: Final = (AgentRequested.type, AgentRestartRequested.type)
+"""Events with operation ids."""
+
 Entry: TypeAlias = tuple[str, Sequence[bytes]]
 
 
@@ -102,7 +105,7 @@ def operations(connection: Connection, pool: str, now_ms: int) -> list[tuple[str
     that are left."""
     query = (
         select(EVENTS.c.subject, EVENTS.c.ts, EVENTS.c.data)
-        .where(EVENTS.c.type.in_((AgentRequested.type, AgentRestartRequested.type)))
+        .where(EVENTS.c.type.in_(REQUESTS))
         .where(EVENTS.c.ts > now_ms - KEYS_MS_MAX, EVENTS.c.pool == pool)
         .order_by(EVENTS.c.ts.desc())
         .limit(OPERATIONS_MAX)
@@ -114,6 +117,21 @@ def operations(connection: Connection, pool: str, now_ms: int) -> list[tuple[str
         if of.operation_id and remaining_ms > 0:
             found.append((of.operation_id, of.digest, subject, remaining_ms))
     return found
+
+
+def first_remembered(connection: Connection, pool: str, last: int, now_ms: int) -> int:
+    """The seq, up to `last`, of the first request whose operation id has not expired; else 0."""
+    query = (
+        select(EVENTS.c.seq, EVENTS.c.ts, EVENTS.c.data)
+        .where(EVENTS.c.type.in_(REQUESTS), EVENTS.c.ts > now_ms - KEYS_MS_MAX)
+        .where(EVENTS.c.pool == pool, EVENTS.c.seq <= last)
+        .order_by(EVENTS.c.ts, EVENTS.c.seq)
+    )
+    for seq, ts, data in connection.execute(query):
+        of = _operation.decode(data)
+        if of.operation_id and ts + (of.operation_ms or INTERNAL_OPERATION_MS) > now_ms:
+            return int(seq)
+    return 0
 
 
 def meta_fields(

@@ -12,6 +12,7 @@ from eventstore.keys import CATALOGUE
 from projector.fold.projection import Projection, stopped
 from projector.intake.entries import OK
 from projector.intake.source import Source, archived, describe_damage, read_archive, rewritten
+from projector.store.archive_starts import read_starts
 from projector.store.database import Database
 from projector.store.rows import EventRow, Position
 
@@ -78,15 +79,20 @@ async def rewritten_logs(
 async def unarchived_events(
     source: Source, database: Database, position: Position
 ) -> list[EventRow]:
-    """Events of the stream that the archive, which ends at `position`, does not have: lost ones."""
+    """Events of the stream that the archive, which ends at `position`, does not have: lost ones.
+
+    What was pruned from the archive is not lost.
+    """
     unarchived: list[EventRow] = []
+    start = (await database.read(read_starts)).get(position.pool)
+    pruned = start.seq if start else 0
     last = Position(position.pool, position.generation)
     while rows := await source.after(last, count=PAGE):
         seqs = [row.seq for row in rows]
         first = Position(position.pool, 0, min(seqs) - 1)
         read_page = partial(read_archive, position=first, count=PAGE, last=max(seqs))
         ids = {row.event_id for row in await database.read(read_page)}
-        unarchived += [row for row in rows if row.event_id not in ids]
+        unarchived += [row for row in rows if row.seq > pruned and row.event_id not in ids]
         last = Position(position.pool, position.generation, rows[-1].seq, rows[-1].stream_id)
     return unarchived
 

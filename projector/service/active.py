@@ -31,6 +31,7 @@ from projector.rebuild.view_sets import drop_abandoned_tables
 from projector.recovery.damage_scan import rewritten_logs, statuses
 from projector.recovery.recovery import Recovery, Stage
 from projector.service.alerts import AlertArchive
+from projector.service.ended_rows import remove_regularly
 from projector.service.forecasts import Forecasts
 from projector.service.gathering import Gathering
 from projector.service.metrics import ProjectorMetrics
@@ -72,6 +73,8 @@ class ProjectorOptions(Addresses, frozen=True, kw_only=True):
     """How often the streams are trimmed."""
     alert_seconds: float = 5.0
     """How often what was written of alerts is stored."""
+    ended_seconds: float = 600.0
+    """How often rows of what ended long ago are removed."""
 
     def count(self, streams: int) -> int:
         """Entries of each stream in one read: fewer where many pools may answer at once."""
@@ -154,6 +157,13 @@ class Active:
         """Store what gateways have written of alerts."""
         alerts = AlertArchive(self._source, self._lease, self._options.retention)
         await alerts.follow(self._options.alert_seconds)
+
+    async def remove_ended(self) -> None:
+        """Regularly remove from the views what ended long ago."""
+        now_ms, options = partial(self._log.now_ms, CATALOGUE), self._options
+        await remove_regularly(
+            self._lease, options.retention.views_ms, now_ms, options.ended_seconds
+        )
 
     async def publish_forecasts(self) -> None:
         """As each step of a forecast begins."""

@@ -191,6 +191,7 @@ class Projector:
                 active.follow(),
                 active.follow_heartbeats(),
                 active.trim_streams(),
+                active.remove_ended(),
                 active.copy_states(),
                 active.publish_forecasts(),
                 active.store_alerts(),

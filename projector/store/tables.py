@@ -1,10 +1,11 @@
 """The tables of the views: a documented contract that people point Grafana at.
 
-There are four kinds. *Views* (`agents`, `workers`, `pools`, `hosts`, `tokens`, the sums of usage,
+There are five kinds. *Views* (`agents`, `workers`, `pools`, `hosts`, `tokens`, the sums of usage,
 and `checkpoints`, which has their positions) are folds of the log and can be dropped and rebuilt.
 *Live* tables have the newest heartbeats. The *archive* (`events`) has every event exactly as it was
-in the stream. It cannot be rebuilt, and neither can `agent_states`, which has what each agent saved
-last, and `alerts`.
+in the stream; where it was pruned, `archive_starts` and `archive_snapshots` have what lived then.
+It cannot be rebuilt, and neither can `agent_states`, which has what each agent saved last, and
+`alerts`. `retained` says how far back rows of what has ended are there.
 
 The same definitions serve SQLite and PostgreSQL (there in the schema `muster`). A rebuild fills a
 second set of the views, `fresh_…`, next to the serving ones. Times are milliseconds of log time
@@ -184,6 +185,27 @@ ALERTS: Final = sa.Table(
 )
 sa.Index("alerts_by_end", ALERTS.c.closed_at)
 sa.Index("alerts_by_pool", ALERTS.c.pool_name, ALERTS.c.alert_id)
+ARCHIVE_STARTS: Final = sa.Table(
+    "archive_starts",
+    METADATA,
+    _key("pool"),
+    _number("generation"),
+    _number("seq"),
+    _text("stream_id"),
+    _number("ts"),
+    _text("sha256"),
+)
+ARCHIVE_SNAPSHOTS: Final = sa.Table(
+    "archive_snapshots",
+    METADATA,
+    _key("pool"),
+    sa.Column("seq", sa.BigInteger, primary_key=True),
+    _key("kind"),
+    _key("name"),
+    _text("state"),
+)
+sa.Index("archive_snapshots_by_name", ARCHIVE_SNAPSHOTS.c.name)
+RETAINED: Final = sa.Table("retained", METADATA, _key("name"), _number("value"))
 
 LEASES: Final = sa.Table(
     "leases", METADATA, _key("name"), _text("holder"), _number("term"), _number("renewal")

@@ -6,7 +6,7 @@ and as a row has sums since the beginning, no sum changes by it.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, pairwise
 from typing import Final
 
@@ -125,6 +125,15 @@ class Ledger:
         accounts, _ = self._tables
         counted = run(connection, _LABELLED.format(accounts.name), pool, NO_LABELS, OTHER_LABELS)
         return int(counted.scalar_one())
+
+    def start_from(
+        self, connection: Connection, usage: Iterable[tuple[Account, Sequence[Sums]]]
+    ) -> None:
+        """Write what a pool had come to where its log was pruned."""
+        accounts, sums = self._tables
+        for account, rows in usage:
+            write_rows(connection, accounts, Account.__struct_fields__, [astuple(account)], "skip")
+            write_rows(connection, sums, NAMES, [*map(astuple, rows)], "renew")
 
     def write(
         self, connection: Connection, tally: Tally, before_ms: int, position: Position

@@ -7,7 +7,7 @@ Events come from the stream where it has them, and from the archive where it was
 import sqlite3
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -20,6 +20,8 @@ from eventstore.language.catalogue import Catalogue
 from eventstore.language.events import Event
 from eventstore.language.workers import Worker, WorkerStatus
 from projector.intake.entries import admit, position_after
+from projector.store import archive_starts
+from projector.store.archive_starts import ArchiveStart, Entry
 from projector.store.rows import EventRow, Position
 from projector.verify.usage_comparison import UsageFold
 
@@ -63,6 +65,11 @@ class FoldedStates(Generic[State]):
         else:
             self.live[name] = state
 
+    def ended(self) -> Iterator[State]:
+        """All that have ended."""
+        for (state,) in self._ended.execute("SELECT state FROM ended"):
+            yield self._decoder.decode(state)
+
     def names(self) -> Iterator[str]:
         yield from self.live
         for (name,) in self._ended.execute("SELECT name FROM ended"):
@@ -78,6 +85,8 @@ class ReferenceFold:
 
     def __init__(self, pool: str, generation: int) -> None:
         self.position = Position(pool, generation)
+        self.began_at = 0
+        """The last event that was not folded, but is in a snapshot."""
         self.agents = FoldedStates(Agent)
         self.workers = FoldedStates(Worker)
         self.catalogue = Catalogue()
@@ -86,6 +95,33 @@ class ReferenceFold:
     @property
     def pool(self) -> str:
         return self.position.pool
+
+    def start_from(self, start: ArchiveStart, entries: Sequence[Entry]) -> None:
+        """Begin with the snapshot of a pruned log."""
+        at = (start.generation, start.seq, start.stream_id, start.ts)
+        self.position, self.began_at = Position(start.pool, *at), start.seq
+        for agent_id, agent in archive_starts.agents_of(entries).items():
+            self.agents.put(agent_id, agent, None)
+        for worker_id, worker in archive_starts.workers_of(entries).items():
+            self.workers.put(worker_id, worker, None)
+        self.usage.start_from(archive_starts.usage_of(start.pool, entries))
+
+    def entries(self) -> list[Entry]:
+        """All that lives, as the snapshot of a log that is pruned here.
+
+        An agent that failed can be restarted; a lost worker is remembered while it holds agents;
+        and a log that is recovered goes on above the highest epoch.
+        """
+        counts = self.agent_counts()
+        all_workers = [*self.workers.live.values(), *self.workers.ended()]
+        highest = max((worker.epoch for worker in all_workers), default=0)
+        states: list[Agent | Worker] = [
+            *self.agents.live.values(),
+            *(agent for agent in self.agents.ended() if agent.status is not Status.TERMINATED),
+            *(w for w in all_workers if not w.ended or counts[w.worker_id] or w.epoch == highest),
+        ]
+        usage = self.usage.entries(self.position.ts)
+        return sorted([*map(archive_starts.entry_of, states), *usage])
 
     def apply(self, rows: Iterable[EventRow], *, last: int) -> None:
         """Fold what follows, up to seq `last`. Raises `BrokenLog`."""

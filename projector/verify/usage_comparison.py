@@ -6,7 +6,7 @@ time went on. Here they are made from the first event on, and thinned once.
 
 import sqlite3
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
 
@@ -16,8 +16,10 @@ from sqlalchemy import Connection
 from eventstore.language.agents import Agent
 from eventstore.language.events import Event
 from eventstore.language.workers import Worker
+from projector.store.archive_starts import Entry, usage_entry
 from projector.store.tables import run
-from projector.store.usage_rows import NAMES, Account, Sums
+from projector.store.usage_rows import NAMES, NO_LABELS, OTHER_LABELS, Account, Sums
+from projector.usage.accounts import Key
 from projector.usage.ledger import thinned
 from projector.usage.tally import Tally, WorkerOf
 from projector.verify.report import Report
@@ -62,12 +64,34 @@ class UsageFold:
         tally.opened.clear()
         tally.rows.clear()
 
+    def entries(self, ts: int) -> list[Entry]:
+        """What all accounts had come to, for the snapshot of a log that is pruned at `ts`."""
+        found = {number: list(rows) for number, rows in groupby(self.rows(ts), _account)}
+        return [usage_entry(one, found.get(one.account, [])) for one in self.accounts.values()]
+
+    def start_from(self, usage: Iterable[tuple[Account, Sequence[Sums]]]) -> None:
+        """Begin with that."""
+        marks = ", ".join("?" * len(NAMES[1:]))
+        newest: dict[Key, Sums] = {}
+        for account, rows in usage:
+            self.accounts[account.account] = account
+            values = [astuple(row)[1:] for row in rows]
+            self._rows.executemany(f"INSERT INTO sums VALUES ({marks})", values)
+            key = (account.role_type, account.project_id, account.labels)
+            newest[key] = rows[-1] if rows else Sums(self.pool, account.account, 0)
+        labelled = sum(labels not in (NO_LABELS, OTHER_LABELS) for _, _, labels in newest)
+        self._tally = Tally(self.pool, newest, labelled)
+
     def rows(self, ts: int) -> Iterator[Sums]:
         """By account and minute, as they are stored once the log is at `ts`."""
         found = self._rows.execute("SELECT * FROM sums ORDER BY account, minute")
         sums = (Sums(self.pool, *row) for row in found)
-        for _, of_account in groupby(sums, lambda row: row.account):
+        for _, of_account in groupby(sums, _account):
             yield from thinned(of_account, ts)
+
+
+def _account(row: Sums) -> int:
+    return row.account
 
 
 def compare_usage(connection: Connection, fold: UsageFold, ts: int, report: Report) -> None:

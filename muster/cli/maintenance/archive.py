@@ -1,16 +1,18 @@
-"""export, check or import the archive of events
+"""export, check, import or prune the archive of events
 
 Exports the archive to a folder, or what was added to it since the last export there; checks the
-files of an export; or puts exported events back into an archive that is empty or starts late. The
-system may run meanwhile.
+files of an export; puts exported events back into an archive that is empty, was pruned, or starts
+late; or removes from the archive what an export has. The system may run meanwhile.
 
   muster archive export /backup/muster     the archive of the `muster up` that runs here
   muster archive check /backup/muster      whether all files are as they were written
   DATABASE_URL=postgresql://db/muster muster archive import /backup/muster
+  muster archive prune /backup/muster --before 365d     what is older stays in the export only
 """
 
 import argparse
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from muster.cli.arguments import targets
 from muster.cli.arguments.command import BadInput, Subparsers, database_errors, declare, print_note
 from muster.cli.arguments.output import is_json, print_document
+from muster.cli.arguments.values import time_ms
 from muster.cli.events.lines import CATALOGUE
 from muster.terminal import render
 
@@ -45,10 +48,13 @@ def add(subparsers: Subparsers) -> None:
         ("export", _export, "export what a folder does not have of the archive"),
         ("check", _check, "check the files of an export"),
         ("import", _import, "put exported events back into the archive"),
+        ("prune", _prune, "remove what is exported from the archive"),
     ):
         example = f"muster archive {name} /backup/muster"
         action = targets.declare_action(actions, name, run, summary, example, _add_flags)
         action.add_argument("folder", metavar="FOLDER", type=Path, help=FOLDER)
+    what = "events before it, such as 90d or 2026-01-31"
+    action.add_argument("--before", metavar="TIME", required=True, help=what)
 
 
 def _add_flags(parser: argparse.ArgumentParser, default: object) -> None:
@@ -105,6 +111,22 @@ def _import(args: argparse.Namespace) -> int:
     print(f"imported {render.count(done.events, 'event')}{missing}")
     if done.events:
         print_note("`muster replay` puts agents and workers that have ended back into the views")
+    return 0
+
+
+def _prune(args: argparse.Namespace) -> int:
+    from projector.archive.pruning import prune
+
+    url, now = targets.database_url(args), time.time()
+    before, report = time_ms(args.before, "--before", now), _reporter()
+    work = functools.partial(prune, folder=args.folder, before_ms=before, on_progress=report)
+    done = _run(url, lambda database: work(database, now_ms=int(now * 1000)))
+    if is_json(args):
+        print_document(args, {"pools": done})
+        return 0
+    columns = ("POOL", "PRUNED UP TO SEQ", "REMOVED NOW", "WHAT KEEPS MORE")
+    rows = [(one.pool, str(one.seq or "-"), f"{one.events:,}", one.why or "-") for one in done]
+    render.show(render.Table(tuple(map(render.Column, columns)), rows))
     return 0
 
 

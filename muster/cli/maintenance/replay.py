@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from muster.cli.arguments import targets
@@ -41,9 +42,12 @@ def add(subparsers: Subparsers) -> None:
         help="put the SQLite file of the views aside, and build another one from the streams",
     )
     targets.add_flags(parser, targets.LOG_FLAGS)
+    export = "an export that has what was pruned from the archive"
+    parser.add_argument("--export", metavar="FOLDER", type=Path, help=export)
 
 
 def run(args: argparse.Namespace) -> int:
+    from projector.exports.reading import archive_with
     from projector.rebuild.rebuild import RebuildOptions, replay
     from projector.service.from_scratch import from_scratch
 
@@ -58,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             log_output.configure("replay", level="error")  # a projector runs meanwhile
             done, aside = asyncio.run(from_scratch(options, report))
         else:
-            done = asyncio.run(replay(options, report))
+            done = asyncio.run(replay(options, report, archive_with(args.export)))
     if is_json(args):
         print_document(args, {**_document(done), **({"aside": str(aside)} if aside else {})})
         return 0

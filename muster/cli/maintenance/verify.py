@@ -10,6 +10,7 @@ sets, while the system runs. Exit code 1 if anything differs.
 
 import argparse
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import asdict
@@ -27,14 +28,19 @@ if TYPE_CHECKING:
 def add(subparsers: Subparsers) -> None:
     parser = declare(subparsers, "verify", run, __doc__)
     targets.add_flags(parser, targets.LOG_FLAGS)
+    export = "an export that has what was pruned from the archive"
+    parser.add_argument("--export", metavar="FOLDER", type=Path, help=export)
 
 
 def run(args: argparse.Namespace) -> int:
+    from projector.exports.reading import archive_with
     from projector.verify.verification import verify
 
     redis, database = targets.redis_url(args), targets.database_url(args)
     with database_errors(database):
-        report = asyncio.run(verify(redis, targets.key_prefix(args), database))
+        report = asyncio.run(
+            verify(redis, targets.key_prefix(args), database, archive_with(args.export))
+        )
     _print_report(report, args)
     return 0 if report.equal else 1
 

@@ -1,6 +1,6 @@
 """An archive for tests, and the views that a projector made of it event by event."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -31,9 +31,18 @@ class ArchiveStage:
 
     async def project(self, rows: Sequence[EventRow]) -> list[dict[str, Any]]:
         """Fold them one by one; returns what the views answered after each of them."""
-        return await self.database.write(lambda c: self._project(c, rows))
+        return await self.database.write(lambda c: self._project(c, rows, answer_now))
 
-    def _project(self, connection: Connection, rows: Sequence[EventRow]) -> list[dict[str, Any]]:
+    async def fold(self, rows: Sequence[EventRow]) -> None:
+        """The same without answers."""
+        await self.database.write(lambda c: self._project(c, rows, lambda _: {}))
+
+    def _project(
+        self,
+        connection: Connection,
+        rows: Sequence[EventRow],
+        answer: Callable[[Connection], dict[str, Any]],
+    ) -> list[dict[str, Any]]:
         projection, answers = Projection(SERVING, archives=True), []
         projection.load(connection)
         for row in rows:
@@ -41,7 +50,7 @@ class ArchiveStage:
             projection.learn_generation(row.pool, row.generation)
             projection.mark_committed(projection.write(connection, row.pool, [row]))
             assert projection.positions[row.pool].seq == row.seq
-            answers.append(answer_now(connection))
+            answers.append(answer(connection))
         return answers
 
     async def answer(self, asked: AsOf) -> dict[str, Any]:

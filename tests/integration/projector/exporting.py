@@ -7,6 +7,7 @@ import msgspec
 
 from projector.archive.export import Exported, export_archive
 from projector.archive.importing import Imported, import_archive
+from projector.archive.pruning import PrunedPool, prune
 from projector.exports.files import read_rows
 from projector.exports.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from projector.store.database import Database
@@ -53,3 +54,14 @@ async def delete_before(database: Database, pool: str, seq: int) -> None:
     """As if the archive started there."""
     statement = "DELETE FROM {}events WHERE pool = ? AND seq < ?"
     await database.write(lambda c: run(c, statement, pool, seq))
+
+
+DAY_MS = 86_400_000
+
+
+async def pruned(
+    database: Database, folder: Path, before_ms: int, *, later_ms: int = 3 * DAY_MS
+) -> list[PrunedPool]:
+    """Prune, as it would be so much later."""
+    now_ms = before_ms + later_ms
+    return await prune(database, folder, before_ms, lambda _: None, now_ms=now_ms)

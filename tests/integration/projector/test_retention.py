@@ -13,11 +13,12 @@ from eventstore.log.replies import LogHead
 from eventstore.retention import Retention
 from eventstore.steps.clauses import AppendEvent
 from projector.fold.projection import Projection
+from projector.history.positions import AsOf
 from projector.intake.source import Source
 from projector.rebuild.rebuild import RebuildOptions, replay
 from projector.service.trimming import Trimmer, _trimmable
 from projector.store.lease import Lease, Superseded
-from projector.store.rows import Position
+from projector.store.rows import AgentFilter, Position
 from projector.store.tables import AGENT_LIVE, SERVING
 from projector.verify.verification import verify
 from tests.integration.projector.recovering import stopped_at
@@ -277,3 +278,36 @@ async def test_the_end_of_agents_workers_and_keys_is_a_setting(
 def test_a_key_of_a_client_is_stored_longer_than_one_of_the_gateway() -> None:
     assert Retention().operation_ms == 600_000
     assert replace(Retention(), keys_ms=1_000).operation_ms == 1_000
+
+
+async def test_what_ended_long_ago_leaves_the_views_and_stays_in_the_archive(
+    redis_url: str, database_url: str
+) -> None:
+    """`verify`, a rebuild and the past are as before; an agent that failed stays."""
+    async with open_stage(redis_url, database_url) as stage:
+        pool = await stage.pool()
+        alive = await stage.play(pool)
+        await stage.catch_up()
+        before, ended = await stage.contents(), ("terminated", "stopped", "lost")
+        left = [row for row in before["agents"] if row["status"] not in ended]
+        assert set(alive) < {row["agent_id"] for row in left} < {
+            row["agent_id"] for row in before["agents"]
+        }  # fmt: skip
+        async with stage.projecting(retention=Retention(views_ms=1), ended_seconds=0.05):
+            await until(lambda: are_left(stage, left), what="the removal")
+            workers = [row["status"] for row in (await stage.contents())["workers"]]
+            assert "requested" in workers
+            assert (await verify(redis_url, "", database_url)).differences == []
+            again = RebuildOptions(redis_url=redis_url, database_url=database_url)
+            assert (await replay(again, lambda _: None)).comparison.equal
+            assert (await stage.contents())["agents"] == left
+            point = await stage.views.history.point_in_time(AsOf(events={POOL: (None, 30)}))
+            found = await stage.views.history.agents(point, AgentFilter(), limit=100)
+            assert "terminated" in {agent.status for agent in found}
+            await pool.spawn()
+            await stage.settle()
+            assert (await verify(redis_url, "", database_url)).differences == []
+
+
+async def are_left(stage: Stage, left: list[dict[str, Any]]) -> bool:
+    return (await stage.contents())["agents"] == left
