@@ -7,6 +7,7 @@ import redis
 
 from eventstore.keys import CATALOGUE
 from eventstore.language.agent_commands import Started
+from eventstore.language.agents import HELD
 from projector.queries.views import AgentFilter
 from projector.rebuild.rebuild import RebuildOptions, replay
 from tests.integration.gateway.stage import AGENTS, gateway_stage, logged
@@ -44,6 +45,11 @@ async def test_views_start_with_the_living_agents(redis_url: str, database_url: 
             assert (shown.used_capacity, shown.agent_count) == (1, len(live) + 1)
             archived = await stage.views.events(POOL)
             assert [row.seq for row in archived] == [await stage.head(POOL) - n for n in (2, 1, 0)]
+            sums = [row for row in (await stage.contents())["usage_sums"] if row["account"] == 0]
+            held = sum(row.status in HELD for row in rows.values())
+            assert [(row["agents"], row["slots_used"], row["requested"]) for row in sums] == [
+                (len(live) + 1, held, 0)
+            ]
 
 
 async def test_log_and_answers_name_where_the_archive_becomes_complete(
