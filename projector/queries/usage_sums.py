@@ -103,7 +103,8 @@ class PoolSums(Struct, frozen=True):
         parts = generation_ranges(self.connection, self.pool)
         for part in parts:
             query = part.rows(first=done + 1, end=last + 1).where(EVENTS.c.ts < at_ms)
-            rows += starmap(EventRow, self.connection.execute(query.order_by(EVENTS.c.seq)))
+            found = self.connection.execute(query.order_by(EVENTS.c.seq)).all()
+            rows += starmap(EventRow, found)
         first = parts[0].first if parts else last + 1
         if first > done + 1 or (rows and rows[-1].seq - done != len(rows)):
             raise ArchiveIncomplete(self.pool, max(first, done + 1), at_ms)
