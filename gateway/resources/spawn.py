@@ -41,7 +41,7 @@ async def spawn(call: Call, body: SpawnRequest) -> Answer:
     backend, key = call.backend, idempotency_key(call.request)
     check_spawn(body, backend.limits)
     pool = backend.live_pool(body.pool_name) or await backend.pool(body.pool_name)
-    require_declared(body.role_type, backend.options.roles)
+    require_declared(body.role_type or pool.role_type, backend.options.roles)
     _require_role(pool, body.role_type)
     durability = await durability_request(call)
     agent_id, waits = backend.log.new_id(), durability.preference.seconds > 0
@@ -66,8 +66,8 @@ async def spawn(call: Call, body: SpawnRequest) -> Answer:
     return Answer(row, status=202 if durability.pending_reason else status, headers=headers)
 
 
-def _require_role(pool: Pool, role: str) -> None:
-    if role != pool.role_type:
+def _require_role(pool: Pool, role: str | None) -> None:
+    if role not in (None, pool.role_type):
         detail = f"pool {pool.pool_name!r} is for role {pool.role_type!r}"
         raise Problem(Kind.ROLE_MISMATCH, detail, field="role_type")
 
@@ -121,6 +121,7 @@ def _requested_event(
     backend: Backend, pool: Pool, body: SpawnRequest, sent: Sent
 ) -> AgentRequested:
     event = shared_fields(body, AgentRequested) | pool_defaults(body, sent, pool.config)
+    event["role_type"] = pool.role_type
     event["input"] = msgspec.Raw(msgspec.json.encode(body.input))
     if body.pending_timeout:
         now_ms = backend.log.now_ms(body.pool_name)

@@ -106,16 +106,16 @@ class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The fields of a body or a query; others are refused."""
 
 
-class SpawnRequest(Request, frozen=True):
+class SpawnRequest(Request, frozen=True, kw_only=True):
     """Ask for an agent. Times are in seconds; `max_idle_time` null: it may be idle for ever.
 
-    `heartbeat_interval`, `max_idle_time` and `expected_seconds` are those of the pool where they
-    are left out, and the pool's `labels` are added. In a pool with a placer, agents of a higher
-    `priority` get a slot first, and those that are expected to live long are put together.
+    `role_type`, `heartbeat_interval`, `max_idle_time` and `expected_seconds` are those of the pool
+    where they are left out, and the pool's `labels` are added. In a pool with a placer, agents of a
+    higher `priority` get a slot first, and those that are expected to live long are put together.
     """
 
     project_id: ProjectId
-    role_type: RoleName
+    role_type: RoleName | None = None
     pool_name: PoolName
     heartbeat_interval: Seconds = 30.0
     max_idle_time: Seconds | None = 300.0

@@ -55,10 +55,11 @@ def run(args: argparse.Namespace) -> int:
     role = args.role
     if not role:
         role = _role_of(sender.gateway, args.pool)
+    of_role = {"role_type": role} if role else {}
 
     def spawn(key: str) -> Answer:
         try:
-            return sender.send("spawn", {**request, "role_type": role}, {"Idempotency-Key": key})
+            return sender.send("spawn", {**request, **of_role}, {"Idempotency-Key": key})
         except NoReply as error:
             hint = f"to get its result, repeat with --key {key}"
             raise NoReply(f"{error}\n  {hint}") from error
@@ -67,15 +68,14 @@ def run(args: argparse.Namespace) -> int:
     return run_all(args, spawn, keys, columns, _progress(len(keys)))
 
 
-def _role_of(gateway: GatewayClient, pool: str) -> str:
-    """Raises `Refused` also where the token may spawn there, but not read about pools."""
+def _role_of(gateway: GatewayClient, pool: str) -> str | None:
+    """The role of a pool, which older gateways require; None if the token may not read it."""
     try:
         answer = gateway.get(f"{BASE}/pools/{quote(pool, safe='')}")
     except Refused as error:
         if error.kind not in ("forbidden", "pool-not-found") or not gateway.has_token:
             raise
-        hint = "if the token may not read about pools, name the agents' role with --role"
-        raise Refused(f"{error} ({hint})", kind=error.kind) from error
+        return None
     return answer.read(PoolAnswer).role_type
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.integration.gateway.stage import AGENTS, GatewayStage, gateway_stage
+from tests.integration.gateway.stage import AGENTS, GatewayStage, asked, gateway_stage
 
 POOL = "quiet_pool"
 DEFAULTS = {"developer": {"max_idle_time": "never", "labels": {"team": "core"}}}
@@ -92,3 +92,13 @@ async def test_a_spawn_may_not_have_too_many_labels_with_those_of_its_pool(stage
     await create(stage, labels={f"a{n}": "x" for n in range(10)})
     answer = await stage.spawn(pool_name=POOL, labels={f"b{n}": "x" for n in range(7)})
     assert (answer.status, answer.fields) == (400, ["labels"])
+
+
+async def test_the_role_is_that_of_the_pool_where_it_is_left_out(stage):
+    body = asked()
+    del body["role_type"]
+    for sent in (body, {**body, "role_type": None}):
+        answer = await stage.ask(
+            "POST", f"{AGENTS}/spawn", json=sent, headers={"Prefer": "respond-async"}
+        )
+        assert (answer.status, answer.json["role_type"]) == (202, "developer")

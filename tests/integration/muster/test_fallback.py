@@ -115,6 +115,22 @@ async def test_the_views_decide_whether_others_are_there_unless_they_are_behind(
         await standby.require_only_host(settings, known)
 
 
+async def test_a_service_with_tokens_does_not_fall_back_to_one_that_knows_none(
+    settings: Settings,
+) -> None:
+    """Else anyone on this machine could do everything while Redis is away."""
+    views = Views(settings.views_url)
+    await views.start()
+    await views.stop()
+    with sqlite3.connect(settings.data_dir / "views.db") as database:
+        database.execute(
+            "INSERT INTO tokens (name, scopes, secrets) VALUES ('ci', '[\"read\"]', '[]')"
+        )
+    with pytest.raises(ConfigurationError, match="set MUSTER_API_TOKEN to allow one"):
+        await standby.require_only_host(settings, last_seen.LastSeen())
+    await standby.require_only_host(replace(settings, api_token="t"), last_seen.LastSeen())
+
+
 async def test_a_host_that_is_not_alone_does_not_fall_back(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
