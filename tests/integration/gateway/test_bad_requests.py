@@ -181,6 +181,7 @@ async def test_every_path_names_the_methods_that_apply_to_it(stage):
             parked_id="p",
             worker_id="w",
             token_name="t",
+            dead_id="d",
         )
         for method in set(METHODS) - described:
             for options in ({}, {"json": asked()}):
