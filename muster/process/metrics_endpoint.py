@@ -27,7 +27,7 @@ from muster.process.part import Part
 from muster.settings.settings import LOOPBACK, Settings
 
 SCRAPE_SECONDS: Final = 8.0
-"""How long the figures may take; Prometheus waits for ten seconds unless told otherwise."""
+"""How long the figures may take; Prometheus waits for ten seconds by default."""
 CLIENT_SECONDS: Final = 10.0
 """How long a client may take to ask, and to read."""
 PATH: Final = "/metrics"
