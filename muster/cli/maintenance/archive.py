@@ -110,7 +110,7 @@ def _import(args: argparse.Namespace) -> int:
     missing = f" of {pools}" if pools else ": the archive has all of them"
     print(f"imported {render.count(done.events, 'event')}{missing}")
     if done.events:
-        print_note("`muster replay` puts agents and workers that have ended back into the views")
+        print_note("`muster replay` puts what has ended back into the views, unless it was pruned")
     return 0
 
 

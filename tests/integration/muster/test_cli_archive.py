@@ -41,7 +41,7 @@ def test_an_archive_is_exported_checked_and_imported(
     assert main(["archive", "import", folder, *other]) == 0
     printed = capsys.readouterr()
     assert printed.out == "imported 4 events of catalogue, alpha\n"
-    assert "`muster replay` puts agents" in printed.err
+    assert "`muster replay` puts what has ended back" in printed.err
     assert main(["archive", "import", folder, *other]) == 0
     assert capsys.readouterr().out == "imported 0 events: the archive has all of them\n"
     assert main(["replay", *flags[:-2], *other]) == 0

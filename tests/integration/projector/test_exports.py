@@ -75,7 +75,7 @@ async def test_every_event_is_exported_and_later_only_what_was_added(
 
 
 async def test_a_file_is_read_by_other_tools(views_url: str, tmp_path: Path) -> None:
-    """Lines of JSON in gzip, for nobody else to read: there are inputs in it."""
+    """Lines of JSON in gzip, that no other user can read: there are inputs in it."""
     rows = histories.History(1).write(20)
     async with open_archive(views_url) as stage:
         await stage.archive(rows)

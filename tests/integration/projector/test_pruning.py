@@ -142,8 +142,8 @@ async def test_one_agent_that_outlives_the_pruned_events_is_found(
             pool = await stage.history.pool_of(agent.agent_id)
             assert pool == agent.pool_name
             assert await stage.history.agent(point, agent.agent_id, pool) == agent
-        assert await stage.history.pool_of("nobody") is None
-        assert await stage.history.agent(point, "nobody", None) is None
+        assert await stage.history.pool_of("unknown") is None
+        assert await stage.history.agent(point, "unknown", None) is None
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -172,8 +172,8 @@ async def test_a_fold_from_the_snapshot_is_that_from_the_first_event(
             projection.load(connection)
             for start in starts.values():
                 snapshot = stored_snapshot(connection, start)
-                begun = projection.start_from(connection, snapshot)
-                projection.mark_committed(begun)
+                started = projection.start_from(connection, snapshot)
+                projection.mark_committed(started)
                 of_pool = [row for row in rows if row.pool == start.pool and row.seq > start.seq]
                 projection.mark_committed(projection.write(connection, start.pool, of_pool))
                 assert projection.positions[start.pool].status == "ok"
