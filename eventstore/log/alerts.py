@@ -9,19 +9,23 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
-from eventstore.connection.calls import AsyncClient, pairs_of, translated_errors
+from eventstore.connection.calls import AsyncClient, ask, pairs_of, translated_errors
+from eventstore.connection.denials import denied_in_script
 from eventstore.connection.reply_parser import Argument
-from eventstore.errors import UnknownEvent
+from eventstore.errors import LogError, UnknownEvent
 from eventstore.keys import Keys
 from eventstore.language.alerts import AlertBody, AlertEvent, decode_entry
 from eventstore.log.reader import Entry
 from eventstore.log.script_runner import Script
-from eventstore.redis_errors import NoScriptError
+from eventstore.redis_errors import NoScriptError, ResponseError
+
+READING: Final = "alerts cannot be read"
+WRITING: Final = "alerts cannot be written"
 
 
 class Lead(Struct, frozen=True):
@@ -90,41 +94,40 @@ class AlertLog:
 
     async def open_ids(self) -> set[str]:
         """The ids of the open alerts."""
-        with translated_errors("open alerts cannot be read"):
-            found = await self._client.execute_command("HKEYS", self._open)
+        found = await ask(self._client, "HKEYS", self._open, doing=READING)
         return {one.decode() for one in found}
 
     async def after(self, stream_id: str, *, count: int) -> list[Entry]:
         """The next entries after an id."""
         first = "-" if stream_id in ("", "0") else f"({stream_id}"
-        with translated_errors("alerts cannot be read"):
-            entries: list[Entry] = await self._client.execute_command(
-                "XRANGE", self._stream, first, "+", "COUNT", count
-            )
+        command = ("XRANGE", self._stream, first, "+", "COUNT", count)
+        entries: list[Entry] = await ask(self._client, *command, doing=READING)
         return entries
 
     async def last_id(self) -> str:
         """The id of the last entry; `0-0` if there is none."""
-        with translated_errors("alerts cannot be read"):
-            entries = await self._client.execute_command(
-                "XREVRANGE", self._stream, "+", "-", "COUNT", 1
-            )
-        return entries[0][0].decode() if entries else "0-0"
+        command = ("XREVRANGE", self._stream, "+", "-", "COUNT", 1)
+        entries = await ask(self._client, *command, doing=READING)
+        return str(entries[0][0].decode()) if entries else "0-0"
 
     async def trim(self, before: str) -> None:
         """Remove the entries before this id."""
-        with translated_errors("alerts cannot be trimmed"):
-            await self._client.execute_command("XTRIM", self._stream, "MINID", before)
+        await ask(self._client, "XTRIM", self._stream, "MINID", before, doing=WRITING)
 
     async def _run(self, name: str, keys: tuple[str, str, str], *arguments: Argument) -> Any:
-        source = _script(name)
-        with translated_errors("alerts cannot be written"):
+        source, client = _script(name), self._client
+        with translated_errors(WRITING):
             try:
-                return await self._client.execute_command(
-                    "EVALSHA", source.digest, 3, *keys, *arguments
-                )
-            except NoScriptError:
-                return await self._client.execute_command("EVAL", source.text, 3, *keys, *arguments)
+                try:
+                    return await client.execute_command(
+                        "EVALSHA", source.digest, 3, *keys, *arguments
+                    )
+                except NoScriptError:
+                    return await client.execute_command("EVAL", source.text, 3, *keys, *arguments)
+            except ResponseError as error:
+                if denied := denied_in_script(error, keys):
+                    raise LogError(f"{WRITING}: {denied}") from error
+                raise
 
 
 def readable(entries: Sequence[Entry]) -> list[AlertEvent]:

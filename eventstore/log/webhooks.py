@@ -1,4 +1,4 @@
-"""What is to be sent to webhooks, and what could not be: beside the stream of alerts, in its slot.
+"""What is to be sent to webhooks, and what could not be: next to the stream of alerts.
 
 Any gateway may read and change it; the one that writes alerts sends. The values are its own: here
 they are bytes.

@@ -16,7 +16,14 @@ from eventstore.log.alerts import AlertLog, Lead, readable
 from eventstore.steps import clauses
 from gateway.server.listener import Gateway
 from tests.conftest import MakeServer
-from tests.integration.gateway.stage import AGENTS, QUICK, GatewayStage, gateway_stage, options
+from tests.integration.gateway.stage import (
+    AGENTS,
+    QUICK,
+    GatewayStage,
+    gateway_stage,
+    logged,
+    options,
+)
 from tests.integration.projector.stage import POOL
 from tests.pools import ORIGIN
 from tests.waiting import until
@@ -252,3 +259,27 @@ async def test_where_there_are_many_pools_only_those_with_news_are_asked_about(
     assert not await written(often, "role-unavailable")
     monkeypatch.setattr("gateway.health.alert_watch.SWEEP_SECONDS", 0.0)
     await opened(often, "role-unavailable")
+
+
+async def test_a_login_that_may_not_use_their_keys_answers_alerts_and_says_so_once(
+    redis_server: MakeServer, tmp_path: Path
+) -> None:
+    """As with the access list of an earlier version: all else goes on."""
+    server = redis_server()
+    keys = ("pool", "agent", "state", "process", "muster:catalogue", "{muster:catalogue}")
+    allowed = [f"~{one}{end}" for one in keys for end in ("", ":*")]
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "old", "on", ">p", "+@all", *allowed)
+    url = f"redis://old:p@127.0.0.1:{server.port}/0"
+    database = f"sqlite:///{tmp_path / 'v.db'}"
+    async with logged() as lines, gateway_stage(url, database, limits=OFTEN) as stage:
+        agent_id = await failed_agent(stage)
+        await stage.stage.settle(POOL)
+        [alert] = await stage.alerts("agent-failed")
+        assert alert["subject"] == agent_id
+        await until(lambda: stage.backend.ledger.open)
+        names = [line["event"] for line in lines]
+        assert names.count("gateway.alerts_not_written") == 1
+        assert names.count("alert.not_stored") == 1
+    [refused] = [line for line in lines if line["event"] == "gateway.alerts_not_written"]
+    assert "muster:alerts" in refused["reason"]
