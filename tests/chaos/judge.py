@@ -17,13 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.chaos.judging import (
+    caps,
     catalogue,
     causes,
     commands,
     database,
     keys,
+    moves,
+    pauses,
     pools,
     registry,
+    replacements,
     rest,
     restarts,
     traces,
@@ -35,6 +39,7 @@ from tests.chaos.judging.database import Database
 from tests.chaos.judging.entries import CATALOGUE, Entry
 from tests.chaos.judging.history import History, join
 from tests.chaos.judging.offences import INVARIANTS, Offence, in_order
+from tests.chaos.judging.pauses import Pause
 from tests.chaos.judging.pools import Pool
 from tests.chaos.judging.streams import Registry, Streamed, Streams
 from tests.chaos.judging.traces import AgentTrace
@@ -58,6 +63,7 @@ class Evidence:
     views: Database | None = None
     commands: Sequence[Command] = ()
     unsaved: Sequence[LostCommand] = ()
+    pauses: Sequence[Pause] = ()
     traces: Sequence[AgentTrace] = ()
     traced_at: float = 0.0
     """When an agent last wrote before these were read, by their clock."""
@@ -172,7 +178,10 @@ def weigh(evidence: Evidence, *, at_rest: bool = False, partial: bool = False) -
             offences += restarts.judge_limits(
                 pool.counted, (min(limit), max(limit)), (min(start_limit), max(start_limit))
             )
-        offences += _pool(pool, evidence.registries.get(name), declared if at_rest else None)
+        found = evidence.registries.get(name)
+        if CATALOGUE in complete and not declared.recovered:
+            offences += _as_asked(pool, found, declared)
+        offences += _pool(pool, found, declared if at_rest else None)
     for history in complete.values():
         offences += causes.judge(history.entries)
     if evidence.views is not None:
@@ -184,6 +193,7 @@ def weigh(evidence: Evidence, *, at_rest: bool = False, partial: bool = False) -
     offences += keys.judge(known, evidence.prefix, folded)
     offences += keys.fading(evidence.fading, evidence.prefix)
     offences += _outside(evidence, complete, folded, declared, late)
+    offences += pauses.judge(evidence.pauses, complete)
     if at_rest:
         since = evidence.traced_at
         offences += traces.awake(evidence.traces, folded, declared, since)
@@ -198,6 +208,15 @@ def _pool(pool: Pool, found: Registry | None, at_rest: Catalogue | None) -> Iter
         yield from registry.judge(pool, found)
         if at_rest is not None:
             yield from rest.judge(pool, found, at_rest)
+
+
+def _as_asked(pool: Pool, found: Registry | None, declared: Catalogue) -> Iterator[Offence]:
+    """What all that was ever asked of the pool allows; what was lost may have allowed more."""
+    name = pool.name
+    yield from caps.judge(pool.counts, declared.configs.get(name, ()))
+    yield from replacements.judge(pool.replaced, declared.replacements.get(name, ()))
+    asked = found.asked if found is not None else ()
+    yield from moves.judge(name, pool.moved, asked, declared.most_moves(name))
 
 
 def _outside(
@@ -231,6 +250,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--acknowledged", type=Path, metavar="FILE", help="the client's journal")
     parser.add_argument("--unsaved", type=Path, metavar="FILE", help="of `muster recover --json`")
     parser.add_argument("--traces", type=Path, metavar="FOLDER", help="what agents wrote")
+    parser.add_argument("--paused", type=Path, metavar="FILE", help="when pools were paused")
     parser.add_argument("--partial", action="store_true", help="a history may begin late")
     parser.add_argument("--at-rest", action="store_true", help="nothing may be half done")
     parser.add_argument("--json", action="store_true", help="offences as one JSON object")
@@ -247,6 +267,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asked.traces:
         evidence.traced_at = traces.newest(asked.traces)
         evidence.traces = traces.read(asked.traces)
+    if asked.paused:
+        evidence.pauses = pauses.read(asked.paused)
     offences = weigh(evidence, at_rest=asked.at_rest, partial=asked.partial)
     seen = sum(log.head.seq for log in evidence.streamed.values())
     if asked.json:

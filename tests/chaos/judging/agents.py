@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tests.chaos.judging import restarts
+from tests.chaos.judging import moves, restarts
 from tests.chaos.judging.entries import Entry
 from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.workers import Worker
@@ -101,6 +101,10 @@ class Agent:
     """By incarnation."""
     claimed_with: dict[int, str] = field(default_factory=dict)
     """The digest of what it had saved then."""
+    saved: set[str] = field(default_factory=set)
+    """The digests of all that it has saved."""
+    moved: set[int] = field(default_factory=set)
+    """The incarnations that were released for another worker to run the next one."""
     asked: list[Entry] = field(default_factory=list)
     """The requests for its end."""
 
@@ -200,6 +204,8 @@ def _judge_epoch(agent: Agent, entry: Entry, worker: Worker | None) -> Iterator[
         yield entry.offence(4, f"its worker is {worker.status}, not lost")
     if entry.type == "agent.claimed" and worker.alive and worker.status != "active":
         yield entry.offence(4, f"claimed by a worker that is {worker.status}")
+    elif entry.type == "agent.claimed" and worker.cordoned:
+        yield entry.offence(9, f"claimed by a worker that is cordoned: {worker.cordoned}")
 
 
 def _judge_end(agent: Agent, entry: Entry) -> Iterator[Offence]:
@@ -248,6 +254,7 @@ def evolve(agent: Agent, entry: Entry) -> None:
                 agent.state, agent.discards = "", True
         case "agent.saved":
             agent.save, agent.state = int(body["save"]), str(body["sha256"])
+            agent.saved.add(agent.state)
         case "agent.state_lost":
             _leave(agent, entry, {"reason": "state-lost", "next_incarnation": agent.incarnation})
             agent.save, agent.state = int(body["save"]), str(body["sha256"])
@@ -299,6 +306,8 @@ def _leave(agent: Agent, entry: Entry, body: dict[str, Any]) -> None:
         if losses := int(body.get("losses", 0)):
             agent.losses_in_row, agent.well_ms = losses, 0
     elif entry.type in {*QUEUED, "agent.state_lost"}:
+        if entry.type == "agent.released" and body["reason"] == moves.MOVED:
+            agent.moved.add(agent.incarnation)
         agent.status, agent.incarnation = "pending", int(body["next_incarnation"])
         agent.state_lost = False
         agent.state = "" if body.get("discard_state") else agent.state

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tests.chaos.judging import restarts
+from tests.chaos.judging import moves, restarts
 from tests.chaos.judging.entries import Entry
 from tests.chaos.judging.history import RECOVERED
 from tests.chaos.judging.offences import Offence
@@ -83,12 +83,19 @@ class Catalogue:
     """By pool: the most that it was ever to have."""
     limits: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """By pool: the limits of failures, and of failed starts, that it ever had."""
+    configs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """By pool: all configurations that it ever had."""
+    replacements: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """By pool: all replacements of its workers that were asked for."""
     removed: set[str] = field(default_factory=set)
     """Pools that were removed, and may have been created again: Redis need not have their logs."""
+    recovered: bool = False
+    """Events of it were lost."""
     offences: list[Offence] = field(default_factory=list)
 
     def apply(self, entry: Entry) -> None:
         if entry.type == RECOVERED:
+            self.recovered = True
             return
         if entry.type not in KNOWN or entry.version != 1:
             self.offences.append(entry.offence(5, f"an unknown event (version {entry.version})"))
@@ -174,6 +181,7 @@ class Catalogue:
             most = int(declared.config.get("max_workers", MAX_WORKERS))
             self.workers[entry.subject] = max(self.workers.get(entry.subject, 0), most)
             self.limits.setdefault(entry.subject, []).append(restarts.limits(declared.config))
+            self.configs.setdefault(entry.subject, []).append(declared.config)
 
     def _replace_workers(self, entry: Entry, known: Declared) -> None:
         status, now = entry.type.removeprefix("pool.replacement_"), known.replacement
@@ -183,6 +191,7 @@ class Catalogue:
             limits = {"deadline_seconds": 0.0, "detail": "", "ended_at": 0, **entry.body}
             who = {"replacement_id": entry.event_id, "actor": entry.actor}
             known.replacement = {**limits, **who, "status": "running", "started_at": entry.ts}
+            self.replacements.setdefault(entry.subject, []).append(known.replacement)
         elif now is not None:
             detail = str(entry.body.get("reason", ""))
             known.replacement = {**now, "status": status, "detail": detail, "ended_at": entry.ts}
@@ -201,6 +210,11 @@ class Catalogue:
             known.changed_ms = entry.ts
             known.status = entry.type.removeprefix("host.")
             known.reason = str(entry.body.get("reason", ""))
+
+    def most_moves(self, pool: str) -> moves.Allowed:
+        """The most that it ever allowed."""
+        some = [moves.allowed(config) for config in self.configs.get(pool, [{}])]
+        return max(minute for minute, _ in some), max(hour for _, hour in some)
 
     def lease_seconds(self, pool: str) -> float:
         declared = self.pools.get(pool)

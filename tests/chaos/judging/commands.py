@@ -2,9 +2,10 @@
 
 The client's journal is a file of JSON objects, one a line, a line for each command:
 
-    kind            spawn | terminate | create_pool | change_pool | delete_pool
+    kind            spawn | terminate | create_pool | change_pool | delete_pool | replace_pool
+                    | cordon | uncordon | drain
     status          acknowledged | refused | unknown
-    pool, agent_id
+    pool, agent_id, worker_id
     operation_id    the Idempotency-Key, or what the log made of it
     correlation_id  the X-Request-Id; of a change of a pool only where it changed something
     seq, generation the position of the log in the answer (Muster-Position)
@@ -25,10 +26,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.chaos.judging.entries import CATALOGUE, Entry
-from tests.chaos.judging.history import History
+from tests.chaos.judging.history import RECOVERED, History
 from tests.chaos.judging.offences import Offence
 
 NEVER_LOST: Final = "archived"
+ON_WORKERS: Final = frozenset({"cordon", "uncordon", "drain"})
+GONE: Final = ("worker.draining", "worker.stopped", "worker.lost")
 MARKS: Final = {
     "spawn": ("agent.requested",),
     "terminate": ("agent.termination_requested", "agent.terminated", "agent.failed"),
@@ -37,6 +40,9 @@ MARKS: Final = {
     "delete_pool": ("pool.deleted",),
     "change_pool": ("pool.created", "pool.changed"),
     "replace_pool": ("pool.replacement_started",),
+    "cordon": ("worker.cordoned", *GONE),
+    "uncordon": ("worker.started", *GONE),
+    "drain": ("worker.cordoned", *GONE),
 }
 """For each command, the events that show that it came to pass; any one of them does."""
 NAMED: Final = {**MARKS, "spawn": ("agent.requested", "holds")}
@@ -49,6 +55,9 @@ OWN: Final = {
     "delete_pool": "pool.deleted",
     "change_pool": "pool.changed",
     "replace_pool": "pool.replacement_started",
+    "cordon": "worker.cordoned",
+    "uncordon": "worker.uncordoned",
+    "drain": "worker.draining",
 }
 """The event that nothing but this command leads to."""
 
@@ -61,6 +70,7 @@ class Command:
     status: str = "acknowledged"
     pool: str = ""
     agent_id: str = ""
+    worker_id: str = ""
     operation_id: str = ""
     correlation_id: str = ""
     seq: int = 0
@@ -70,11 +80,11 @@ class Command:
 
     @property
     def subject(self) -> str:
-        return self.pool if self.of_catalogue else self.agent_id
+        return self.pool if self.of_catalogue else self.worker_id or self.agent_id
 
     @property
     def of_catalogue(self) -> bool:
-        return self.kind not in {"spawn", "terminate", "restart"}
+        return self.kind not in {"spawn", "terminate", "restart", *ON_WORKERS}
 
     @property
     def known_by_correlation(self) -> bool:
@@ -158,12 +168,15 @@ class Recorded:
         self.by_subject: dict[str, list[Entry]] = {}
         self.by_operation: dict[str, list[Entry]] = {}
         self.by_correlation: dict[str, list[Entry]] = {}
+        self.recovered: set[str] = set()
         for history in histories:
             for entry in history.entries:
                 self._add(entry)
 
     def _add(self, entry: Entry) -> None:
         self.by_subject.setdefault(entry.subject, []).append(entry)
+        if entry.type == RECOVERED:
+            self.recovered.add(entry.pool)
         if entry.correlation_id:
             self.by_correlation.setdefault(entry.correlation_id, []).append(entry)
         if entry.type == "agent.requested" and (operation := entry.body.get("operation_id")):
@@ -213,6 +226,8 @@ def _acknowledged(command: Command, recorded: Recorded, lost: set[Command]) -> I
         return
     if command.kind == "change_pool":  # it may have changed nothing
         return
+    if command.kind in ON_WORKERS and command.pool in recorded.recovered:
+        return  # with its worker
     if command.level == NEVER_LOST:
         yield command.offence("archived, and not in the log")
     elif command not in lost:
@@ -260,6 +275,11 @@ def _command(kind: str) -> str:
 
 def _refused(command: Command, recorded: Recorded, granted: set[str]) -> Iterator[Offence]:
     """`granted`: what others were known by. One that was tried again is no longer refused."""
+    if command.kind in ON_WORKERS:
+        for entry in recorded.by_correlation.get(command.correlation_id, ()):
+            if entry.subject == command.worker_id:
+                yield entry.offence(8, f"this {command.kind} was refused")
+        return
     if command.marks & granted:
         return
     own = OWN[command.kind]

@@ -13,7 +13,8 @@ INVARIANTS: Final = {
     6: "all other state equals a fold of the log",
     7: "at rest nothing is pending, and every key is permanent on purpose or expires",
     8: "no accepted command is lost",
-    9: "limits and times are kept: workers, restarts, back-off, one leader at a time",
+    9: "limits and times are kept: workers, restarts, back-off, cordons, deadlines, pauses, caps,"
+    " moves, one leader at a time",
 }
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from tests.chaos.judging import agents, workers
+from tests.chaos.judging import agents, moves, workers
 from tests.chaos.judging.agents import Agent
+from tests.chaos.judging.caps import Counts
 from tests.chaos.judging.entries import Entry
 from tests.chaos.judging.history import RECOVERED
 from tests.chaos.judging.offences import Offence
+from tests.chaos.judging.replacements import Replaced
 from tests.chaos.judging.restarts import Counting
 from tests.chaos.judging.scaling import Leader
 from tests.chaos.judging.workers import Worker
@@ -38,6 +40,12 @@ class Pool:
         """Lost workers that are still to be reaped, according to Redis."""
         self.counted: list[Counting] = []
         self.leader = Leader()
+        self.counts = Counts()
+        self.replaced = Replaced()
+        self.moved: list[Entry] = []
+        """The releases of agents for another worker to run them."""
+        self.moves_busy = False
+        """Whether busy agents were to be moved, too."""
         self._owed: tuple[Entry, tuple[str, ...]] | None = None
 
     def apply(self, entry: Entry) -> None:
@@ -58,6 +66,8 @@ class Pool:
             self._offend(entry, 4, "no worker acts, and no agent")
         elif kind == "pool.scaling_decided":
             self.offences += self.leader.decided(entry)
+        elif kind == "pool.consolidation_requested":
+            self.moves_busy |= bool(entry.body.get("busy"))
 
     def _knows(self, kind: str) -> bool:
         begins = {"agent.requested", "worker.requested"}
@@ -95,14 +105,24 @@ class Pool:
             self._offend(entry, 2, "never requested")
             return
         self.offences += agents.judge(agent, entry, self.workers.get(entry.worker_id))
-        before = agent.worker
+        before, counted = agent.worker, _counts(agent)
         agents.evolve(agent, entry)
+        self._count(entry, agent, counted)
         if entry.body.get("failures") and entry.type != "agent.failed":
             failures, failed = agent.failures_in_row, not agent.due_ms
             self.counted.append(Counting(entry, failures, agent.has_run, failed))
         self._move(entry, before, agent.worker)
         if owed := agents.owed(agent, entry):
             self._owed = entry, owed
+
+    def _count(self, entry: Entry, agent: Agent, counted: bool) -> None:
+        """Note what caps and the budget of moves are about."""
+        if not counted and _counts(agent):
+            self.counts.enter(agent.requested, entry)
+        elif counted and not _counts(agent):
+            self.counts.leave(agent.requested)
+        if entry.type == "agent.released" and entry.body["reason"] == moves.MOVED:
+            self.moved.append(entry)
 
     def _admit(self, entry: Entry, known: Agent | None) -> None:
         if known is not None:
@@ -161,6 +181,7 @@ class Pool:
         else:
             self.offences += workers.judge(worker, entry, self.epochs)
             workers.evolve(worker, entry)
+            self.replaced.apply(entry, self.workers)
             if entry.type in workers.DRAW:
                 self.epochs.setdefault(entry.epoch, entry)
 
@@ -175,6 +196,11 @@ class Pool:
     @property
     def living(self) -> dict[str, Agent]:
         return {name: agent for name, agent in self.agents.items() if not agent.ended}
+
+
+def _counts(agent: Agent) -> bool:
+    """Whether caps count it: from its first claim until its end."""
+    return bool(agent.claims) and not agent.ended
 
 
 def oversized(pool: Pool, slots: int | None) -> Iterator[Offence]:

@@ -6,13 +6,14 @@ from tests.chaos.judging.agents import Agent
 from tests.chaos.judging.catalogue import Catalogue
 from tests.chaos.judging.offences import Offence
 from tests.chaos.judging.pools import Pool
+from tests.chaos.judging.replacements import REPLACED
 from tests.chaos.judging.streams import PLACER, Registry
 
 
 def judge(pool: Pool, found: Registry, catalogue: Catalogue) -> Iterator[Offence]:
     """Offences in a pool that had no requests for a while."""
     yield from _agents(pool, found, catalogue)
-    yield from _workers(pool, found)
+    yield from _workers(pool, found, catalogue)
     if halted := found.meta.get("halted"):
         yield Offence(7, f"it is halted: {halted}", pool.name)
     for entry, consumer in found.pending.items():
@@ -49,11 +50,23 @@ def _waits(agent: Agent, pool: Pool, catalogue: Catalogue) -> bool:
     return len(alive) >= catalogue.max_workers(pool.name) and not any(w.free for w in alive)
 
 
-def _workers(pool: Pool, found: Registry) -> Iterator[Offence]:
+def _workers(pool: Pool, found: Registry, catalogue: Catalogue) -> Iterator[Offence]:
+    declared = catalogue.pools.get(pool.name)
+    replacement = (declared and declared.replacement) or {}
+    replaces = replacement.get("status") == "running"
     for name, worker in pool.workers.items():
         if worker.status == "requested" and worker.deadline_ms > found.now_ms:
             continue
         if worker.status in {"requested", "suspect", "draining"}:
             yield Offence(7, f"at rest it is {worker.status}", pool.name, subject=name)
+        elif worker.alive and 0 < worker.drain_ms < found.now_ms:
+            yield Offence(7, "at rest its deadline is over", pool.name, subject=name)
+        elif worker.alive and worker.cordoned == REPLACED and not replaces:
+            yield Offence(
+                7, "it is cordoned for a replacement that is over", pool.name, subject=name
+            )
+        old = worker.epoch < int(replacement.get("epoch", 0)) and not pool.recoveries
+        if worker.alive and old and replacement["status"] == "finished":
+            yield Offence(9, "it was to be replaced, and lives", pool.name, subject=name)
     for name in found.lost:
         yield Offence(7, "it was never reaped", pool.name, subject=name)

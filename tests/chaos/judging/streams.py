@@ -44,6 +44,8 @@ class Registry:
     orders: dict[str, int] = field(default_factory=dict)
     alone: set[str] = field(default_factory=set)
     """Agents that wait for a worker of their own."""
+    asked: list[tuple[str, int]] = field(default_factory=list)
+    """Agents that were asked to move, and when."""
     held: dict[str, set[str]] = field(default_factory=dict)
     agent_hashes: dict[str, dict[str, str]] = field(default_factory=dict)
     process_hashes: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -147,7 +149,7 @@ class Streams:
     ) -> Registry:
         """All of a pool's keys, and the rest of its log, at one point in time."""
         key, prefix = self.key, self.prefix
-        scored = ("processes", "due", "timeouts", "orders", "alone")
+        scored = ("processes", "due", "timeouts", "orders", "alone", "moves")
         commands = key(pool, "commands")
         hashes = [f"{prefix}agent:{{{pool}}}:{name}" for name in agents]
         hashes += [f"{prefix}process:{{{pool}}}:{name}" for name in workers]
@@ -177,6 +179,7 @@ class Streams:
             timeouts=_scores(next(replies)),
             orders=_scores(next(replies)),
             alone=set(_scores(next(replies))),
+            asked=[(name.partition(":")[0], at) for name, at in _scores(next(replies)).items()],
             held={name: set(next(replies)) for name in workers},
             agent_hashes={name: _mapping(next(replies)) for name in agents},
             process_hashes={name: _mapping(next(replies)) for name in workers},

@@ -4,6 +4,8 @@ Each incarnation writes a file of its own, a JSON object a line, with the time b
 
     {"pool": "p", "agent_id": "…", "incarnation": 1, "worker_id": "…", "token": "1:17", "at": 12.5}
     …while it runs, at least every second or so…
+    {…, "at": 14.1, "saved": "…"}        what it had saved then, as it was acknowledged: a digest
+    {…, "at": 15.2, "busy": true}        it works from now on, or is idle again
     {…, "at": 17.1, "stopped": true}
 
 The first line has all fields (`worker_id` may be left out); later ones need only `at`. Between two
@@ -19,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.judging.agents import Agent
 from tests.chaos.judging.catalogue import Catalogue
 from tests.chaos.judging.commands import Command
 from tests.chaos.judging.offences import Offence
@@ -43,6 +46,10 @@ class AgentTrace:
     stopped: bool = False
     restored: str | None = None
     """The digest of the state that it began with; None: it did not say."""
+    saved: list[str] = field(default_factory=list)
+    """The digests of what it saved, as that was acknowledged."""
+    busy: bool = False
+    """Whether it worked when it last said so."""
 
     def offence(self, invariant: int, why: str) -> Offence:
         subject = f"{self.agent_id}/{self.incarnation} in {self.worker_id}"
@@ -97,7 +104,10 @@ def _trace(lines: Iterable[dict[str, Any]]) -> AgentTrace | None:
                 restored=line.get("restored"),
             )
         trace.times.append(float(line["at"]))
-        trace.stopped = bool(line.get("stopped"))
+        trace.busy = bool(line.get("busy", trace.busy))
+        if "saved" in line:
+            trace.saved.append(str(line["saved"]))
+        trace.stopped = trace.stopped or bool(line.get("stopped"))
     return trace
 
 
@@ -136,6 +146,17 @@ def _token(trace: AgentTrace, pool: Pool | None) -> Iterator[Offence]:
         yield trace.offence(2, f"{why}{claim.generation}:{claim.seq}")
     elif agent and trace.restored not in {None, agent.claimed_with[trace.incarnation]}:
         yield trace.offence(2, "it began with another state than the one that it saved last")
+    elif agent:
+        yield from _kept(trace, agent, pool)
+
+
+def _kept(trace: AgentTrace, agent: Agent, pool: Pool | None) -> Iterator[Offence]:
+    """What it saved is in the log, unless that was recovered; and its work was not interrupted."""
+    if pool is not None and not pool.recoveries:
+        for digest in set(trace.saved) - agent.saved:
+            yield trace.offence(8, f"it saved {digest[:12]}…, which is not in the log")
+    if trace.busy and trace.incarnation in agent.moved and not (pool and pool.moves_busy):
+        yield trace.offence(9, "it was moved while it was busy")
 
 
 def _overlaps(runs: Sequence[AgentTrace], lease: float, pool: Pool | None) -> Iterator[Offence]:
