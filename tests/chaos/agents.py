@@ -7,8 +7,9 @@ it is, the token it runs with, the state it was given, and when, by CLOCK_BOOTTI
 while it runs, and one with `stopped` when its code has ended. A killed process writes no such line;
 then the last one is a lower bound.
 
-`input` says how it behaves: `{"do": "…", "after": seconds, "for": seconds, "linger": seconds}`, or
-`{"misbehave": seed}`: it acts as `misbehaving.py` says.
+`input` says how it behaves: `{"do": "…", "after": seconds, "for": seconds, "linger": seconds}`,
+`{"idles": true}`: it works now and then and is idle in between, or `{"misbehave": seed}`: it acts
+as `misbehaving.py` says.
 """
 
 import asyncio
@@ -27,6 +28,8 @@ from workers.output.lines import CURRENT
 
 TICK_SECONDS = 0.25
 SAVE_SECONDS = 0.7
+WORK_TICKS = 2
+IDLE_TICKS = 8
 SAVES = 20
 """Of each incarnation."""
 
@@ -59,6 +62,11 @@ def worker_id() -> str:
     assert owner is not None
     assert owner.output is not None
     return owner.output.file.path.stem
+
+
+def calm() -> bool:
+    """Whether the run is about to end."""
+    return (Path(os.environ["CHAOS_TRACE"]) / "calm").exists()
 
 
 class Immediate(Agent):
@@ -96,6 +104,8 @@ class Immediate(Agent):
             if do == "complete":
                 return
             await self._misbehave(do, float(context.input.get("for", 1.0)), trace)
+        while context.input.get("idles"):
+            await self._work_and_idle(context, trace)
         await self._tick(trace, None)
 
     async def _tick(self, trace: AgentTrace, seconds: float | None) -> None:
@@ -103,6 +113,18 @@ class Immediate(Agent):
         while ends is None or time.monotonic() < ends:
             trace.write()
             await asyncio.sleep(TICK_SECONDS)
+
+    async def _work_and_idle(self, context: Context, trace: AgentTrace) -> None:
+        """It says so with no turn of the event loop in between."""
+        trace.write(busy=True)
+        for _ in range(WORK_TICKS):
+            await asyncio.sleep(TICK_SECONDS)
+            trace.write()
+        trace.write(busy=False)
+        async with context.idle():
+            for _ in range(IDLE_TICKS):
+                await asyncio.sleep(TICK_SECONDS)
+                trace.write()
 
     async def _misbehave(self, do: str, seconds: float, trace: AgentTrace) -> None:
         match do:
@@ -140,6 +162,8 @@ class Tested(Immediate):
     """The same with a `start` of its own, and a state: it counts how often it was saved."""
 
     saves = 0
+    digest = ""
+    """Of what it saved last."""
 
     async def restore(self, state: bytes) -> None:
         self.saves = int(state.split()[0])
@@ -147,14 +171,21 @@ class Tested(Immediate):
 
     async def save(self) -> bytes:
         self.saves += 1
-        return b"%d %b" % (self.saves, os.urandom(200))
+        state = b"%d %b" % (self.saves, os.urandom(200))
+        self.digest = hashlib.sha256(state).hexdigest()
+        return state
 
     async def start(self, context: Context) -> None:
-        self._begin(context)
-        self.saving = asyncio.create_task(self._save_often(context))
+        trace = self._begin(context)
+        self.saving = asyncio.create_task(self._save_often(context, trace))
 
-    async def _save_often(self, context: Context) -> None:
+    async def _save_often(self, context: Context, trace: AgentTrace) -> None:
         for _ in range(SAVES):  # a system at rest writes nothing
             await asyncio.sleep(SAVE_SECONDS)
+            if calm():
+                return
+            number = self.saves + 1
             with contextlib.suppress(SaveFailed):
                 await context.save()
+                if self.saves == number:  # else another one is under way
+                    trace.write(saved=self.digest)

@@ -7,7 +7,7 @@ from random import Random
 
 from tests.chaos import neighbours
 from tests.chaos.commands import ChangePool, Desk
-from tests.chaos.configuration import POOLS, PROBE, STEADY
+from tests.chaos.configuration import LIMITS, PLACED, POOLS, PROBE, STEADY
 from tests.chaos.ends import ended, judge_ends
 from tests.chaos.faults import FAULTS, Scene
 from tests.chaos.healing import NotHealed, heal
@@ -15,6 +15,7 @@ from tests.chaos.journal import Journal
 from tests.chaos.listening import Listener, judge_received
 from tests.chaos.load import Load
 from tests.chaos.misbehaving import left
+from tests.chaos.operating import Operator, operated
 from tests.chaos.options import Options
 from tests.chaos.recovering import Recovery, Unrecovered
 from tests.chaos.report import Figures, TimeLine, left_undone
@@ -32,6 +33,8 @@ POLL_SECONDS = 0.3
 LEFT_SECONDS = 15.0
 """After the end of agents nothing is left of them."""
 REST_WORKERS = 40
+PULLED: dict[str, object] = {"consolidate": "off", "placement": "pull", **dict.fromkeys(LIMITS)}
+"""Without a placer caps hold nobody back."""
 WORDS_MAX = 40
 FAULT_SECONDS = 120.0
 """No fault lasts longer, its mending included."""
@@ -53,6 +56,7 @@ class Campaign:
         self.recovery = Recovery(self.system)
         self.desk = Desk(self.system.gateways, self.journal, self.line.now, options.levels)
         self.load = Load(self.desk, options.seed)
+        self.operator = Operator(self.system, self.desk, self.load)
         self.listener = Listener(self.system.gateways, stream(options.seed, "listener"))
         self._listening: asyncio.Task[None] | None = None
 
@@ -62,6 +66,7 @@ class Campaign:
         self.line.say(f"ready: {', '.join(self.system.roles)}")
         await heal(self.system.gateways, "first", FIRST_SECONDS)
         self.load.start()
+        self.operator.start()
         self._listening = asyncio.create_task(self.listener.listen(), name="listener")
         try:
             await self._break_things()
@@ -83,10 +88,12 @@ class Campaign:
             *self._missing(),
             *left_undone(self.journal, self.figures),
             *judge_ends(await asyncio.to_thread(ended, self.system.views_url)),
+            *self.load.states.judge(self.system.views_url, recovered=self.recovery.count > 0),
             *(offence for role in self.system.roles.values() for offence in role.offences),
             *received,
             *found,
         ]
+        self.figures.operated = operated(self.system.views_url)
         self.figures.recoveries = self.recovery.count
         self.figures.unsaved = self.recovery.unsaved
         starts = sum(role.starts for role in self.system.roles.values())
@@ -217,20 +224,24 @@ class Campaign:
     async def _rest(self) -> None:
         """Stop the load, resolve unknown outcomes, and let everything settle.
 
-        The pools get slots for all: spawns of unknown outcome may have filled them beyond what the
-        load knows of, and an agent that waits for a slot is not at rest. Empty workers stay.
+        The pools get slots for all, and no caps: spawns of unknown outcome may have filled them
+        beyond what the load knows of, and an agent that waits for a slot is not at rest. Empty
+        workers stay.
         """
         self.line.say("resting: no more faults, no more commands")
         (self.system.folder / "trace" / "calm").touch()
         await self.load.stop(SETTLE_SECONDS)
         await self._raise_capacity()
+        random = stream(self.options.seed, "operator")
+        self.offences += [f"not withdrawn: {one}" for one in await self.operator.finish(random)]
         left = await come_to_rest(self.system, self.options.timeout_seconds)
         self.offences += [f"not at rest: {what}" for what in left[:WORDS_MAX]]
 
     async def _raise_capacity(self) -> None:
         random = stream(self.options.seed, "rest")
-        config: dict[str, object] = {"max_workers": REST_WORKERS, "empty_worker_seconds": 3600.0}
+        room: dict[str, object] = {"max_workers": REST_WORKERS, "empty_worker_seconds": 3600.0}
         for pool in POOLS:
+            config = {**room, **(PULLED if pool == PLACED else {})}
             changed = await ChangePool(self.desk, random, pool, f"room-{pool}", config).carry_out()
             if changed.status != "acknowledged":
                 self.offences.append(f"pool {pool} could not be changed at rest: {changed.said}")

@@ -64,7 +64,7 @@ class Command:
         self.random = random
         self.pool = pool
         self.number = number
-        self.agent_id = ""
+        self.agent_id = self.worker_id = ""
         self.key = ""
         self.repeats = True
         self.wait = random.choice((0, 0, 1, 3))
@@ -117,6 +117,7 @@ class Command:
             pool=self.pool,
             status=status,
             agent_id=self.agent_id,
+            worker_id=self.worker_id,
             operation_id=operation_id(self.key) if self.key else "",
             correlation_id=f"chaos-{self.number}",
             ended_at=self.ended_at,
@@ -147,10 +148,10 @@ class Spawn(Command):
             "project_id": "chaos",
             "role_type": role_of(pool),
             "pool_name": pool,
-            "labels": {"command": number},
             "max_idle_time": None,
             "heartbeat_interval": 0.5,
             **wanted,
+            "labels": {"command": number, **wanted.get("labels", {})},
         }
 
     async def ask(self) -> Answer:

@@ -13,7 +13,9 @@ WILD = "wild"
 """Pools of agents that misbehave."""
 PROBE = "probe"
 """Where is tried out whether all works again."""
-POOLS = (STEADY, WILD, PROBE)
+PLACED = "placed"
+"""Where agents are placed, within caps, and moved together."""
+POOLS = (STEADY, WILD, PLACED, PROBE)
 PASSING = ("passing-1", "passing-2")
 """Pools that clients create and delete all the time."""
 
@@ -37,15 +39,40 @@ backoff_max_seconds = 1.0
 suspicion_window_seconds = {SUSPICION_SECONDS}
 """
 
+CAPPED = "capped"
+"""A project of which few agents may have a slot."""
+FREE = ("tier", "free")
+"""A label of which few may."""
+_LIMITS = """\
+project_caps = { capped = 2, "*" = 12 }
+label_caps = { "tier=free" = 2 }
+project_weights = { heavy = 3, "*" = 1 }
+anti_affinity = ["kind"]
+"""
+LIMITS: dict[str, object] = tomllib.loads(_LIMITS)
+"""What a placer heeds."""
+STRATEGIES = ("spread", "pack", "affinity", "resource")
+
 _SIZES = {
     STEADY: "agents_per_worker = 5\nmax_workers = 8\nbacklog_limit = 200\n",
     WILD: 'agents_per_worker = 3\nmax_workers = 4\nplacement = "spread"\n',
+    PLACED: (
+        "agents_per_worker = 4\nmax_workers = 5\nbacklog_limit = 200\n"
+        f'placement = "spread"\n{_LIMITS}consolidate = "auto"\n'
+        "moves_per_minute = 2\nmoves_per_agent_hour = 2\n"
+    ),
     PROBE: "agents_per_worker = 5\nmax_workers = 2\n",
 }
 
 
 def role_of(pool: str) -> str:
     return IMMEDIATE if pool in {STEADY, PASSING[0]} else ROLE
+
+
+def _settings(pool: str) -> str:
+    """Agents of one pool are moved soon after it has more workers than it needs."""
+    usual = "empty_worker_seconds = 5.0"
+    return _SETTINGS.replace(usual, "empty_worker_seconds = 1.0") if pool == PLACED else _SETTINGS
 
 
 def passing_config() -> dict[str, object]:
@@ -61,7 +88,8 @@ def write(folder: Path) -> Path:
     roles = {ROLE: "Tested", IMMEDIATE: "Immediate"}
     lines = [f'[roles.{role}]\nagent = "chaos_agents:{name}"\n' for role, name in roles.items()]
     lines += [
-        f'[pools.{pool}]\nrole = "{role_of(pool)}"\n{_SIZES[pool]}{_SETTINGS}' for pool in POOLS
+        f'[pools.{pool}]\nrole = "{role_of(pool)}"\n{_SIZES[pool]}{_settings(pool)}'
+        for pool in POOLS
     ]
     file = folder / "muster.toml"
     file.write_text("\n".join(lines))

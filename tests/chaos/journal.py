@@ -23,6 +23,7 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     pool: str
     status: Status
     agent_id: str = ""
+    worker_id: str = ""
     operation_id: str = ""
     correlation_id: str = ""
     """The `X-Request-Id` of all its requests; their events have it as correlation id."""

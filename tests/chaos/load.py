@@ -11,9 +11,10 @@ from typing import Any
 
 from tests.chaos.asking import API
 from tests.chaos.commands import ChangePool, CreatePool, DeletePool, Desk, Spawn, Terminate
-from tests.chaos.configuration import PASSING, STEADY, passing_config
+from tests.chaos.configuration import CAPPED, FREE, PASSING, PLACED, STEADY, passing_config
 from tests.chaos.journal import Entry
 from tests.chaos.schedule import stream
+from tests.chaos.states import States
 
 LIVING = 24
 """About so many agents of the load are live at a time."""
@@ -27,6 +28,11 @@ MISBEHAVES_SHARE = 0.1
 """These do to their process what agents do (`misbehaving.py`), among the others."""
 LINGERS_SHARE = 0.3
 """These take a while to stop."""
+WAVE = (6, 12)
+"""So many agents come together to the pool whose agents are placed..."""
+REMAIN = (2, 5)
+"""...and so many of them remain."""
+PROJECTS = (CAPPED, "heavy", "light")
 IN_FLIGHT = 40
 """Commands that wait for an answer at a time; beyond that a client waits."""
 
@@ -37,6 +43,7 @@ class Load:
     def __init__(self, desk: Desk, seed: int) -> None:
         self.desk = desk
         self.living: list[str] = []
+        self.states = States()
         self.reads = 0
         self.failures: list[str] = []
         """Clients and commands that ended by an error of the harness; they are not replaced."""
@@ -49,10 +56,11 @@ class Load:
 
     def start(self) -> None:
         for number in range(SPAWNERS):
-            self._client(f"spawner-{number}", self._ask_for_agents)
-        self._client("reader", self._read)
-        self._client("changer", self._change_pools)
-        self._client("passer", self._create_and_delete_pools)
+            self.client(f"spawner-{number}", self._ask_for_agents)
+        self.client("reader", self._read)
+        self.client("changer", self._change_pools)
+        self.client("passer", self._create_and_delete_pools)
+        self.client("waves", self._come_in_waves)
 
     async def stop(self, timeout_seconds: float) -> None:
         """Start no new commands, and wait for running ones; cancel the rest after the timeout."""
@@ -72,8 +80,12 @@ class Load:
 
     def spawn(self, random: Random, pool: str, *, keyed: bool = True, **wanted: Any) -> Spawn:
         """A spawn with a number of its own; the caller carries it out."""
+        return Spawn(self.desk, random, pool, self.number(), keyed=keyed, **wanted)
+
+    def number(self) -> str:
+        """The number of the next command."""
         self._number += 1
-        return Spawn(self.desk, random, pool, str(self._number), keyed=keyed, **wanted)
+        return str(self._number)
 
     def start_command(self, command: Coroutine[Any, Any, None]) -> None:
         """Run a command concurrently."""
@@ -82,12 +94,12 @@ class Load:
         task.add_done_callback(self._ended)
 
     async def terminate(self, random: Random, pool: str, agent_id: str) -> Entry:
-        self._number += 1
-        return await Terminate(self.desk, random, pool, str(self._number), agent_id).carry_out()
+        return await Terminate(self.desk, random, pool, self.number(), agent_id).carry_out()
 
     # ---- the clients ---------------------------------------------------------------------------
 
-    def _client(self, name: str, work: Any) -> None:
+    def client(self, name: str, work: Any) -> None:
+        """Run a client until the load is stopped: a function of its generator."""
         task = asyncio.create_task(work(stream(self._seed, name)), name=name)
         task.add_done_callback(self._ended)
         self._clients.append(task)
@@ -107,7 +119,7 @@ class Load:
                 self.start_command(self._bring(random))
             elif self.living:
                 chosen = self.living.pop(random.randrange(len(self.living)))
-                self.start_command(self._end(random, chosen))
+                self.start_command(self._end(random, STEADY, self.living, chosen))
             await asyncio.sleep(random.uniform(*PAUSE_SECONDS))
 
     async def _bring(self, random: Random) -> None:
@@ -128,11 +140,11 @@ class Load:
         if entry.status == "acknowledged" and not completes:
             self.living.append(entry.agent_id)
 
-    async def _end(self, random: Random, agent_id: str) -> None:
+    async def _end(self, random: Random, pool: str, living: list[str], agent_id: str) -> None:
         async with self._room:
-            entry = await self.terminate(random, STEADY, agent_id)
+            entry = await self.terminate(random, pool, agent_id)
         if entry.status == "refused" and agent_id not in self.desk.missing:
-            self.living.append(agent_id)  # to be asked again, or the pool would fill up in time
+            living.append(agent_id)  # to be asked again, or the pool would fill up in time
 
     async def _read(self, random: Random) -> None:
         while True:
@@ -159,28 +171,53 @@ class Load:
         """Scaling settings of a pool, now and then, never the same: there is always a change."""
         while True:
             await asyncio.sleep(random.uniform(2, 6))
-            self._number += 1
+            number = self.number()
             config: dict[str, object] = {
                 "max_workers": random.randint(7, 9),
-                "empty_worker_seconds": random.choice((2.0, 5.0, 10.0)) + self._number / 1e5,
+                "empty_worker_seconds": random.choice((2.0, 5.0, 10.0)) + int(number) / 1e5,
             }
-            await ChangePool(self.desk, random, STEADY, str(self._number), config).carry_out()
+            await ChangePool(self.desk, random, STEADY, number, config).carry_out()
 
     async def _create_and_delete_pools(self, random: Random) -> None:
         """Create a pool, use it, and delete it with its agents; the name is used again later."""
         while True:
             await asyncio.sleep(random.uniform(2, 6))
             pool = random.choice(PASSING)
-            self._number += 1
             config = passing_config()
-            await CreatePool(self.desk, random, pool, str(self._number), config).carry_out()
+            await CreatePool(self.desk, random, pool, self.number(), config).carry_out()
             for _ in range(random.randint(0, 4)):
                 self.start_command(self._bring_passing(random, pool))
             await asyncio.sleep(random.uniform(0, 2))
-            self._number += 1
-            await DeletePool(self.desk, random, pool, str(self._number)).carry_out()
+            await DeletePool(self.desk, random, pool, self.number()).carry_out()
 
     async def _bring_passing(self, random: Random, pool: str) -> None:
         spawn = self.spawn(random, pool, keyed=random.random() < KEYED_SHARE)
         async with self._room:
             await spawn.carry_out()
+
+    async def _come_in_waves(self, random: Random) -> None:
+        """Agents come together, and few of them stay: their pool is thinly used then."""
+        living: list[str] = []
+        while True:
+            for _ in range(random.randint(*WAVE)):
+                self.start_command(self._bring_placed(random, living))
+                await asyncio.sleep(random.uniform(0.0, 0.2))
+            await asyncio.sleep(random.uniform(2, 4))
+            random.shuffle(living)
+            remain = random.randint(*REMAIN)
+            for agent_id in living[remain:]:
+                self.start_command(self._end(random, PLACED, living, agent_id))
+            del living[remain:]
+            await asyncio.sleep(random.uniform(6, 10))
+
+    async def _bring_placed(self, random: Random, living: list[str]) -> None:
+        labels = {"kind": random.choice("abc")}
+        if random.random() < 0.5:
+            labels |= dict([FREE])
+        wanted: dict[str, Any] = {"input": {"idles": True}, "labels": labels}
+        wanted |= {"project_id": random.choice(PROJECTS), "priority": random.randint(0, 9)}
+        spawn = self.spawn(random, PLACED, keyed=random.random() < KEYED_SHARE, **wanted)
+        async with self._room:
+            entry = await spawn.carry_out()
+        if entry.status == "acknowledged":
+            living.append(entry.agent_id)

@@ -15,6 +15,7 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from tests.chaos.configuration import STEADY
+from tests.chaos.orders import OURS
 from tests.chaos.views import select
 
 FAULTS: Final = re.compile(
@@ -23,7 +24,7 @@ FAULTS: Final = re.compile(
 )
 """How workers end by the faults of the harness: it stops and kills them, and takes Redis away. One
 that did not start, since its supervisor or zygote was killed, had no agents."""
-ORDERS: Final = frozenset({"empty", "pool-deleted", "host-shutdown", "owner-gone"})
+ORDERS: Final = frozenset({"empty", "pool-deleted", "host-shutdown", "owner-gone", "replaced"})
 """Why workers drain in good order."""
 FAILED: Final = ("agent.crashed", "agent.unhealthy", "agent.start_failed", "agent.failed")
 EXTRA_THREADS: Final = 4
@@ -75,7 +76,8 @@ class Neighbours(Struct):
 
 
 def _by_faults(one: Ended) -> bool:
-    return bool(FAULTS.match(one.reason)) or one.reason in ORDERS
+    ordered = one.reason in ORDERS or one.reason.startswith(OURS)
+    return ordered or bool(FAULTS.match(one.reason))
 
 
 def _short(reason: str) -> str:

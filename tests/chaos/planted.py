@@ -19,6 +19,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 from redis import exceptions
 
+from tests.chaos import planted_operations as operations
+
 ACKNOWLEDGED_SECONDS = 0.3
 """How long before it is written a spawn is acknowledged."""
 EVENTS_KEPT = 50
@@ -122,6 +124,13 @@ def client_retries() -> None:
     Client.execute_command = insistent  # type: ignore[method-assign]
 
 
+def cordons_ignored() -> None:
+    """Slots of a cordoned worker count as free, for all scripts."""
+    heeds, ignores = " or worker.cordoned ~= '' then return 0 end", " then return 0 end"
+    edit = functools.partial(_replaced, old=heeds, new=ignores)
+    _edit_scripts(dict.fromkeys(("commit", "admit", "claim", "place"), edit))
+
+
 PLANTED = {
     "no-epoch-check": Planted(
         "claim.lua without its epoch check",
@@ -152,6 +161,48 @@ PLANTED = {
     ),
     "client-retries": Planted(
         "a client retry left on", client_retries, ("replies_cut",), invariant=2
+    ),
+    "cordons-ignored": Planted(
+        "claim.lua without its check of a cordon", cordons_ignored, ("workers_killed",), invariant=9
+    ),
+    "deadlines-ignored": Planted(
+        "a drain before its deadline",
+        operations.deadlines_ignored,
+        ("gateway_killed",),
+        invariant=9,
+    ),
+    "replaced-at-once": Planted(
+        "a replacement without its limit",
+        operations.replaced_at_once,
+        ("gateway_killed",),
+        invariant=9,
+    ),
+    "busy-moved": Planted(
+        "a consolidation that moves busy agents",
+        operations.busy_moved,
+        ("gateway_killed",),
+        invariant=9,
+    ),
+    "caps-ignored": Planted(
+        "a placer without caps", operations.caps_ignored, ("gateway_killed",), invariant=9
+    ),
+    "pauses-ignored": Planted(
+        "scaling in a paused pool",
+        operations.pauses_ignored,
+        ("workers_killed",),
+        invariant=9,
+    ),
+    "saves-not-stored": Planted(
+        "a save that is acknowledged, and not stored",
+        operations.saves_not_stored,
+        ("gateway_killed",),
+        invariant=8,
+    ),
+    "states-not-restored": Planted(
+        "a start without the saved state",
+        operations.states_not_restored,
+        ("workers_killed",),
+        invariant=2,
     ),
 }
 

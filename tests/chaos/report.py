@@ -23,6 +23,7 @@ class Figures(Struct):
     restarts: int = 0
     recoveries: int = 0
     unsaved: int = 0
+    operated: str = ""
     heal_seconds: list[float] = field(default_factory=list)
     slowest: str = ""
 
@@ -98,5 +99,14 @@ def summary(journal: Journal, figures: Figures, answers: dict[str, int]) -> list
     received = (
         f"events: {figures.received} received by a client, over {figures.connections} connections"
     )
+    operated = f"operated: {figures.operated or 'nothing'}"
     recovered = f"recovered logs: {figures.recoveries}, {figures.unsaved} commands named as lost"
-    return [commands, f"reads: {figures.reads}; answers: {said}", received, faults, heal, recovered]
+    return [
+        commands,
+        f"reads: {figures.reads}; answers: {said}",
+        received,
+        faults,
+        heal,
+        operated,
+        recovered,
+    ]

@@ -1,8 +1,8 @@
 """Rest: nothing is under way any more. Whatever does not come to rest is named.
 
 At rest every agent runs, and not only for a while, or has ended; none is isolated, for it would
-still be cleared; no command waits, no worker is suspect or being reaped, the views have taken every
-event, and so it stays for a while.
+still be cleared; no command waits, no worker is suspect, cordoned or being reaped, the views have
+taken every event, and so it stays for a while.
 """
 
 import asyncio
@@ -61,9 +61,12 @@ async def restless(client: Any) -> list[str]:
         if lost := await client.smembers(f"{base}lost"):
             left.append(f"{tag} has lost workers to clear up after: {', '.join(lost)}")
         for worker in await client.zrange(f"{base}processes", 0, -1):
-            status = await client.hget(f"process:{tag}:{worker}", "status")
+            key = f"process:{tag}:{worker}"
+            status, cordoned = await client.hmget(key, "status", "cordoned")
             if status != "active":
                 left.append(f"{tag} worker {worker} is {status}")
+            elif cordoned:
+                left.append(f"{tag} worker {worker} is cordoned: {cordoned}")
     return left
 
 

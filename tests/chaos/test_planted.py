@@ -42,6 +42,14 @@ CHANGED = {
     "acknowledged-early": [False, False, False],
     "trimmed-by-length": [True, True, True],
     "client-retries": [False, False, False],
+    "cordons-ignored": [True, True, True],
+    "deadlines-ignored": [False, False, False],
+    "replaced-at-once": [False, False, False],
+    "busy-moved": [False, False, False],
+    "caps-ignored": [False, False, False],
+    "pauses-ignored": [False, False, False],
+    "saves-not-stored": [False, False, False],
+    "states-not-restored": [False, False, False],
 }
 
 

@@ -43,6 +43,8 @@ def command(redis_url: str, views_url: str, folder: Path) -> list[str]:
     asked = [sys.executable, "-m", "tests.chaos.judge", "--redis", redis_url, "--views", views_url]
     asked += ["--acknowledged", str(folder / "journal.jsonl"), "--at-rest"]
     asked += ["--traces", str(folder / "trace")]
+    if (folder / "paused.jsonl").exists():
+        asked += ["--paused", str(folder / "paused.jsonl")]
     if (folder / "unsaved.json").exists():
         asked += ["--unsaved", str(folder / "unsaved.json")]
     return asked

@@ -1,6 +1,7 @@
-"""The views and the archive of a run, read directly, without a proxy."""
+"""The views and the archive of a run, reached directly, without a proxy."""
 
 import sqlite3
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -19,3 +20,14 @@ def select(url: str, query: str) -> list[tuple[Any, ...]]:
             return database.execute(query.format("")).fetchall()
     with psycopg.connect(url.replace("+psycopg", ""), connect_timeout=5) as connection:
         return connection.execute(query.format("muster.").encode()).fetchall()
+
+
+def execute(url: str, statement: str) -> None:
+    """The same with a statement that changes something."""
+    if url.startswith("sqlite"):
+        path = url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(path, timeout=10)) as database, database:
+            database.execute(statement.format(""))
+        return
+    with psycopg.connect(url.replace("+psycopg", ""), connect_timeout=5) as connection:
+        connection.execute(statement.format("muster.").encode())

@@ -1,6 +1,9 @@
 """The agents of a run do what their input says, and nothing else."""
 
 import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.chaos import agents
-from tests.chaos.agents import Tested
+from tests.chaos.agents import Immediate, Tested
+from tests.waiting import until
 
 
 def context(do: str, incarnation: int = 1) -> Any:
@@ -53,3 +57,28 @@ async def test_an_agent_whose_run_raises_does_so_once():
     assert not done
     running.cancel()
     await asyncio.wait({running})
+
+
+async def test_an_agent_that_idles_says_when_it_works(tmp_path: Path):
+    """The judge believes it: what it says last is whether its work was interrupted."""
+    said: list[bool] = []
+
+    @asynccontextmanager
+    async def idle() -> AsyncIterator[None]:
+        said.append(last_said(tmp_path))
+        yield
+
+    agent, asked = Immediate(), context("")
+    asked.input, asked.idle = {"idles": True}, idle
+    running = asyncio.create_task(agent.run(asked))
+    await until(lambda: len(said) > 1, what="that it was idle twice")
+    running.cancel()
+    await asyncio.wait({running})
+    assert not any(said)
+
+
+def last_said(folder: Path) -> bool:
+    """Whether it is busy, by its record."""
+    [file] = folder.iterdir()
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return bool([line["busy"] for line in lines if "busy" in line][-1])
