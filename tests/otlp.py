@@ -6,6 +6,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 from msgspec import Struct
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 
@@ -24,11 +28,25 @@ class ReceivedSpan(Struct, frozen=True):
     resource: dict[str, Any]
 
 
+class ReceivedLine(Struct, frozen=True):
+    """One line of a log."""
+
+    body: str
+    severity: str
+    trace_id: str
+    span_id: str
+    attributes: dict[str, Any]
+    resource: dict[str, Any]
+
+
 class Receiver:
     """`url` is that of its base, for `OTEL_EXPORTER_OTLP_ENDPOINT`. `hangs`: it never answers."""
 
     def __init__(self, *, hangs: bool = False) -> None:
         self.spans: list[ReceivedSpan] = []
+        self.lines: list[ReceivedLine] = []
+        self.metrics: dict[tuple[str, str], list[Any]] = {}
+        """The newest points of each, by service and name."""
         self.requests = 0
         self._released = threading.Event()
         if not hangs:
@@ -42,6 +60,10 @@ class Receiver:
                 receiver._released.wait()
                 if self.path == "/v1/traces":
                     receiver.spans += _spans(ExportTraceServiceRequest.FromString(body))
+                elif self.path == "/v1/logs":
+                    receiver.lines += _lines(ExportLogsServiceRequest.FromString(body))
+                elif self.path == "/v1/metrics":
+                    receiver.metrics |= _metrics(ExportMetricsServiceRequest.FromString(body))
                 self.send_response(200)
                 self.end_headers()
 
@@ -86,6 +108,32 @@ def _spans(request: Any) -> Iterator[ReceivedSpan]:
                     attributes=_attributes(span.attributes),
                     resource=resource,
                 )
+
+
+def _lines(request: Any) -> Iterator[ReceivedLine]:
+    for resource_logs in request.resource_logs:
+        resource = _attributes(resource_logs.resource.attributes)
+        for scope_logs in resource_logs.scope_logs:
+            for record in scope_logs.log_records:
+                yield ReceivedLine(
+                    body=record.body.string_value,
+                    severity=record.severity_text,
+                    trace_id=record.trace_id.hex(),
+                    span_id=record.span_id.hex(),
+                    attributes=_attributes(record.attributes),
+                    resource=resource,
+                )
+
+
+def _metrics(request: Any) -> dict[tuple[str, str], list[Any]]:
+    found = {}
+    for resource_metrics in request.resource_metrics:
+        service = _attributes(resource_metrics.resource.attributes)["service.name"]
+        for scope_metrics in resource_metrics.scope_metrics:
+            for metric in scope_metrics.metrics:
+                data = getattr(metric, metric.WhichOneof("data"))
+                found[service, metric.name] = [*data.data_points]
+    return found
 
 
 def _attributes(pairs: Any) -> dict[str, Any]:

@@ -4,22 +4,27 @@ The exporter of OpenTelemetry logs every attempt, in every process. What it logs
 what it logs for an agent's own code is not.
 """
 
+import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import structlog
 
+from eventstore.ticks import set_within
+
 log = structlog.get_logger("muster.telemetry")
 
 REASON_MAX: Final = 300
+STOP_SECONDS: Final = 1.0
+"""How long an end waits for what is not exported yet; not at all for a receiver that is gone."""
 
 
 class Exporter(Protocol):
-    """Of spans, or of logs."""
+    """Of spans, metrics or logs."""
 
-    def export(self, batch: Sequence[Any], /) -> Any: ...
+    def export(self, batch: Any, /) -> Any: ...
 
     def shutdown(self) -> None: ...
 
@@ -35,7 +40,7 @@ class QuietExporter:
         if _drop_ours not in logger.filters:
             logger.addFilter(_drop_ours)
 
-    def export(self, batch: Sequence[Any], /) -> Any:
+    def export(self, batch: Any, /) -> Any:
         _ours.active, _ours.reason = True, ""
         result = None
         try:
@@ -58,6 +63,25 @@ class QuietExporter:
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002
         return True
+
+
+class Provider(Protocol):
+    """Of tracers, or of loggers."""
+
+    def shutdown(self) -> object: ...
+
+
+async def shut_down(provider: Provider, exporter: QuietExporter) -> None:
+    """Export what is left, for a bounded time."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+    def shut_down() -> None:
+        provider.shutdown()
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=shut_down, name="otel-shutdown", daemon=True).start()
+    await set_within(done, 0.0 if exporter.failing else STOP_SECONDS)
 
 
 _ours = threading.local()

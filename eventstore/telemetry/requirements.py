@@ -10,6 +10,11 @@ PROTOCOL: Final = "http/protobuf"
 PROTOCOL_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
 
+def is_exported(signal: str) -> bool:
+    """Whether `TRACES`, `METRICS` or `LOGS` are to be exported: `OTEL_…_EXPORTER=none` says no."""
+    return os.environ.get(f"OTEL_{signal}_EXPORTER", "") != "none"
+
+
 def require_usable(source: str) -> None:
     """Raises `ConfigurationError`. `source`: where it was switched on."""
     try:

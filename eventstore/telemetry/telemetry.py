@@ -6,36 +6,24 @@ provider of its own, made after the last fork, because it has a thread. Only tha
 receiver that is slow, or gone, costs spans and delays nothing.
 """
 
-import asyncio
-import os
-import platform
 import secrets
-import socket
-import sys
-import threading
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final, cast
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.version import __version__ as sdk_version
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from eventstore.errors import ConfigurationError
 from eventstore.ids import new_id
-from eventstore.telemetry.exporter import QuietExporter
-from eventstore.ticks import set_within
+from eventstore.telemetry.exporter import QuietExporter, shut_down
+from eventstore.telemetry.resource import resource_of
 from eventstore.version import __version__
 
-STOP_SECONDS: Final = 1.0
-"""How long an end waits for what is not exported yet; not at all for a receiver that is gone."""
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 
 
@@ -45,10 +33,9 @@ class Telemetry:
     Raises `ConfigurationError` for values of `OTEL_…` that cannot be used.
     """
 
-    def __init__(self, service: str, instance_id: str = "", **more: str) -> None:
-        """`more`: attributes of its resource, with `_` for `.`."""
-        attributes = {name.replace("_", "."): value for name, value in more.items()}
-        resource = _resource(service, instance_id or new_id(), attributes)
+    def __init__(self, service: str, instance_id: str = "", more: Mapping[str, str] = {}) -> None:
+        """`more`: attributes of its resource."""
+        resource = resource_of(service, instance_id or new_id(), more)
         try:
             self.provider = TracerProvider(
                 resource=resource, id_generator=cast("Any", _Ids()), shutdown_on_exit=False
@@ -81,15 +68,7 @@ class Telemetry:
 
     async def stop(self) -> None:
         """Export what is left, for a bounded time. A second call does nothing."""
-        loop, done = asyncio.get_running_loop(), asyncio.Event()
-
-        def shut_down() -> None:
-            self.provider.shutdown()
-            with suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(done.set)
-
-        threading.Thread(target=shut_down, name="otel-shutdown", daemon=True).start()
-        await set_within(done, 0.0 if self._exporter.failing else STOP_SECONDS)
+        await shut_down(self.provider, self._exporter)
 
 
 def context_of(traceparent: str, tracestate: str = "") -> Context:
@@ -122,30 +101,6 @@ def mark_failed(span: Span, kind: str, message: str) -> None:
     """What the span is about went wrong."""
     span.set_attribute("error.type", kind)
     span.set_status(Status(StatusCode.ERROR, message))
-
-
-def _resource(service: str, instance_id: str, more: Mapping[str, str]) -> Resource:
-    """By the semantic conventions; what the environment names counts more."""
-    found: dict[str, str | int] = {
-        "telemetry.sdk.name": "opentelemetry",
-        "telemetry.sdk.language": "python",
-        "telemetry.sdk.version": sdk_version,
-        "service.namespace": "muster",
-        "service.name": f"muster-{service}",
-        "service.instance.id": instance_id,
-        "service.version": __version__,
-        "host.name": socket.gethostname(),
-        "host.arch": {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), ""),
-        "os.type": sys.platform,
-        "process.pid": os.getpid(),
-        "process.executable.name": Path(sys.executable).name,
-        "process.runtime.name": sys.implementation.name,
-        "process.runtime.version": platform.python_version(),
-        **more,
-    }
-    named = {name: value for name, value in found.items() if value != ""}
-    resource: Resource = Resource(named).merge(OTELResourceDetector().detect())
-    return resource
 
 
 class _Ids:

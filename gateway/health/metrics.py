@@ -3,6 +3,7 @@
 What is true of the whole system the active projector reports (`projector/service/metrics.py`).
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from eventstore.metrics.measures import Measures
@@ -20,15 +21,20 @@ async def metrics(call: Call) -> Answer:
     """Figures for Prometheus, of this gateway."""
     from eventstore.metrics import exposition
 
-    backend, now = call.backend, Measures()
+    text = exposition.expose(*await figures(call.backend))
+    return Answer(text, content_type=exposition.CONTENT_TYPE)
+
+
+async def figures(backend: Backend) -> Sequence[Measures]:
+    """Those of now."""
+    now = Measures()
     redis = await redis_facts(backend)
     now.set("muster_up", int(redis.reachable), "redis")
     now.set("muster_up", int(await _views_answer(backend)), "views")
     fallback = backend.options.fallback
     now.set("muster_fallback", int(fallback is not None))
     now.set("muster_fallback_can_end", int(bool(fallback and fallback.primary_reachable_ms)))
-    text = exposition.expose(backend.observations.measures, now)
-    return Answer(text, content_type=exposition.CONTENT_TYPE)
+    return backend.observations.measures, now
 
 
 async def _views_answer(backend: Backend) -> bool:

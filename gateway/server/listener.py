@@ -8,7 +8,7 @@ closes.
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -18,9 +18,12 @@ from aiohttp import web
 from eventstore.connection.backoff import Backoff
 from eventstore.errors import ConfigurationError
 from eventstore.metrics.loop_lag import measure_lag
+from eventstore.metrics.measures import Measures
+from eventstore.telemetry.requirements import is_exported
 from gateway.backend.backend import VIEWS_ERRORS, Backend
 from gateway.backend.call import default_headers
 from gateway.health.alert_watch import AlertWatch
+from gateway.health.metrics import figures
 from gateway.options import GatewayOptions
 from gateway.server.certificate import Certificate
 from gateway.server.routes import application, serve
@@ -51,7 +54,7 @@ class Gateway:
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._tracing = _tracing() if options.otel else None
+        self._tracing = _tracing() if options.otel and is_exported("TRACES") else None
         self.url = ""
 
     async def start(self) -> None:
@@ -92,6 +95,15 @@ class Gateway:
         self._start_parts(parts)
         self.url = _url(options.host, listening_socket, secure=context is not None)
         log.info("gateway.started", url=self.url)
+
+    @property
+    def measures(self) -> Measures:
+        """What it has observed itself."""
+        return self._backend.observations.measures if self._backend is not None else Measures()
+
+    async def scrape(self) -> Sequence[Measures]:
+        """Its figures of now."""
+        return await figures(self._backend) if self._backend is not None else ()
 
     def _start_parts(self, parts: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         self._tasks += [

@@ -78,7 +78,8 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "allowed-hosts": {"metavar": "NAMES", "help": "more names to accept in a request's Host"},
     "tls-cert": {"metavar": "FILE", "help": "serve HTTPS with this certificate (PEM)"},
     "tls-key": {"metavar": "FILE", "help": "its key, if that is another file (PEM)"},
-    "otel": {**_SWITCH, "help": "export spans by OpenTelemetry, as the variables OTEL_... say"},
+    "otel": {**_SWITCH, "help": "export spans, metrics and logs by OpenTelemetry, as the variables"
+             " OTEL_... say"},
     "access-log": {**_SWITCH, "help": "log every request: who, what, and what became of it"},
     "durability": {"metavar": "LEVEL", "help": "for commands that request none: accepted (default),"
                    " fsynced, replicated or archived"},

@@ -36,7 +36,8 @@ PATH: Final = "/metrics"
 class Metrics(Protocol):
     """What a part has to report."""
 
-    measures: Measures
+    @property
+    def measures(self) -> Measures: ...
 
     async def scrape(self) -> Sequence[Measures]: ...
 

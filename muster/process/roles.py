@@ -78,7 +78,7 @@ def _projector(settings: Settings) -> Part:
             auto_recover=settings.auto_recover,
             otel=settings.otel,
             retention=settings.retention,
-            metrics=settings.metrics_port > 0,
+            metrics=settings.metrics_port > 0 or settings.otel,
         )
     )
     return _measured("projector", projector, projector.metrics, settings)
@@ -124,19 +124,27 @@ def _supervisor(settings: Settings, owner: Owner, *, is_fallback: bool) -> Part:
                 age_seconds=settings.retention_logs_days * 86_400,
                 size_max=int(settings.retention_logs_megabytes * 1_000_000),
             ),
-            metrics=settings.metrics_port > 0,
+            metrics=settings.metrics_port > 0 or settings.otel,
         )
     )
     return _measured("supervisor", supervisor, supervisor.metrics, settings)
 
 
 def _measured(role: str, part: Part, metrics: "Metrics | None", settings: Settings) -> Part:
-    """With a port for its metrics, if it has any."""
-    if metrics is None:
-        return part
-    from muster.process.metrics_endpoint import MeasuredPart
+    """With a port for its metrics, and with its export, as far as they are wanted."""
+    if metrics is not None and settings.metrics_port:
+        from muster.process.metrics_endpoint import MeasuredPart
 
-    return MeasuredPart(role, part, metrics, settings)
+        part = MeasuredPart(role, part, metrics, settings)
+    if metrics is not None and settings.otel:
+        part = _exported(role, part, metrics, measures_lag=not settings.metrics_port)
+    return part
+
+
+def _exported(role: str, part: Part, metrics: "Metrics", *, measures_lag: bool) -> Part:
+    from muster.process.exported_part import ExportedPart
+
+    return ExportedPart(role, part, metrics, measures_lag=measures_lag)
 
 
 def _gateway(settings: Settings, fallback: "Fallback | None") -> Part:
@@ -144,7 +152,7 @@ def _gateway(settings: Settings, fallback: "Fallback | None") -> Part:
     from gateway.server.listener import Gateway
 
     extra = [name.strip() for name in settings.allowed_hosts.split(",") if name.strip()]
-    return Gateway(
+    gateway = Gateway(
         GatewayOptions(
             host=settings.host,
             port=settings.port,
@@ -183,6 +191,7 @@ def _gateway(settings: Settings, fallback: "Fallback | None") -> Part:
             ),
         )
     )
+    return _exported("gateway", gateway, gateway, measures_lag=False) if settings.otel else gateway
 
 
 async def start_role(

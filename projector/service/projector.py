@@ -22,6 +22,7 @@ from eventstore.connection.backoff import Backoff
 from eventstore.connection.calls import completed
 from eventstore.errors import LogError, MusterError
 from eventstore.log.notices import REPAIRED, UNAVAILABLE
+from eventstore.telemetry.requirements import is_exported
 from projector.fold.projection import AppliedBatch
 from projector.intake.entries import OK
 from projector.intake.source import Source, is_lost, opened
@@ -79,7 +80,7 @@ class Projector:
         self.metrics = ProjectorMetrics() if options.metrics else None
         self._telemetry: Telemetry | None = None
         self._on_batch: Callable[[AppliedBatch], None] = self._log_status
-        if options.otel:
+        if options.otel and is_exported("TRACES"):
             self._trace()
 
     async def start(self) -> None:

@@ -30,6 +30,7 @@ class Actor(Agent):
     async def run(self, context):
         with context.tracer.start_as_current_span("think") as span:
             span.set_attribute("agent", context.agent_id)
+            print("it thinks")
         if context.incarnation == 1 and context.input.get("crash"):
             raise ValueError("as asked")
         await asyncio.Event().wait()
@@ -55,12 +56,20 @@ def exporting_to(receiver: Receiver) -> dict[str, str]:
     return {
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
         "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "OTEL_BLRP_SCHEDULE_DELAY": "50",
+        "OTEL_METRIC_EXPORT_INTERVAL": "1000",
         "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
     }
 
 
+def figure(receiver: Receiver, name: str) -> float:
+    """Of the projector, over all pools."""
+    points = receiver.metrics.get(("muster-projector", name), [])
+    return sum(point.as_double for point in points)
+
+
 async def received(receiver: Receiver, name: str, count: int = 1) -> list[ReceivedSpan]:
-    await until(lambda: len(receiver.named(name)) >= count, timeout=10)
+    await until(lambda: len(receiver.named(name)) >= count, timeout=20)
     return receiver.named(name)
 
 
@@ -70,7 +79,7 @@ async def test_a_spawn_is_one_trace_from_the_request_to_the_views(project: Path)
     with Receiver() as receiver:
         env = exporting_to(receiver)
         async with System(project, "--otel", config=CONFIG, env=env) as system:
-            headers = {"traceparent": f"00-{TRACE}-{CLIENT}-01"}
+            headers = {"traceparent": f"00-{TRACE}-{CLIENT}-01", "Prefer": "wait=30"}
             of = {"project_id": "p", "role_type": "developer", "pool_name": "developer_pool"}
             body = {**of, "input": {"crash": True}}
             path = "/api/v1/agents/spawn"
@@ -84,6 +93,9 @@ async def test_a_spawn_is_one_trace_from_the_request_to_the_views(project: Path)
             [think, _] = await received(receiver, "think", 2)
             [requested] = await received(receiver, "project agent.requested")
             [started, _] = await received(receiver, "project agent.started", 2)
+            await until(lambda: figure(receiver, "muster_spawns_total") == 1, timeout=20)
+            await until(lambda: figure(receiver, "muster_worker_slots_used") == 1, timeout=20)
+            await until(lambda: any(it.body == "it thinks" for it in receiver.lines), timeout=20)
             pids = {name: system.role(name).pid for name in ("gateway", "projector")}
 
     chain = [request, first_claim, first_start, think]
@@ -98,6 +110,16 @@ async def test_a_spawn_is_one_trace_from_the_request_to_the_views(project: Path)
 
     assert second_claim.trace_id != TRACE  # an agent may be started for years
     assert second_claim.links == (TRACE,)
+
+    thought = next(line for line in receiver.lines if line.body == "it thinks")
+    assert (thought.trace_id, thought.span_id) == (TRACE, think.span_id)
+    assert thought.attributes["agent_id"] == agent["agent_id"]
+    assert thought.resource["service.instance.id"] == agent["process_id"]
+    of_roles = {(line.resource["service.name"], line.body) for line in receiver.lines}
+    assert ("muster-supervisor", "worker.launched") in of_roles
+    assert receiver.metrics["muster-gateway", "muster_http_requests_total"]
+    [start] = receiver.metrics["muster-projector", "muster_agent_start_seconds"]
+    assert (start.count, sum(start.bucket_counts)) == (2, 2)
 
     worker = think.resource
     assert worker["service.name"] == "muster-worker"
@@ -115,7 +137,7 @@ async def test_a_receiver_that_hangs_or_is_gone_delays_nothing(project: Path) ->
     with Receiver(hangs=True) as receiver:
         async with System(project, "--otel", config=CONFIG, env=exporting_to(receiver)) as system:
             await system.spawn()
-            await until(lambda: receiver.requests >= 3, timeout=10)  # of each process
+            await until(lambda: receiver.requests >= 3, timeout=20)  # of each process
             hanging = [await system.spawn(wait=5) for _ in range(8)]
             receiver.stop()
             gone = [await system.spawn(wait=5) for _ in range(8)]

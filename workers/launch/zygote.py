@@ -91,7 +91,7 @@ def _preload(plan: Plan, channel: socket.socket) -> tuple[dict[str, type[Agent]]
         script(name)  # read once, shared by all
     track_neighbours()
     if plan.otel:
-        importlib.import_module("workers.runtime.traced_slots")
+        importlib.import_module("workers.process.exports")
     classes: dict[str, type[Agent]] = {}
     unforkable: list[str] = []
     for name, path in plan.roles.items():

@@ -43,7 +43,7 @@ from workers.runtime.stop_signal import StopRequest
 from workers.runtime.worker_context import WorkerContext
 
 if TYPE_CHECKING:
-    from eventstore.telemetry.telemetry import Telemetry
+    from workers.process.exports import Exports
 
 ORPHAN_DRAIN_SECONDS: Final = 3.0
 """How long a drain may take whose owner is gone."""
@@ -89,7 +89,8 @@ class Worker:
         self._ended: asyncio.Future[str] | None = None
         self._drain_requested: Callable[[], None] | None = None
         self._lost_reason = ""
-        self._telemetry: Telemetry | None = None
+        self._exports: Exports | None = None
+        self._new_slots: Callable[..., Slots] = Slots
 
     # ---- start and end --------------------------------------------------------------------------
 
@@ -104,10 +105,10 @@ class Worker:
         guard_loop(asyncio.get_running_loop())
         self._ended = asyncio.get_running_loop().create_future()
         options = self._options
-        if options.otel:
-            self._telemetry = _new_telemetry(options)
         if options.capture:
             self._output = options.new_output(self._roles)
+        if options.otel:
+            self._export()
         self._upkeep.start(self._output, self._pipes, shared=not options.exits)
         self._make_parts(size, granted_at)
         await self._lease.start(preparing=self._setup.phase)
@@ -209,8 +210,8 @@ class Worker:
         await self._lease.stop()
         await self._cancel_tasks()
         await self._durable_saves.close()
-        if self._telemetry is not None:
-            await self._telemetry.stop()
+        if self._exports is not None:
+            await self._exports.stop()
         async with aclosing(self._log.client):
             await self._database.close()
 
@@ -290,6 +291,12 @@ class Worker:
         if not self._slots.stuck:
             self._lease.confirm()
 
+    def _export(self) -> None:
+        from workers.process.exports import Exports
+
+        self._exports = Exports(self._options, self._output)
+        self._new_slots = self._exports.new_slots
+
     # ---- what it is made of --------------------------------------------------------------------
 
     def _make_parts(self, size: int, granted_at: float) -> None:
@@ -307,8 +314,9 @@ class Worker:
             confirm=self._durable_saves.confirm if self._durable_saves.needed else None,
         )
         on_stuck = partial(self._drain, "stuck")
-        new_slots = Slots if self._telemetry is None else _traced_slots(self._telemetry)
-        self._slots = slots = new_slots(context, size, on_lost=self._on_lost, on_stuck=on_stuck)
+        self._slots = slots = self._new_slots(
+            context, size, on_lost=self._on_lost, on_stuck=on_stuck
+        )
         hooks = Hooks(
             high_water_mark=self._pool_log.high_water_mark,
             busy=slots.busy,
@@ -331,19 +339,3 @@ class Worker:
             on_phase=self._lease.prepare,
             on_ended=partial(self._drain, ordered=False),
         )
-
-
-def _new_telemetry(options: WorkerOptions) -> "Telemetry":
-    from eventstore.telemetry.telemetry import Telemetry
-    from workers.runtime.traced_slots import share_provider
-
-    telemetry = Telemetry("worker", options.worker_id, muster_pool=options.pool_name)
-    if options.exits:  # else it is not the only worker of its process
-        share_provider(telemetry)
-    return telemetry
-
-
-def _traced_slots(telemetry: "Telemetry") -> Callable[..., Slots]:
-    from workers.runtime.traced_slots import TracedSlots
-
-    return partial(TracedSlots, telemetry)
