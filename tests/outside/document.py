@@ -4,7 +4,8 @@ Valid and invalid requests, made from `/openapi.json`, to every call of it: no a
 has a documented status, type and shape, and a method that is not described is a 405 that names
 those that are. Two things are left out: the stream of events, which does not end and has tests of
 its own; and that every request that fits the document is accepted, which it cannot promise: a role
-must be declared, a cursor be one that the service gave.
+must be declared, a cursor be one that the service gave. It is asked with a token: the first token
+that a call creates closes a service that has none.
 """
 
 import asyncio
@@ -16,12 +17,14 @@ from tests.e2e.system import System
 PHASES = "examples,coverage,fuzzing"
 CALL_SECONDS = 10
 GRACE_SECONDS = 120
+TOKEN = "of-the-service"
+AUTHORIZATION = {"Authorization": f"Bearer {TOKEN}"}
 NOT_ASKED = 2
 """The stream of events; and schemathesis leaves out the document that it reads."""
 
 
 async def conforms(system: System, program: str, seconds: int, seed: int) -> bool:
-    """Run schemathesis for a while; whether it found nothing."""
+    """Run schemathesis for a while, against a service with `TOKEN`; whether it found nothing."""
     with tempfile.TemporaryDirectory() as folder:
         process = await asyncio.create_subprocess_exec(
             program, "--config-file", str(_checks(Path(folder))),
@@ -33,6 +36,7 @@ async def conforms(system: System, program: str, seconds: int, seed: int) -> boo
             "--max-time", str(seconds),
             "--request-timeout", str(CALL_SECONDS),
             "--header", "Prefer: wait=0",
+            "--header", f"Authorization: {AUTHORIZATION['Authorization']}",
             "--seed", str(seed),
             "--continue-on-failure",
             "--no-color",
@@ -58,5 +62,5 @@ def _checks(folder: Path) -> Path:
 
 async def described(system: System) -> list[str]:
     """Every call of the document."""
-    document = await system.get("/openapi.json")
+    _, document = await system.call("GET", "/openapi.json", headers=AUTHORIZATION)
     return [f"{method} {path}" for path, calls in document["paths"].items() for method in calls]

@@ -24,7 +24,8 @@ async def test_every_request_is_logged_with_who_sent_it(redis_url, tmp_path):
     opened = gateway_stage(redis_url, database, api_token=TOKEN, access_log=True)
     async with logged() as lines, opened as stage:
         headers = await new_token(stage, "ci", "spawn")
-        sent = {**headers, "Prefer": "respond-async", "X-Request-Id": "r-1"}
+        headers["Prefer"] = "respond-async"
+        sent = {**headers, "X-Request-Id": "r-1"}
         for _ in range(2):  # the second time by its known head
             await stage.ask("POST", f"{AGENTS}/spawn?", json=asked(), headers=headers)
         body = asked(input={"password": "hunter2"})

@@ -1,5 +1,6 @@
 """What alerts ask the views about agents."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -16,7 +17,10 @@ async def stage(redis_url: str, database_url: str) -> AsyncIterator[Stage]:
 
 async def test_the_agents_that_wait_are_counted_by_pool(stage: Stage) -> None:
     pool, other = await stage.pool(), await stage.pool("other")
-    ids = [(await pool.spawn()).agent_id for _ in range(5)]
+    ids = []
+    for _ in range(5):
+        ids.append((await pool.spawn()).agent_id)
+        await asyncio.sleep(0.002)  # ids of one millisecond have any order
     await other.spawn()
     await stage.catch_up()
     found = await stage.database.read(waiting)
