@@ -38,7 +38,7 @@ class Keys:
         return f"{self.prefix}pool:{{{pool}}}:{part}"
 
     def alerts_part(self, part: str) -> str:
-        """A key beside the stream of alerts, in its slot: `meta`, `open`, `reports`."""
+        """A key next to the stream of alerts, in its slot: `meta`, `open`, `reports`."""
         return f"{self.prefix}{{{self.alerts}}}:{part}"
 
     def renamed(self) -> dict[str, str]:

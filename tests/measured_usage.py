@@ -24,8 +24,8 @@ SECONDS = {
 
 def stretched(rows: Sequence[EventRow], factor: int) -> list[EventRow]:
     """The same events, with so many times the time between them."""
-    begun = rows[0].ts
-    times = [begun + (row.ts - begun) * factor for row in rows]
+    first_ms = rows[0].ts
+    times = [first_ms + (row.ts - first_ms) * factor for row in rows]
     return [
         replace(row, ts=ts, stream_id=f"{ts}-{row.seq}")
         for row, ts in zip(rows, times, strict=True)

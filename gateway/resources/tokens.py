@@ -2,7 +2,7 @@
 
 A secret is answered once, to the request that made it, and recorded nowhere: the log has a digest.
 The first token must be able to administer the others, and so must one that is left, unless the
-service has a token of its own: else nobody could.
+service has a token of its own: else no token could.
 """
 
 import secrets
@@ -32,8 +32,8 @@ PREFIX: Final = "muster_"
 """Of every secret, so that people and scanners know what they have found."""
 SECRET_BYTES: Final = 32
 NO_ADMIN: Final = (
-    "nobody could create or revoke tokens then: one with the scope `admin`, without limits, must be"
-    " the first and the last (`muster token new root --may admin`), unless the service has"
+    "no token could create or revoke tokens then: one with the scope `admin`, without limits, must"
+    " be the first and the last (`muster token new root --may admin`), unless the service has"
     " one of its own (MUSTER_API_TOKEN)"
 )
 

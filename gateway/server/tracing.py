@@ -100,7 +100,7 @@ class RequestTracing:
 
 
 class _TracedLog(Log):
-    """Each commit of a step is a span: the time that Redis takes, and of the steps beside it."""
+    """Each commit of a step is a span: the time that Redis takes, and of its steps."""
 
     def __init__(self, telemetry: Telemetry, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)

@@ -34,7 +34,7 @@ LEFT_SECONDS = 15.0
 """After the end of agents nothing is left of them."""
 REST_WORKERS = 40
 PULLED: dict[str, object] = {"consolidate": "off", "placement": "pull", **dict.fromkeys(LIMITS)}
-"""Without a placer caps hold nobody back."""
+"""Without a placer caps hold nothing back."""
 WORDS_MAX = 40
 FAULT_SECONDS = 120.0
 """No fault lasts longer, its mending included."""

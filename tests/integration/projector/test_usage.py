@@ -140,20 +140,20 @@ async def test_old_sums_are_thinned_and_stay_without_their_events(database_url: 
     """Full hours and days are answered, and anything else where the events are archived."""
     rows = history(12, 60_000, 120)
     rows = [*rows[:-9], *later(rows[-9:], 9 * DAY_MS)]
-    begun, ended = rows[0].ts, rows[-1].ts
-    hour = (begun + 2 * HOUR_MS) // HOUR_MS * HOUR_MS
+    first_ms, ended = rows[0].ts, rows[-1].ts
+    hour = (first_ms + 2 * HOUR_MS) // HOUR_MS * HOUR_MS
     async with open_archive(database_url) as stage:
         await projected(stage, rows)
-        exact = await used(stage, begun + 1, hour + 1)
+        exact = await used(stage, first_ms + 1, hour + 1)
         assert {(r.pool_name, r.project_id, r.label): numbers(r) for r in exact.rows} == expected(
-            rows, begun + 1, hour + 1
+            rows, first_ms + 1, hour + 1
         )
-        before = await used(stage, begun // DAY_MS * DAY_MS, hour)
+        before = await used(stage, first_ms // DAY_MS * DAY_MS, hour)
         await stage.sql("DELETE FROM {}events")
-        assert await used(stage, begun // DAY_MS * DAY_MS, hour) == before
+        assert await used(stage, first_ms // DAY_MS * DAY_MS, hour) == before
         between = next(row.ts for row in rows if row.ts > hour and row.type == "agent.requested")
         with pytest.raises(ArchiveIncomplete):
-            await used(stage, begun // DAY_MS * DAY_MS, between)
+            await used(stage, first_ms // DAY_MS * DAY_MS, between)
         stored = await stage.sql_rows("SELECT (pool_name || account), minute FROM {}usage_sums")
         week_ago = ended // MINUTE_MS - 7 * 1440
         old = [(one, minute // 60) for one, minute in stored if minute < week_ago]
