@@ -274,12 +274,14 @@ class WorkerRecovered(Body, frozen=True):
 class WorkerCordoned(Body, frozen=True):
     """It claims no more agents; those that it has run on.
 
-    `drain_ms`: until then they may end, then it drains; 0: they run on.
+    `drain_ms`: until then they may end, then it drains; 0: they run on. `kept`: where the reason is
+    Muster's own, why a person has cordoned it, too, which lasts when Muster's own cordon ends.
     """
 
     type = "worker.cordoned"
     reason: str
     drain_ms: Number = 0
+    kept: str = ""
 
 
 class WorkerUncordoned(Body, frozen=True):

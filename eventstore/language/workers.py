@@ -7,7 +7,7 @@
 A worker is first an order for a launch, with a deadline; `worker.started` is refused after it.
 `epoch` is its fencing number, allocated when it starts and raised when it is declared lost. It may
 be cordoned, whatever its status, from `worker.cordoned` until `worker.uncordoned`: it claims no
-agents then.
+agents then. A person's cordon lasts until a person ends it, also below a deadline of Muster's own.
 """
 
 from enum import StrEnum
@@ -58,6 +58,8 @@ class Worker(Struct, frozen=True, kw_only=True):
     """Why it claims no more agents; empty if it claims them."""
     drain_ms: int = 0
     """When it drains that is cordoned, in log time; 0: it does not."""
+    cordon_kept: str = ""
+    """Why a person cordoned it, where `cordoned` is Muster's own reason: it lasts after that."""
     version: int = 0
     epoch: int = 0
     pid: int = 0
@@ -79,6 +81,11 @@ class Worker(Struct, frozen=True, kw_only=True):
     def claims(self) -> bool:
         """Whether its free slots are room for agents."""
         return self.status is WorkerStatus.ACTIVE and not self.cordoned
+
+    @property
+    def cordoned_by_muster(self) -> bool:
+        """Whether a leader ends the cordon by itself; a person's may last below it."""
+        return self.cordoned in OWN_CORDONS
 
     @property
     def ended(self) -> bool:
@@ -111,7 +118,10 @@ class Cordon(Struct, frozen=True, kw_only=True):
 
 
 class Uncordon(Struct, frozen=True, kw_only=True):
+    """`own`: a leader ends Muster's own cordon, and that of a person stays."""
+
     reason: str
+    own: bool = False
 
 
 class StopWorker(Struct, frozen=True, kw_only=True):
@@ -144,12 +154,13 @@ def decide(command: WorkerCommand, worker: Worker) -> tuple[events.WorkerBody, .
             return (events.WorkerRecovered(),)
         case Drain() if worker.alive and not worker.draining:
             return (events.WorkerDraining(reason=command.reason),)
-        case Cordon(drain_ms=drain_ms) if worker.alive and not worker.draining:
-            known = worker.cordoned and drain_ms in (0, worker.drain_ms)
-            if known and not _takes_over(command, worker):
+        case Cordon() if worker.alive and not worker.draining:
+            return _cordon(command, worker)
+        case Uncordon(own=True) if worker.alive and worker.cordon_kept:
+            return (events.WorkerCordoned(reason=worker.cordon_kept),)
+        case Uncordon(own=own) if worker.alive and worker.cordoned:
+            if own and not worker.cordoned_by_muster:
                 return ()
-            return (events.WorkerCordoned(reason=command.reason, drain_ms=drain_ms),)
-        case Uncordon() if worker.alive and worker.cordoned:
             return (events.WorkerUncordoned(reason=command.reason),)
         case StopWorker() if worker.alive:
             return (events.WorkerStopped(reason=command.reason),)
@@ -159,10 +170,21 @@ def decide(command: WorkerCommand, worker: Worker) -> tuple[events.WorkerBody, .
             return ()
 
 
-def _takes_over(command: Cordon, worker: Worker) -> bool:
-    """Whether a person wants it to be cordoned where Muster would end its own cordon by itself."""
-    by_person = worker.cordoned in OWN_CORDONS and command.reason not in OWN_CORDONS
-    return by_person and not worker.drain_ms
+def _cordon(command: Cordon, worker: Worker) -> tuple[events.WorkerBody, ...]:
+    """A person's cordon takes over one of Muster's own, or lasts below its deadline."""
+    by_person, over_own = command.reason not in OWN_CORDONS, worker.cordoned_by_muster
+    is_known = bool(worker.cordoned) and command.drain_ms in (0, worker.drain_ms)
+    kept = worker.cordon_kept if over_own else worker.cordoned
+    if is_known and by_person and over_own and worker.drain_ms:
+        own = events.WorkerCordoned(worker.cordoned, worker.drain_ms, kept=command.reason)
+        return () if kept else (own,)
+    if is_known and not (by_person and over_own):
+        return ()
+    if by_person:
+        return (events.WorkerCordoned(command.reason, command.drain_ms),)
+    if worker.drain_ms and not over_own:  # a person's deadline
+        return ()
+    return (events.WorkerCordoned(command.reason, command.drain_ms, kept=kept),)
 
 
 def evolve(worker: Worker | None, event: events.Event, pool: str) -> Worker:
@@ -194,9 +216,10 @@ def evolve(worker: Worker | None, event: events.Event, pool: str) -> Worker:
             next_status = WorkerStatus.DRAINING if worker.draining else WorkerStatus.ACTIVE
             return replace(worker, status=next_status, reason=body.reason)
         case events.WorkerCordoned():
-            return replace(worker, cordoned=body.reason, drain_ms=body.drain_ms)
+            cordon = {"cordoned": body.reason, "drain_ms": body.drain_ms}
+            return replace(worker, cordon_kept=body.kept, **cordon)
         case events.WorkerUncordoned():
-            return replace(worker, cordoned="", drain_ms=0)
+            return replace(worker, cordoned="", drain_ms=0, cordon_kept="")
         case events.WorkerDraining():
             return replace(worker, status=WorkerStatus.DRAINING, draining=True, reason=body.reason)
         case events.WorkerStopped():

@@ -75,6 +75,7 @@ def _changed(row: WorkerRow, worker: Worker) -> WorkerRow:
         reason=worker.reason,
         cordoned=worker.cordoned,
         drain_at=worker.drain_ms or None,
+        cordon_kept=worker.cordon_kept,
         version=worker.version,
     )
 

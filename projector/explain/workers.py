@@ -59,7 +59,8 @@ def _cordoned(scene: Scene, body: events.WorkerCordoned) -> str:
     left = span(body.drain_ms - scene.event.ts)
     drains = f"it is to drain in {left}, or when it is empty" if body.drain_ms else ""
     cordoned = after((f"Cordoned{by(scene.event.actor)}", _why(body.reason)), ": ")
-    return after((cordoned, drains))
+    kept = f"the cordon by a person lasts after that: {_why(body.kept)}" if body.kept else ""
+    return after((cordoned, drains, kept))
 
 
 def _uncordoned(scene: Scene, body: events.WorkerUncordoned) -> str:

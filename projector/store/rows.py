@@ -181,6 +181,8 @@ class WorkerRow(Timed, frozen=True, kw_only=True):
     """Why it gets no more agents; empty if it does."""
     drain_at: int | None = None
     drain_time: datetime | None = None
+    cordon_kept: str = ""
+    """Why a person cordoned it, where `cordoned` is Muster's own reason: it lasts after that."""
     requested_at: int | None
     requested_time: datetime | None = None
     started_at: int | None

@@ -29,7 +29,7 @@ from projector.store.mapping import AGENTS, HOSTS, POOLS, TOKENS, WORKERS, RowCo
 from projector.store.rows import EventRow, Position
 from projector.store.usage_rows import ACCOUNTS, HISTORY_VIEWS, SUMS
 
-VIEW_VERSION: Final = 13
+VIEW_VERSION: Final = 14
 """Raised when the meaning, columns or indexes of a view change: a projector that finds another one
 rebuilds."""
 

@@ -88,7 +88,7 @@ class Operator:
                 if answer.status != 200:
                     left.append(f"{request}: {answer.said}")
             for worker in await self._workers(random, pool):
-                if worker["cordoned"].startswith(OURS):
+                if (worker.get("cordon_kept") or worker["cordoned"]).startswith(OURS):
                     answer = await self._post(random, f"workers/{worker['worker_id']}/uncordon")
                     left.append(f"worker {worker['worker_id']} was cordoned: {answer.said}")
         return left

@@ -51,7 +51,7 @@ class WorkerCommand(Command):
         """What was to be cordoned is not to be uncordoned by a leader."""
         row = answer.body if isinstance(answer.body, dict) else {}
         if self.kind == "cordon" and row.get("cordoned") in LEADERS and not answer.stale:
-            drains = row.get("drain_at") or row["status"] != "active"
+            drains = row.get("cordon_kept") or row["status"] != "active"
             quick = self.desk.now() - self._asked_at < QUICK_SECONDS
             if quick and not drains:  # else another command may have come in between
                 self.desk.offences.append(f"{self.worker_id} is cordoned for a while only: {row}")

@@ -72,7 +72,7 @@ class Consolidator:
             bodies = workers.decide(workers.Cordon(reason=REASON), found[name])
             step.worker(name, found[name], bodies, causation_id=cause)
         for name, reason in plan.uncordon.items():
-            bodies = workers.decide(workers.Uncordon(reason=reason), found[name])
+            bodies = workers.decide(workers.Uncordon(reason=reason, own=True), found[name])
             step.worker(name, found[name], bodies)
         for name in {name for name, _ in plan.moves} - {*plan.cordon}:
             step.check(clauses.WorkerUnchanged(name, found[name].version))

@@ -98,13 +98,13 @@ class Replacer:
             await self._pool_log.commit(step)
 
     async def _uncordon(self, survey: Survey) -> None:
-        """Let the old workers that are left get agents again."""
+        """Let the old workers that are left get agents again, unless a person cordoned them."""
         kept = [
             o.worker
             for o in survey.workers
             if o.worker.cordoned == REPLACED and o.worker.alive and not o.worker.draining
         ]
-        await self._act(kept, workers.Uncordon(reason="replacement-ended"))
+        await self._act(kept, workers.Uncordon(reason="replacement-ended", own=True))
 
     async def _end(self, replacement: Replacement, body: ReplacementBody) -> None:
         name = self._pool_log.pool

@@ -43,6 +43,8 @@ def reason_text(worker: WorkerAnswer) -> str:
     cordoned = f"cordoned: {worker.cordoned}" if is_cordoned else ""
     if is_cordoned and worker.drain_at and worker.status != "draining":
         cordoned += f", drains at {render.timestamp(worker.drain_at)}"
+    if is_cordoned and worker.cordon_kept:
+        cordoned += f", and by a person: {worker.cordon_kept}"
     isolated = f"{worker.alone} runs isolated: it was lost twice" if worker.alone else ""
     return "; ".join(text for text in (worker.reason, cordoned, isolated) if text)
 

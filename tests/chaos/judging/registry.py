@@ -18,6 +18,7 @@ from tests.chaos.judging.workers import Worker
 LATER: Final = {
     "cordoned": "",
     "drain_ms": "0",
+    "cordon_kept": "",
     "alone": "",
     "has_run": "",
     "well_ms": "0",
@@ -210,6 +211,7 @@ def worker_fields(pool: str, worker: Worker) -> dict[str, str]:
         "draining": "1" if worker.draining else "",
         "cordoned": worker.cordoned,
         "drain_ms": str(worker.drain_ms),
+        "cordon_kept": worker.kept,
         "reason": worker.reason,
     }
 

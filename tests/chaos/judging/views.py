@@ -180,6 +180,7 @@ def worker_row(name: str, pool: str, worker: Worker) -> Row:
         "draining": worker.draining,
         "cordoned": worker.cordoned,
         "drain_at": worker.drain_ms,
+        "cordon_kept": worker.kept,
         "epoch": worker.epoch,
         "version": worker.version,
         "agent_count": len(worker.holds),

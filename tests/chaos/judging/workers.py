@@ -38,6 +38,9 @@ class Worker:
     draining: bool = False
     cordoned: str = ""
     drain_ms: int = 0
+    kept: str = ""
+    by_person: str = ""
+    """Why a person has cordoned it, which no leader ends."""
     version: int = 1
     epoch: int = 0
     pid: int = 0
@@ -93,6 +96,8 @@ def judge(worker: Worker, entry: Entry, drawn: dict[int, Entry]) -> Iterator[Off
         yield entry.offence(4, "it was cordoned")
     if entry.type == "worker.uncordoned" and not worker.cordoned:
         yield entry.offence(4, "it was not cordoned")
+    if worker.by_person and _ends_cordon(worker, entry):
+        yield entry.offence(9, f"a leader ended the cordon of a person: {worker.by_person}")
     if entry.type == "worker.draining" and _is_early(worker, entry):
         yield entry.offence(9, f"drained before the deadline of its agents, {worker.drain_ms}")
     if entry.type == "worker.stopped" and worker.holds:
@@ -108,7 +113,17 @@ def _is_known(worker: Worker, entry: Entry) -> bool:
     """Whether it changes nothing. A person's cordon takes over what a leader would end."""
     same = bool(worker.cordoned) and entry.body.get("drain_ms", 0) in (0, worker.drain_ms)
     takes_over = worker.cordoned in OWN and entry.body.get("reason") not in OWN
-    return same and not (takes_over and not worker.drain_ms)
+    notes = entry.body.get("kept", "") != worker.kept
+    return same and not (takes_over and not worker.drain_ms) and not notes
+
+
+def _ends_cordon(worker: Worker, entry: Entry) -> bool:
+    """Whether a leader does so. Its drain, and the end of the worker, are no such ends."""
+    if not entry.actor.startswith("supervisor:"):
+        return False
+    left = {entry.body.get("reason"), entry.body.get("kept")}
+    lifts = entry.type == "worker.cordoned" and worker.by_person not in left
+    return lifts or entry.type == "worker.uncordoned"
 
 
 def _is_early(worker: Worker, entry: Entry) -> bool:
@@ -147,8 +162,11 @@ def evolve(worker: Worker, entry: Entry) -> None:
         case "worker.cordoned":
             worker.cordoned = str(body.get("reason", ""))
             worker.drain_ms = int(body.get("drain_ms", 0))
+            worker.kept = str(body.get("kept", ""))
+            if not entry.actor.startswith("supervisor:"):
+                worker.by_person = worker.kept or worker.cordoned
         case "worker.uncordoned":
-            worker.cordoned, worker.drain_ms = "", 0
+            worker.cordoned, worker.drain_ms, worker.kept, worker.by_person = "", 0, "", ""
         case "worker.draining":
             worker.status, worker.draining = "draining", True
         case "worker.stopped":

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from eventstore.language.events import PoolReplacementStarted, PoolReplacementStopped
 from eventstore.language.replacement import Replacement
+from eventstore.language.workers import Cordon
 from eventstore.log.replies import Outcome
 from tests.integration.workers.hosts import POOL, Site, abandon
 from tests.pools import ORIGIN, raw_events
@@ -150,7 +151,16 @@ async def test_it_can_be_cancelled_until_a_worker_has_drained(site: Site, write:
     pool = await site.pool(agents_per_worker=1)
     await site.host(agent="changing:Changing")
     await site.run(pool, 2)
+    persons = min(await site.workers())  # the first that gets a deadline
+    await site.log.act_on_worker(POOL, persons, Cordon(reason="odd"), ORIGIN)
     await start(site, deadline_seconds=600)
+
+    async def cordoned_by_persons(names: list[str]) -> bool:
+        found = [o.worker for o in (await site.survey()).workers if o.worker.cordoned]
+        assert [o.worker_id for o in found if o.worker_id in names] == names
+        return [(one.worker_id, one.cordoned, one.drain_ms) for one in found] == [
+            (name, "odd", 0) for name in names
+        ]
 
     async def cordoned(count: int) -> bool:
         workers = [o.worker for o in (await site.survey()).workers]
@@ -160,7 +170,7 @@ async def test_it_can_be_cancelled_until_a_worker_has_drained(site: Site, write:
     await until(lambda: cordoned(2), what="one has a deadline, the other waits")
     body = PoolReplacementStopped(reason="changed my mind")
     await site.catalogue.change_replacement(POOL, body, ORIGIN)
-    await until(lambda: cordoned(0), what="both get agents again")
+    await until(lambda: cordoned_by_persons([persons]), what="only that of the person is left")
     again = await site.catalogue.change_replacement(POOL, body, ORIGIN)
     assert again.outcome is Outcome.ALREADY
     replacement = again.catalogue.pools[POOL].replacement

@@ -274,6 +274,20 @@ def test_a_command_on_a_worker_is_answered_as_it_was_done(
     assert [o.why for o in weigh(evidence) if o.invariant == 8] == found
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_persons_cordon_lasts_below_the_deadline_of_a_replacement(own: bool) -> None:
+    """`own`: whether the leader ends only its own; else it ends that of the person, too."""
+    story = sample_story()
+    story.worker("w2", workers.Cordon(reason="its memory grows"))
+    story.worker("w2", workers.Cordon(reason="replaced", drain_ms=2**41))
+    change(story, actor=LEADER)
+    story.worker("w2", workers.Uncordon(reason="replacement-ended", own=own))
+    change(story, actor=LEADER)
+    story.worker("w2", workers.Uncordon(reason="seen"))
+    why = "a leader ended the cordon of a person: its memory grows"
+    assert [one for one in broken(story.evidence()) if "cordon" in one] == [why] * (not own)
+
+
 def test_a_persons_cordon_takes_over_that_of_consolidation() -> None:
     story = sample_story()
     for reason in ("consolidation", "its memory grows", "again"):
