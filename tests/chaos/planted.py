@@ -183,6 +183,12 @@ PLANTED = {
         ("gateway_killed",),
         invariant=9,
     ),
+    "moves-unlimited": Planted(
+        "a consolidation without its budget of moves",
+        operations.moves_unlimited,
+        ("gateway_killed",),
+        invariant=9,
+    ),
     "caps-ignored": Planted(
         "a placer without caps", operations.caps_ignored, ("gateway_killed",), invariant=9
     ),

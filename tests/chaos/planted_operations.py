@@ -42,6 +42,18 @@ def busy_moved() -> None:
     Slots.move = ruthless  # type: ignore[method-assign]
 
 
+def moves_unlimited() -> None:
+    """A consolidation moves as many agents as it can, as often as it can."""
+    from workers.supervisor import consolidator
+
+    plan = vars(consolidator)["plan_moves"]
+
+    def tireless(fleet: Any, policy: Any, memory: Any) -> Any:
+        return plan(fleet, replace(policy, per_minute=MANY, per_agent_hour=MANY), memory)
+
+    vars(consolidator)["plan_moves"] = tireless
+
+
 def caps_ignored() -> None:
     """The placer places whatever waits."""
     from eventstore.language.placement import _Queue

@@ -46,6 +46,7 @@ CHANGED = {
     "deadlines-ignored": [False, False, False],
     "replaced-at-once": [False, False, False],
     "busy-moved": [False, False, False],
+    "moves-unlimited": [False, False, False],
     "caps-ignored": [False, False, False],
     "pauses-ignored": [False, False, False],
     "saves-not-stored": [False, False, False],
