@@ -52,7 +52,7 @@ def decide_scale(seen: Observation, policy: ScalePolicy, memory: Memory) -> tupl
         kept.append(_workers(seen.held + seen.waiting + growth, seen, policy))
     firm = min(wanted, max(kept))
     before, window = memory.most, policy.down.window_seconds
-    if not memory.ts and window:  # those that are there may have been needed
+    if not memory.ts and not before and window:  # those that are there may have been needed
         before = ((_part(window, seen.ts), current),)
     most = _extreme(before, firm, window, seen.ts, 1)
     reserve = _extreme(memory.reserve, wanted, window * RESERVE_SHARE, seen.ts, 1)
@@ -83,6 +83,17 @@ def decide_scale(seen: Observation, policy: ScalePolicy, memory: Memory) -> tupl
         sampled, most=most, reserve=reserve, fewest=fewest, ordered=ordered, removed=removed,
         limits=limits,
     )  # fmt: skip
+
+
+def resumed(memory: Memory, seen: Observation, policy: ScalePolicy, *, surplus: int) -> Memory:
+    """The memory of a new leader: `memory` is the last that another one recorded.
+
+    What was called for since then is not known. All workers may have been needed, but for the
+    `surplus` that was being emptied as the other one led last.
+    """
+    window, needed = policy.down.window_seconds, max(seen.workers - surplus, 0)
+    most = _extreme(memory.most, needed, window, seen.ts, 1) if window else ()
+    return replace(memory, most=most)
 
 
 def _workers(called: float, seen: Observation, policy: ScalePolicy) -> int:
@@ -186,7 +197,7 @@ def _extreme(steps: Steps, wanted: int, window_seconds: float, ts: int, sign: in
     if not window_seconds:
         return ((part, wanted),)
     oldest = part - BUCKETS
-    kept = [one for one in steps if one[0] >= oldest]
+    kept = [one for one in steps if oldest <= one[0] <= part]  # later: of a shorter window
     while kept and (kept[-1][1] - wanted) * sign <= 0:
         kept.pop()
     if not kept or kept[-1][0] != part:

@@ -13,6 +13,7 @@ from eventstore.language.agents import Agent
 from eventstore.language.catalogue import Catalogue, decode_snapshot
 from eventstore.language.placement_policy import Cap
 from eventstore.language.restart_policy import RETRY_AFTER_MAX_MS
+from eventstore.language.scaling_state import Memory
 from eventstore.log.replies import LogHead, fields_of, scores_of, text_of
 from eventstore.log.script_runner import ScriptRunner
 from eventstore.log.survey import ObservedWorker, Survey, decode_survey, decode_worker
@@ -63,6 +64,14 @@ class LogQueries(ScriptRunner):
         except RolledBack:  # this script may not write, so that only this process knows
             await self.require_intact(pool)
             raise
+
+    async def scaling_memory(self, pool: str) -> Memory:
+        """What its leader remembered after the last decision that is recorded; empty: not known."""
+        [text] = await self._read_meta(pool, "memory")
+        try:
+            return msgspec.json.decode(text or b"{}", type=Memory)
+        except msgspec.MsgspecError:  # of another version
+            return Memory()
 
     async def agent(self, pool: str, agent_id: str) -> Agent | None:
         """The write side's state of an agent; None once Redis has removed it."""

@@ -8,14 +8,15 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
+import msgspec
 import structlog
 from msgspec.structs import replace
 
 from eventstore.language import workers
 from eventstore.language.consolidation import AUTO
 from eventstore.language.events import PoolScalingDecided, WorkerRequested
-from eventstore.language.scaling import decide_scale
-from eventstore.language.scaling_state import Memory
+from eventstore.language.scaling import decide_scale, resumed
+from eventstore.language.scaling_state import Memory, Observation
 from eventstore.language.workers import WorkerStatus, is_role_problem
 from eventstore.log.replies import Leadership, Outcome
 from eventstore.log.survey import Survey
@@ -50,7 +51,7 @@ class Scaler:
         self._monitor = monitor
         self._unclaimed_times = Stopwatch()
         self._launches = LaunchTracker()
-        self._memory = Memory()
+        self._memory: Memory | None = None
         self._shadows = Shadows(context, lead)
         self._consolidator = Consolidator(context, lead)
         self.is_settled = False
@@ -58,30 +59,31 @@ class Scaler:
 
     async def reconcile(self, survey: Survey, now: float) -> None:
         """Order or drain workers, and wake those that have not claimed what waits."""
-        known = self._context.catalogue.state.hosts.values()
-        joined = {host.host: host.joined_ms for host in known if host.status == "joined"}
+        hosts_known = self._context.catalogue.state.hosts.values()
+        joined = {host.host: host.joined_ms for host in hosts_known if host.status == "joined"}
         await self._observe_launches(survey, joined, now)
         pool = self._context.pool()
         deleted = pool.deleted or survey.closed == str(pool.created_seq)
         start_ms = self._launches.slowest_start_ms()
         seen = scaling.observe(survey, pool.config, start_ms=start_ms, deleted=deleted)
-        decision, memory = decide_scale(seen, pool.config.scale_policy, self._memory)
+        known = self._memory = self._memory or await self._resume(seen, survey)
+        decision, memory = decide_scale(seen, pool.config.scale_policy, known)
         hosts: list[str] = []
         waiting = survey.waiting + survey.waiting_isolated
         blocked = self._launches.role_problem(joined) if waiting else ""
         if decision.order:
             room, full = await self._room(survey, joined, now)
             seen = replace(seen, host_room=sum(room.values()))
-            decision, memory = decide_scale(seen, pool.config.scale_policy, self._memory)
+            decision, memory = decide_scale(seen, pool.config.scale_policy, known)
             hosts = scaling.place_workers(decision.order, room, survey, prefer=self._lead.host)
             if not any(room.values()) and full and not blocked:
                 blocked = "no host has room for another worker: " + "; ".join(full)
         await self._report_blocked(blocked[:BLOCKED_MAX], survey)
         removed = scaling.victims(survey, decision.remove, deleted=deleted)
         done = True
-        if hosts or removed or (decision.limit and decision.limit not in self._memory.limits):
-            event = scaling.event_of(decision, seen, self._memory, survey, pool.config)
-            done = await self._carry_out(event, hosts, removed, survey, now)
+        if hosts or removed or (decision.limit and decision.limit not in known.limits):
+            event = scaling.event_of(decision, seen, known, survey, pool.config)
+            done = await self._carry_out(event, memory, hosts, removed, survey, now)
         if done:
             self._memory = memory
             await self._consolidator.reconcile(survey, decision, removed, ends=deleted)
@@ -90,6 +92,13 @@ class Scaler:
         moves = pool.config.consolidate == AUTO and decision.surplus
         self.is_settled = decision.limit in LASTING and not (changes or moves)
         await self._repeat_wake(survey, now)
+
+    async def _resume(self, seen: Observation, survey: Survey) -> Memory:
+        """Go on with what the leader before remembered, and with the workers that it empties."""
+        recorded = await self._pool_log.log.scaling_memory(self._pool_log.pool)
+        emptied = survey.surplus if any(o.emptying for o in survey.workers) else 0
+        policy = self._context.pool().config.scale_policy
+        return resumed(recorded, seen, policy, surplus=emptied)
 
     async def _room(
         self, survey: Survey, joined: Collection[str], now: float
@@ -135,6 +144,7 @@ class Scaler:
     async def _carry_out(
         self,
         event: PoolScalingDecided,
+        memory: Memory,
         hosts: Sequence[str],
         removed: Collection[str],
         survey: Survey,
@@ -142,12 +152,13 @@ class Scaler:
     ) -> bool:
         """Order a worker on each host, or drain empty ones, unless one is not empty any more.
 
-        Returns whether that was done.
+        `memory`: what the next leader goes on with. Returns whether that was done.
         """
         step = self._pool_log.step()
         step.check(clauses.Leads(self._lead.host, self._lead.term))
         step.check(clauses.MetaIs("scaling", survey.scaling))
         step.write(clauses.SetMeta("scaling", survey.scaling + 1))
+        step.write(clauses.SetMeta("memory", msgspec.json.encode(memory).decode()))
         cause = step.event(replace(event, term=self._lead.term), self._pool_log.pool).event_id
         self._launches.forget(removed)
         for observed in survey.workers:

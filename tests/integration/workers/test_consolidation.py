@@ -16,7 +16,7 @@ from eventstore.language.workers import Cordon, StopWorker
 from eventstore.log.consolidation import request_consolidation
 from eventstore.log.survey import Survey
 from eventstore.steps.step import Fence
-from tests.integration.workers.hosts import POOL, Site
+from tests.integration.workers.hosts import POOL, SHORT_SECONDS, Site, abandon
 from tests.integration.workers.test_isolation import Ended
 from tests.integration.workers.test_stale_surveys import context_of
 from tests.pools import ORIGIN, TestPool, data, open_pool, raw_events
@@ -118,6 +118,48 @@ async def test_agents_that_never_say_they_are_idle_stay(site: Site) -> None:
     assert released(site) == []
 
 
+async def test_where_the_leader_is_killed_another_supervisor_goes_on(site: Site) -> None:
+    """It keeps the cordon, and moves no agent more in the same minute than the first one might."""
+    pool = await site.pool(
+        agents_per_worker=4, moves_per_minute=1, down=SOON, lease_seconds=SHORT_SECONDS
+    )
+    first = await site.host("h1")
+    await fragmented(site, pool)
+    await consolidate(site)
+    await until_workers(site, 2)
+
+    async def emptying() -> bool:
+        return any(o.emptying for o in (await site.survey()).workers)
+
+    await until(emptying, what="the second one is cordoned, and waits for its minute")
+    await site.host("h2")
+    await abandon(first)
+    await led(site, max_workers=8)
+    await led(site, max_workers=9)  # so there was a whole round before
+    assert released(site) == ["moved"]
+    await led(site, moves_per_minute=600)
+    await until_workers(site, 1)
+    assert released(site) == ["moved", "moved"]
+    assert not any(e["type"] == "worker.uncordoned" for e in raw_events(site.url))
+    await site.host("h1")  # which ends its worker
+    site.check()
+
+
+async def led(site: Site, **config: Any) -> None:
+    """Change the pool, and wait until a leader has published it."""
+
+    def change(before: PoolConfig) -> PoolConfig:
+        return replace(before, **config)
+
+    changed = await site.catalogue.change_pool(POOL, change, ORIGIN)
+    version = changed.catalogue.pools[POOL].config_version
+
+    async def published() -> bool:
+        return (await site.survey()).config_version >= version
+
+    await until(published, timeout=15, what=f"a leader has seen {config}")
+
+
 # ---- without processes ----------------------------------------------------------------------
 
 
@@ -158,18 +200,27 @@ async def spread(pool: TestPool) -> list[Fence]:
     return fences
 
 
-async def test_the_next_leader_gives_back_what_it_knows_nothing_of(site: Site) -> None:
+async def test_the_next_leader_goes_on_with_what_is_being_emptied(site: Site) -> None:
     pool = await site.pool(**{**CONFIG, "down": BehaviourSettings(window_seconds=30.0)})
     await spread(pool)
     leader = new_leader(pool)
-    for seconds in (1.0, 40.0, 41.0):
+    for seconds in (1.0, 40.0):
         await lead(pool, leader, seconds)
-    survey = await site.survey()
-    assert [o.emptying for o in survey.workers] == [True, False]
     await leader.resign()
     await lead(pool, new_leader(pool), 42.0)
     survey = await site.survey()
-    assert [o.worker.cordoned for o in survey.workers] == ["", ""]
+    assert [o.worker.cordoned for o in survey.workers] == ["consolidation", ""]
+
+
+async def test_the_next_leader_heeds_the_rates_of_the_one_before(site: Site) -> None:
+    up = BehaviourSettings(workers_per_minute=2)
+    pool = await site.pool(agents_per_worker=1, max_workers=9, up=up)
+    await asyncio.gather(*(pool.spawn() for _ in range(5)))
+    leader = new_leader(pool)
+    await lead(pool, leader, 1.0)
+    await leader.resign()
+    await lead(pool, new_leader(pool), 2.0)
+    assert [e["type"] for e in raw_events(site.url)].count("worker.requested") == 2
 
 
 async def test_a_spawn_that_needs_the_slots_gets_them_back(site: Site) -> None:

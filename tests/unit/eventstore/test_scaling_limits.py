@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.scale_policy import Behaviour, ScalePolicy
-from eventstore.language.scaling import decide_scale
+from eventstore.language.scaling import decide_scale, resumed
 from eventstore.language.scaling_state import Memory
 from tests.unit.eventstore.scaled_pool import START_MS, Pool, decide, seen
 
@@ -53,6 +53,26 @@ def test_a_new_leader_waits_for_a_whole_window() -> None:
     assert (decision.remove, decision.limit) == (0, "down.window_seconds")
     assert decide(seen(5, 2, seconds=159.0), policy, memory).remove == 0
     assert decide(seen(5, 2, seconds=171.0), policy, memory).remove == 1
+
+
+def test_the_next_leader_goes_on_with_what_was_recorded() -> None:
+    """What nothing has observed since then may have been needed, but for what was being emptied."""
+    policy = ScalePolicy(up=Behaviour(workers_per_minute=3), down=Behaviour(window_seconds=160.0))
+    pool = Pool(policy)
+    pool.observe(200)
+    memory = resumed(pool.memory, seen(5, 3, seconds=9.0), policy, surplus=0)
+    assert decide(seen(200, 3, seconds=9.0), policy, memory).limit == "up.workers_per_minute"
+    assert decide(seen(5, 3, seconds=9.0), policy, memory).limit == "down.window_seconds"
+    memory = resumed(pool.memory, seen(5, 3, seconds=300.0), policy, surplus=2)
+    assert decide(seen(5, 3, seconds=300.0), policy, memory).remove == 2
+    assert decide(seen(15, 3, seconds=300.0), policy, memory).remove == 1
+
+
+def test_what_was_called_for_in_a_shorter_window_does_not_count_for_ever() -> None:
+    pool = Pool(ScalePolicy(down=Behaviour(window_seconds=16.0)))
+    pool.observe(50)
+    pool.policy = ScalePolicy(down=Behaviour(window_seconds=160.0))
+    assert any(pool.observe(5).remove for _ in range(200))
 
 
 def test_what_only_a_service_level_called_for_is_kept_for_an_eighth_of_the_window() -> None:
