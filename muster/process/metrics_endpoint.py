@@ -7,15 +7,18 @@ reach the port can read the names of pools and how they are used. On a loopback 
 """
 
 import asyncio
+import errno
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from socketserver import TCPServer
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
@@ -26,6 +29,12 @@ from eventstore.metrics.measures import Measures
 from muster.process.part import Part
 from muster.settings.settings import LOOPBACK, Settings
 
+log = structlog.get_logger("muster")
+
+TAKEN_SECONDS: Final = 15.0
+"""How long a port may be taken: by the process before this one, which is about to end, or by one of
+its children."""
+TAKEN_PAUSE_SECONDS: Final = 0.2
 SCRAPE_SECONDS: Final = 8.0
 """How long the figures may take; Prometheus waits for ten seconds by default."""
 CLIENT_SECONDS: Final = 10.0
@@ -55,7 +64,7 @@ class MeasuredPart:
     async def start(self) -> None:
         """Raises `ConfigurationError` if the port cannot be used, and what the part raises."""
         self._loop = asyncio.get_running_loop()
-        self._server = _listen(self._settings, self._respond)
+        self._server = await _listen_when_free(self._settings, self._respond)
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
         self._measuring = asyncio.create_task(measure_lag(self._lag.observe), name="metrics.lag")
         await self._part.start()
@@ -100,28 +109,47 @@ def _name_of(host: str) -> str:
         return ""
 
 
-def _listen(settings: Settings, respond: Callable[..., Iterable[bytes]]) -> WSGIServer:
+async def _listen_when_free(
+    settings: Settings, respond: Callable[..., Iterable[bytes]]
+) -> WSGIServer:
+    """Waits for a port that is taken, up to `TAKEN_SECONDS`. Raises `ConfigurationError`."""
     host, port = settings.metrics_host, settings.metrics_port
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    started, waits = time.monotonic(), False
+    while True:
+        try:
+            return _listen(settings, respond)
+        except OSError as error:
+            waited = time.monotonic() - started
+            if error.errno == errno.EADDRINUSE and waited < TAKEN_SECONDS:
+                if not waits:
+                    log.warning("metrics.port_taken", host=host, port=port, seconds=TAKEN_SECONDS)
+                waits = True
+                await asyncio.sleep(TAKEN_PAUSE_SECONDS)
+                continue
+            number = error.errno or 0  # that of a name that is unknown is negative
+            reason = os.strerror(number) if number > 0 else error.strerror
+            still = f" (also after {TAKEN_SECONDS:g} s)" if waits else ""
+            raise ConfigurationError(
+                f"{settings.source('metrics_port')}: cannot listen on {host} port {port}: {reason}"
+                f"{still}; choose another"
+            ) from None
 
-        class Server(ThreadingWSGIServer):
-            address_family = family
 
-            def server_bind(self) -> None:
-                """Without asking for the name of this host, which may take long."""
-                TCPServer.server_bind(self)
-                self.server_name, self.server_port = host, port
-                self.setup_environ()
+def _listen(settings: Settings, respond: Callable[..., Iterable[bytes]]) -> WSGIServer:
+    """Raises `OSError`."""
+    host, port = settings.metrics_host, settings.metrics_port
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
 
-        return make_server(host, port, respond, Server, _Handler)
-    except OSError as error:
-        number = error.errno or 0  # that of a name that is unknown is negative
-        reason = os.strerror(number) if number > 0 else error.strerror
-        raise ConfigurationError(
-            f"{settings.source('metrics_port')}: cannot listen on {host} port {port}: {reason};"
-            " choose another"
-        ) from None
+    class Server(ThreadingWSGIServer):
+        address_family = family
+
+        def server_bind(self) -> None:
+            """Without asking for the name of this host, which may take long."""
+            TCPServer.server_bind(self)
+            self.server_name, self.server_port = host, port
+            self.setup_environ()
+
+    return make_server(host, port, respond, Server, _Handler)
 
 
 def _refuse(start: Callable[..., Any], status: str, text: str) -> Iterable[bytes]:

@@ -1,16 +1,14 @@
 """Every role of a running Muster, as Prometheus reads it, and what Prometheus' own check says."""
 
-import os
 import signal
 import socket
-import subprocess
 from pathlib import Path
 
 import aiohttp
 import psutil
 import pytest
 
-from tests.e2e.system import MUSTER, POOL, System
+from tests.e2e.system import POOL, System
 from tests.metrics import Samples, complaints, read, total
 from tests.process import free_port
 from tests.waiting import until
@@ -113,23 +111,3 @@ async def test_the_port_is_for_this_machine_and_for_metrics_only(tmp_path: Path)
         assert [
             c.laddr.ip for c in found if (c.laddr.port, c.status) == (port, psutil.CONN_LISTEN)
         ] == ["127.0.0.1"]
-
-
-def test_a_port_that_is_taken_is_named(tmp_path: Path, redis_url: str) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        for role in ("supervisor", "projector"):
-            done = subprocess.run(
-                [*MUSTER, role, "--data-dir", str(tmp_path), "--metrics-port", str(port)],
-                env={**os.environ, "MUSTER_REDIS_URL": redis_url},
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=30,
-            )
-            assert done.returncode == 1
-            message = f"--metrics-port: cannot listen on 127.0.0.1 port {port}: Address already"
-            assert message in done.stderr
