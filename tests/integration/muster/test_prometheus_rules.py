@@ -42,6 +42,11 @@ def test_each_alert_fires_names_its_subject_and_ends() -> None:
     assert "SUCCESS" in promtool("test", "rules", TESTS)
 
 
+def test_the_configuration_of_compose_is_one() -> None:
+    """Its files are in containers only."""
+    assert "SUCCESS" in promtool("check", "config", "--syntax-only", FOLDER / "prometheus.yml")
+
+
 def test_a_rule_that_never_fires_fails_the_tests(tmp_path: Path) -> None:
     (tmp_path / RULES.name).write_text(RULES.read_text().replace("muster_parked) > 0", "up) > 9"))
     (tmp_path / TESTS.name).write_text(TESTS.read_text())
