@@ -28,6 +28,7 @@ class Client:
 
     def __init__(self, url: str, *, block_seconds: float = 0.0) -> None:
         self.address = Address(url)
+        self._block_seconds = block_seconds
         self._timeout_seconds = block_seconds + SOCKET_SECONDS
         self._wires: set[Wire] = set()
         self._shared: Wire | None = None
@@ -145,11 +146,11 @@ class Client:
         while self._idle:
             if (wire := self._idle.pop()).usable:
                 return wire
-        return await self._open()
+        return await self._open(self._block_seconds)
 
-    async def _open(self) -> Wire:
+    async def _open(self, block_seconds: float | None = None) -> Wire:
         self._require_open()
-        wire = Wire(self._timeout_seconds)
+        wire = Wire(self._timeout_seconds, block_seconds=block_seconds)
         self._wires.add(wire)
         wire.closed.add_done_callback(lambda _: self._wires.discard(wire))
         try:

@@ -18,10 +18,13 @@ WRITE_PROBE = "#!lua flags=allow-oom\nreturn cmsgpack.unpack('\\1')"
 """Has the rights of the log's scripts and reads MessagePack, as they do, but writes nothing."""
 
 
-async def inspect(client: AsyncClient) -> dict[str, str]:
-    """The server's INFO. Raises `LogUnreachable`, or `ServerUnsuitable` if retrying is useless."""
+async def inspect(client: AsyncClient, *sections: str) -> dict[str, str]:
+    """The server's INFO, or these sections of it.
+
+    Raises `LogUnreachable`, or `ServerUnsuitable` if retrying is useless.
+    """
     try:
-        return await client.info("all")
+        return await client.info(*(sections or ("all",)))
     except (RedisError, *UNREACHABLE) as error:
         raise await explain(error, client) from error
 

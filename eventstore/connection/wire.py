@@ -43,11 +43,16 @@ class _Call:
 
 
 class Wire(asyncio.Protocol):
-    """A connection, lost if a call is not answered within `timeout_seconds`, or two fifths more."""
+    """A connection, lost if a call is not answered within `timeout_seconds`, or two fifths more.
 
-    def __init__(self, timeout_seconds: float) -> None:
+    `block_seconds`: for so long of that time a call may wait in the server. Such a connection has
+    one call after the other, each with a watchdog of its own, which wakes no loop if all is well.
+    """
+
+    def __init__(self, timeout_seconds: float, *, block_seconds: float | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        self._tick_seconds = timeout_seconds / TICKS
+        self._tick_seconds = (timeout_seconds - (block_seconds or 0.0)) / TICKS
+        self._block_seconds = block_seconds
         self._oldest: _Call | None = None
         self._ticks = 0
         self._parser = new_parser()
@@ -101,7 +106,7 @@ class Wire(asyncio.Protocol):
         future = self._loop.create_future()
         self._calls.append(_Call(future, wanted))
         if self._watchdog is None:
-            self._watch_on()
+            self._watch_on(self._block_seconds or 0.0)
         return future
 
     def _flush(self) -> None:
@@ -109,8 +114,9 @@ class Wire(asyncio.Protocol):
             self._transport.write(b"".join(self._unsent))
             self._unsent.clear()
 
-    def _watch_on(self) -> None:
-        self._watchdog = self._loop.call_later(until_tick(self._tick_seconds), self._watch)
+    def _watch_on(self, block_seconds: float = 0.0) -> None:
+        pause = block_seconds + until_tick(self._tick_seconds)
+        self._watchdog = self._loop.call_later(pause, self._watch)
 
     def _watch(self) -> None:
         """Give up the connection whose oldest call has waited for all ticks of its time.
@@ -155,6 +161,9 @@ class Wire(asyncio.Protocol):
                 return
             reply = call.replies
         self._calls.popleft()
+        if self._block_seconds is not None and self._watchdog is not None and not self._calls:
+            self._watchdog.cancel()
+            self._watchdog = None
         if not call.future.done():
             if isinstance(reply, Exception):
                 call.future.set_exception(reply)

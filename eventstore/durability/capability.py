@@ -7,13 +7,12 @@ store (see docs/reliability.md).
 used: servers reply to it before anything was fsynced (decision 0021).
 """
 
-import asyncio
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 
-from eventstore.connection.calls import UNREACHABLE, AsyncClient, unreachable
+from eventstore.connection.calls import UNREACHABLE, AsyncClient, execute_many, unreachable
 from eventstore.language.durability import Level
 from eventstore.log.replies import fields_of
 from eventstore.redis_errors import RedisError
@@ -59,7 +58,11 @@ async def configuration(client: AsyncClient, *more: str) -> dict[str, str]:
     Raises `LogUnreachable`.
     """
     names = (*FSYNC_SETTINGS, "min-replicas-to-write", *more)
-    replies = await asyncio.gather(*(_execute_or_error(client, "CONFIG", "GET", n) for n in names))
+    commands = [("CONFIG", "GET", name) for name in names]
+    try:
+        replies = await execute_many(client, commands, refusals=True)
+    except UNREACHABLE as error:
+        raise unreachable(error) from error
     found: dict[str, str] = {}
     for reply in replies:
         found |= {} if isinstance(reply, RedisError) else fields_of(reply)
@@ -67,19 +70,14 @@ async def configuration(client: AsyncClient, *more: str) -> dict[str, str]:
 
 
 async def wait_refusal(client: AsyncClient) -> str:
-    """Why WAIT cannot be used on this server; empty if it can be."""
-    reply = await _execute_or_error(client, "WAIT", 0, 1)
-    return str(reply) if isinstance(reply, RedisError) else ""
-
-
-async def _execute_or_error(client: AsyncClient, *command: str | int) -> Any:
-    """A command's reply, or the server's refusal. Raises `LogUnreachable`."""
+    """Why WAIT cannot be used on this server; empty if it can be. Raises `LogUnreachable`."""
     try:
-        return await client.execute_command(*command)
+        await client.execute_command("WAIT", 0, 1)
     except UNREACHABLE as error:
         raise unreachable(error) from error
     except RedisError as error:
-        return error
+        return str(error)
+    return ""
 
 
 def assess(

@@ -5,6 +5,7 @@ next to it, so that the recovery can name those that are lost. If the log was re
 report came, they are named here, in the log and in an alert.
 """
 
+import asyncio
 import socket
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -40,6 +41,7 @@ class AcknowledgedCommands:
         self._log = event_log
         self._positions = positions
         self._commands = defaultdict[str, deque[LossReport]](partial(deque, maxlen=COMMANDS_MAX))
+        self._recorded = asyncio.Event()
         self._reported_until: dict[str, tuple[int, int]] = {}
         self._reporter = f"gateway:{socket.gethostname()}"
 
@@ -55,6 +57,7 @@ class AcknowledgedCommands:
             operation_id=operation_id,
         )
         self._commands[proof.pool].append(command)
+        self._recorded.set()
 
     def record_once(self, proof: Proof, kind: str, subject: str, *, operation_id: str = "") -> None:
         """Remember one that was found to be written, unless it is remembered or archived.
@@ -78,6 +81,9 @@ class AcknowledgedCommands:
     async def watch(self) -> None:
         """Forget what is archived, and report what may be lost, until cancelled."""
         while True:
+            if not self._commands:
+                self._recorded.clear()
+                await self._recorded.wait()
             await tick(CHECK_INTERVAL_SECONDS)
             for pool in list(self._commands):
                 # It is checked again soon; others report what is unreachable.

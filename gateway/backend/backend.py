@@ -53,11 +53,17 @@ class Backend:
         self.options = options
         self.limits = options.limits
         client = FailFastClient(options.redis_url)
-        self.redis_health = client.health = RedisHealth(options.redis_url, self._on_redis_change)
+        self.redis_health = client.health = RedisHealth(
+            options.redis_url,
+            self._on_redis_change,
+            lambda: bool(self.waiters or self.subscriptions),
+        )
         self.log = new_log(client, Keys(options.key_prefix), retention=options.retention)
         self.views = queries.Views(options.database_url)
         self.views_error = "it has not been reached yet"
         """Why the database was never reached; empty once it was."""
+        self.views_failures = 0
+        """How many reads of the views have failed."""
         self.waiters = Waiters(options.limits.waiters_max)
         self.subscriptions = Subscriptions(options.limits.streams_max, options.limits.stream_queue)
         self.observations = Observations()
@@ -205,6 +211,7 @@ class Backend:
             async with asyncio.timeout(timeout_seconds or self.limits.query_seconds):
                 yield self.views
         except VIEWS_ERRORS as error:
+            self.views_failures += 1
             raise self._views_problem(queries.reason(error)) from error
 
     def _views_problem(self, reason: str) -> Problem:

@@ -25,6 +25,10 @@ from gateway.options import GatewayOptions
 REFRESH_SECONDS: Final = 5.0
 CACHE_SECONDS: Final = 0.5
 """A refusal is based on what was read no longer ago than this."""
+TOGETHER_SECONDS: Final = 0.05
+"""Who asks so soon after another gets the same answer."""
+SECTIONS: Final = ("server", "clients", "memory", "persistence", "replication")
+"""Of the server's INFO: what gateways report of it, too."""
 ALWAYS: Final = frozenset((Level.ACCEPTED, Level.ARCHIVED))
 """The levels that any server can give."""
 
@@ -50,6 +54,9 @@ class Capabilities:
     def __init__(self, options: GatewayOptions, event_log: Log) -> None:
         self.default = Level(options.durability)
         self.capability: Capability | None = None
+        self._info: dict[str, str] = {}
+        self._asked_at = 0.0
+        """When that was asked for."""
         self.confirmations = Confirmations(event_log, options.redis_url)
         self._options = options
         self._log = event_log
@@ -82,21 +89,41 @@ class Capabilities:
     async def refresh(self) -> Capability:
         """Ask the server. Raises `LogUnreachable`."""
         async with self._refresh_lock:
-            if self.capability is None or time.monotonic() - self._refreshed_at > CACHE_SECONDS:
-                capability = await self._query_server()
-                reason = capability.unavailable_reason(self.default)
-                known = self.capability and self.capability.unavailable_reason(self.default)
-                if reason and not known:
-                    level = self.default.value
-                    log.warning("gateway.durability_unavailable", level=level, reason=reason)
-                self.capability, self._refreshed_at = capability, time.monotonic()
-            return self.capability
+            capability = self.capability
+            if capability is None or time.monotonic() - self._refreshed_at > CACHE_SECONDS:
+                capability = await self._refresh()
+            return capability
+
+    async def _refresh(self) -> Capability:
+        """Raises `LogUnreachable`."""
+        capability = await self._query_server()
+        reason = capability.unavailable_reason(self.default)
+        known = self.capability and self.capability.unavailable_reason(self.default)
+        if reason and not known:
+            level = self.default.value
+            log.warning("gateway.durability_unavailable", level=level, reason=reason)
+        self.capability, self._refreshed_at = capability, time.monotonic()
+        return capability
+
+    async def server_info(self) -> dict[str, str]:
+        """What the server reports of itself; asked for once by all who ask at the same time.
+
+        Raises `LogUnreachable`, `ServerUnsuitable`.
+        """
+        asked_at = time.monotonic()
+        async with self._refresh_lock:
+            if self._asked_at < asked_at - TOGETHER_SECONDS:
+                await self._refresh()
+            return self._info
 
     async def _query_server(self) -> Capability:
-        client = self._log.client
+        client, asked_at = self._log.client, time.monotonic()
         info, config, wait_refused = await asyncio.gather(
-            inspect(client), capability.configuration(client), capability.wait_refusal(client)
+            inspect(client, *SECTIONS),
+            capability.configuration(client),
+            capability.wait_refusal(client),
         )
+        self._info, self._asked_at = info, asked_at
         self._replicas_max = max(self._replicas_max, int(info.get("connected_slaves", 0)))
         return capability.assess(
             info,

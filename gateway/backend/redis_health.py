@@ -1,5 +1,8 @@
 """Whether Redis answers: probed in the background, so that no request has to find out.
 
+While clients are served that is once a second. A gateway at rest probes every five seconds, with
+what else it does then, and when the next request comes.
+
 While Redis is unreachable, calls are refused at once and nothing is sent: a command gets its 503
 without waiting, and a read uses the views. What was under way when Redis became unreachable is
 abandoned: the outcome of a write is unknown then, and its answer says so. The probe notices when
@@ -31,16 +34,29 @@ log = structlog.get_logger("muster.gateway")
 PROBE_TIMEOUT_SECONDS: Final = 1.0
 """How long Redis may take to answer a probe."""
 PROBE_INTERVAL_SECONDS: Final = 1.0
+REST_PROBE_INTERVAL_SECONDS: Final = 5.0
 UNREACHABLE_PROBE_INTERVAL_SECONDS: Final = 0.25
 LATENESS_SECONDS: Final = 0.3
 """A probe that took so much longer than it may shows that this process was late."""
 
 
 class RedisHealth:
-    """Knows whether Redis answers. `on_change(unreachable)` is called when that changes."""
+    """Knows whether Redis answers. `on_change(unreachable)` is called when that changes.
 
-    def __init__(self, url: str, on_change: Callable[[bool], Awaitable[None]]) -> None:
+    `awaited`: whether requests wait for what is to come.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        on_change: Callable[[bool], Awaitable[None]],
+        awaited: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.unreachable = False
+        self._awaited = awaited
+        self._requested = True
+        """Whether a request came since the last probe."""
+        self._resting = False
         self._changed_at = 0.0
         self._error_reply = ""
         self.aof = AofCheck()
@@ -74,11 +90,23 @@ class RedisHealth:
                 reachable = await self._probe()
             if reachable is not None and reachable is self.unreachable:
                 await self._set_unreachable(not reachable)
-            interval = (
-                UNREACHABLE_PROBE_INTERVAL_SECONDS if self.unreachable else PROBE_INTERVAL_SECONDS
-            )
             self.probe_requested.clear()
-            await set_within(self.probe_requested, until_tick(interval))
+            await set_within(self.probe_requested, until_tick(self._interval_seconds()))
+
+    def note_request(self) -> None:
+        """A client is served: probe now if that was not done lately, and then every second."""
+        self._requested = True
+        if self._resting:
+            self._resting = False
+            self.probe_requested.set()
+
+    def _interval_seconds(self) -> float:
+        """For how long the last probe is enough."""
+        requested, self._requested = self._requested, False
+        self._resting = not (self.unreachable or requested or self._awaited())
+        if self.unreachable:
+            return UNREACHABLE_PROBE_INTERVAL_SECONDS
+        return REST_PROBE_INTERVAL_SECONDS if self._resting else PROBE_INTERVAL_SECONDS
 
     async def _probe(self) -> bool | None:
         """Whether Redis answers now; None if this process was too late to know."""

@@ -20,10 +20,13 @@ from eventstore.ids import new_id
 from eventstore.log.alerts import AlertLog, Change, Lead
 from eventstore.ticks import tick
 from gateway.alerts.alerts import Alert, evaluate
+from gateway.alerts.facts import Facts
 from gateway.alerts.ledger import CLEAR_MS, Closed, LedgerChange, Opened
 from gateway.backend.backend import Backend
 from gateway.health.alert_facts import gather
 from gateway.health.alerts import own_alerts, recall_incidents, with_others
+from gateway.health.observed import Observed
+from gateway.health.recent_facts import RecentFacts
 from gateway.wire.problems import Problem
 
 log = structlog.get_logger("muster.gateway")
@@ -34,6 +37,8 @@ POOLS_MAX: Final = 50
 """Where there are more, those are asked about of which there is anything to ask …"""
 SWEEP_SECONDS: Final = 60.0
 """… and all of them as often as this."""
+RECENT_ROUNDS: Final = 12
+"""What nothing says to have changed is read again after so many rounds."""
 RELEASE_SECONDS: Final = 0.5
 
 
@@ -44,13 +49,14 @@ class AlertWatch:
         self._backend = backend
         self._seconds = backend.limits.alert_seconds
         self._log = AlertLog(backend.log.client, backend.log.keys, f"gateway:{new_id()}")
-        self._leader = _Observed()
-        self._reports: dict[str, _Observed] = {}
+        self._leader = Observed()
+        self._reports: dict[str, Observed] = {}
         self._term = 0
         self._seen: tuple[int, int] = (0, 0)
         """Term and renewal of the leader, as of the last round."""
         self._sending: tuple[str, list[LedgerChange]] | None = None
         """What was sent, and may not have been written: it is sent again."""
+        self._recent = RecentFacts(RECENT_ROUNDS * self._seconds)
         self._heads: dict[str, int] = {}
         self._waiting: set[str] = set()
         self._swept_at = -SWEEP_SECONDS
@@ -74,22 +80,26 @@ class AlertWatch:
 
     async def round(self) -> None:
         """Evaluate and write, if this gateway leads or none can."""
-        lead = await self._lead()
+        facts: Facts | None = None
+        if self._term:  # what is asked of Redis then goes out in one write
+            lead, facts = await asyncio.gather(self._lead(), self._gather())
+        else:
+            lead = await self._lead()
         ledger = self._backend.ledger
         if lead is None:
-            await self._observe({})
+            await self._observe({}, facts)
             return
         if lead.who != self._log.who:
             if not ledger.unwritten or self._leader.changed:
                 self._follow(lead)
             else:  # written by whoever leads next, perhaps by this gateway
-                await self._observe({})
+                await self._observe({}, facts)
             return
         if lead.term != self._term or lead.renewal <= self._seen[1]:
             self._take_over(lead)
         self._seen = lead.term, lead.renewal
         self._backend.writes_alerts.set()
-        await self._observe(lead.reports)
+        await self._observe(lead.reports, facts)
         await self._write()
 
     async def _lead(self) -> Lead | None:
@@ -141,9 +151,12 @@ class AlertWatch:
 
     # ---- what holds ----------------------------------------------------------------------------
 
-    async def _observe(self, reports: Mapping[str, bytes]) -> None:
-        backend = self._backend
-        facts = await gather(backend, self._pools())
+    async def _gather(self) -> Facts:
+        return await gather(self._backend, self._pools(), self._recent)
+
+    async def _observe(self, reports: Mapping[str, bytes], facts: Facts | None) -> None:
+        """Note what holds by these facts; None: by those of now."""
+        backend, facts = self._backend, facts or await self._gather()
         self._waiting = {name for name, pool in facts.pools.items() if pool.waiting}
         verdict = with_others(evaluate(facts), self._reported(reports))
         clear_ms = min(CLEAR_MS, int(2 * self._seconds * 1000))
@@ -163,7 +176,7 @@ class AlertWatch:
     def _reported(self, reports: Mapping[str, bytes]) -> list[Alert]:
         """What other gateways know, of those that go on reporting."""
         found: list[Alert] = []
-        self._reports = {who: self._reports.get(who, _Observed()) for who in reports}
+        self._reports = {who: self._reports.get(who, Observed()) for who in reports}
         for who, report in reports.items():
             observed = self._reports[who]
             observed.observe(report, report)
@@ -190,33 +203,6 @@ class AlertWatch:
                 return
             for one in changes:
                 _log_change(one)
-
-
-class _Observed:
-    """A value, and for how long it has been the same, by this host's monotonic clock."""
-
-    def __init__(self) -> None:
-        self.value: object = None
-        self.changed = False
-        """Whether the last observation found another one."""
-        self._key: object = None
-        self._since: float | None = None
-        self._now = 0.0
-
-    def observe(self, value: object, key: object) -> None:
-        self._now = time.monotonic()
-        self.changed = key != self._key
-        if self.changed or self._since is None:
-            self._since = self._now
-        self.value, self._key = value, key
-
-    def interrupt(self) -> None:
-        """Time in which nothing could be observed does not count."""
-        self._since = None
-
-    @property
-    def age_seconds(self) -> float:
-        return 0.0 if self._since is None else self._now - self._since
 
 
 def _stored(lead: Lead) -> list[Alert]:

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from eventstore.connection.requirements import inspect, server_version
+from eventstore.connection.requirements import server_version
 from eventstore.errors import LogError, MusterError
 from eventstore.keys import CATALOGUE
 from eventstore.log import notices
@@ -24,7 +24,7 @@ async def redis_facts(backend: Backend) -> RedisFacts:
     """What Redis reports of itself, if it answers soon."""
     try:
         async with asyncio.timeout(REDIS_TIMEOUT_SECONDS):
-            info = await inspect(backend.log.client)
+            info = await backend.capabilities.server_info()
     except MusterError as error:
         return RedisFacts(reachable=False, error=str(error))
     except TimeoutError:

@@ -107,6 +107,7 @@ def answering(
     async def handle(request: web.Request) -> Response:
         started_at = time.perf_counter()
         call = Call(request, backend, new_origin())
+        backend.redis_health.note_request()
         method = request.method if request.method in hdrs.METH_ALL else "other"
         try:
             response = await answer(call)

@@ -43,7 +43,8 @@ async def unprojected(redis_url: str, tmp_path: Path) -> AsyncIterator[GatewaySt
 @pytest.fixture
 def frequent_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gateways notice soon how their Redis is; it has as long to answer as ever."""
-    monkeypatch.setattr("gateway.backend.redis_health.PROBE_INTERVAL_SECONDS", 0.1)
+    for interval in ("PROBE_INTERVAL_SECONDS", "REST_PROBE_INTERVAL_SECONDS"):
+        monkeypatch.setattr(f"gateway.backend.redis_health.{interval}", 0.1)
 
 
 @pytest.fixture
