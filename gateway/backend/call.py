@@ -23,7 +23,8 @@ from gateway.wire.decoding import Sent, WaitPreference
 SECURITY_HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
-        " img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        " img-src 'self' data:; font-src 'self'; base-uri 'none'; form-action 'none';"
+        " frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -88,7 +89,8 @@ class Call(Struct, eq=False):
     def set_headers(self, response: Answer | web.StreamResponse) -> None:
         """Add the headers of every answer to one that was not started."""
         headers = response.headers
-        headers.update(default_headers(self.backend.options))
+        for name, value in default_headers(self.backend.options).items():
+            headers.setdefault(name, value)
         headers["X-Request-Id"] = self.origin.correlation_id
         if self.grant.pools is not None:
             read = self.read_state.position.items()

@@ -23,6 +23,7 @@ from gateway.following.subscriptions import EncodedEvent, Subscription, encode_e
 from gateway.resources.own_events import OwnEvents
 from gateway.wire.problems import Kind, Problem
 from gateway.wire.requests import EventQuery
+from gateway.wire.session_cookie import sent_credentials
 from projector.queries.views import ArchivePruned, id_order
 
 PAGE_SIZE = 64
@@ -200,7 +201,7 @@ class Stream:
 
     def _require_valid(self) -> None:
         """Raises `_NotValid` once the token was revoked or has expired, or one is needed."""
-        header = self._call.request.headers.get("Authorization", "")
+        header = sent_credentials(self._call.request)
         if self._backend.credentials.grant_of(header) != self._call.grant:
             raise _NotValid
 

@@ -1,9 +1,9 @@
 """Which requests are admitted, and what becomes of each: all requests pass through here.
 
 `Host` must be a name of this gateway, so that a page elsewhere cannot reach it by a name of its own
-(DNS rebinding). There are no CORS headers. If a token is configured, everything requires one but
-the probes and the pages, which have no data and ask for it themselves. What a token allows is for
-`gateway.server.authorization`. No token is ever logged.
+(DNS rebinding). There are no CORS headers. If a token is configured, everything requires one, as a
+bearer token or in a session, but the probes, the pages, which have no data, and what starts a
+session. What a token allows is for `gateway.server.authorization`. No token is ever logged.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from gateway.server.access_log import CLIENT_LEFT, AccessLog
 from gateway.server.paths import PROBES, is_public
 from gateway.wire.answer import Answer
 from gateway.wire.problems import Kind, Problem, translate
+from gateway.wire.session_cookie import sent_credentials
 from gateway.wire.trace_context import sent_traceparent
 
 if TYPE_CHECKING:
@@ -198,7 +199,9 @@ def authenticate(request: web.Request, credentials: Credentials) -> Grant:
     """What a caller may do. Raises `Problem` if it sends no valid token where one is needed."""
     if is_public(request.path):
         return FULL
-    header = request.headers.get("Authorization", "")
+    if not credentials.required:
+        return FULL
+    header = sent_credentials(request)
     grant = credentials.grant_of(header)
     if grant is None:
         detail = "send the token as a bearer token"

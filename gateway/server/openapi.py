@@ -17,10 +17,15 @@ from gateway.wire.answer import JSON, Answer
 from gateway.wire.problems import CONTENT_TYPE
 from gateway.wire.problems import Body as ProblemBody
 from gateway.wire.requests import SCHEMA_REFERENCE, SETTING_SHAPES
+from gateway.wire.session_cookie import NAME
 
 SCHEME: Final = (
     "A token of `muster token new` with the scope that the call names, or `admin`; or that of the"
     " service, MUSTER_API_TOKEN. None where none is configured."
+)
+SESSION: Final = (
+    "In a browser, the same token in a cookie: `POST /session` sets it. It counts in requests of"
+    " this origin only, and with `Muster-Request: 1` where the method is none of GET and HEAD."
 )
 COMMON_STATUSES: Final = (400, 408, 421, 431)
 """What any request may be refused with."""
@@ -45,6 +50,10 @@ IDEMPOTENCY_KEY: Final = _header(
     pattern="^[!-~]([ -~]{0,253}[!-~])?$",
 )
 LAST_EVENT_ID: Final = _header("Last-Event-ID", "Resume after the event with this id.")
+MUSTER_REQUEST: Final = _header(
+    "Muster-Request",
+    "`1`: needed by what changes something in a session; other sites cannot add it.",
+)
 _LEVEL: Final = "The level that was reached"
 _PENDING: Final = "The level that was asked for and not reached, and why"
 DURABILITY_HEADERS: Final = {
@@ -120,7 +129,8 @@ def describe(operations: Sequence[Operation], version: str, token: bool) -> dict
         "components": {"schemas": components},
     }
     scheme = {"type": "http", "scheme": "bearer", "description": SCHEME}
-    result["components"]["securitySchemes"] = {"token": scheme}
+    session = {"type": "apiKey", "in": "cookie", "name": NAME, "description": SESSION}
+    result["components"]["securitySchemes"] = {"token": scheme, "session": session}
     return result
 
 

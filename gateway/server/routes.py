@@ -26,6 +26,7 @@ from gateway.resources import (
     pools,
     replacements,
     restart,
+    session,
     spawn,
     tokens,
     usage,
@@ -34,7 +35,14 @@ from gateway.resources import (
 from gateway.server import openapi, pages
 from gateway.server.admission import Handler, Response, admit, answering, require_understood
 from gateway.server.authorization import require_declared, require_own, require_scope
-from gateway.server.openapi import DURABILITY, IDEMPOTENCY_KEY, LAST_EVENT_ID, PREFER, Operation
+from gateway.server.openapi import (
+    DURABILITY,
+    IDEMPOTENCY_KEY,
+    LAST_EVENT_ID,
+    MUSTER_REQUEST,
+    PREFER,
+    Operation,
+)
 from gateway.server.paths import PROBES, is_public
 from gateway.webhooks import endpoints as webhooks
 from gateway.wire.answer import Answer
@@ -56,6 +64,8 @@ if TYPE_CHECKING:
 
 AGENT_ID: Final = "{agent_id:(?!(?:spawn|terminate|pools|workers|health|usage)$)[^/]+}"
 """One part of a path that is not one of the fixed ones: `DELETE /agents/health` is a 405."""
+FILE: Final = "{file:.+}"
+"""The remaining path."""
 EVENT_STREAM: Final = "text/event-stream"
 
 
@@ -65,7 +75,7 @@ def application(limits: Limits) -> web.Application:
     for op in OPERATIONS:
         what, public = f"{op.method} {op.path}", is_public(op.path)
         require_declared(what, op.needs, op.inputs, public=public)
-        path = op.path.replace("{agent_id}", AGENT_ID)
+        path = op.path.replace("{agent_id}", AGENT_ID).replace("{file}", FILE)
         options = {"allow_head": False} if op.content_type == EVENT_STREAM else {}
         app.add_routes([web.route(op.method, path, cast("Any", _reading(op)), **options)])
     return app
@@ -278,13 +288,19 @@ OPERATIONS: Final = (
               {200: "Ready", 503: "Not ready, and why"}, name="is_ready", needs=_PUBLIC),
     Operation("monitoring", "GET", "/metrics", metrics.metrics, str, {200: "The text format"},
               content_type=metrics.CONTENT_TYPE, name="get_metrics", needs=_READ_SERVICE),
+    Operation("session", "GET", "/session", session.get_session, session.Session,
+              {200: "Who one is"}, (403,), needs=_PUBLIC),
+    Operation("session", "POST", "/session", session.start_session, session.Session,
+              {200: "It is started"}, (401, 403), (MUSTER_REQUEST,), needs=_PUBLIC),
+    Operation("session", "DELETE", "/session", session.end_session, session.Session,
+              {200: "It is over"}, (403,), (MUSTER_REQUEST,), needs=_PUBLIC),
     Operation("pages", "GET", "/openapi.json", document, dict[str, object], {200: "OpenAPI 3.1"},
               name="get_openapi", needs=_READ_ANY),
     Operation("pages", "GET", "/", pages.dashboard, str, {200: "A page"}, content_type=_HTML,
               name="get_dashboard_page", needs=_PUBLIC),
     Operation("pages", "GET", "/docs", pages.docs, str, {200: "A page"}, content_type=_HTML,
               name="get_docs_page", needs=_PUBLIC),
-    Operation("pages", "GET", "/static/{name}", pages.static, str,
+    Operation("pages", "GET", "/static/{version}/{file}", pages.static, str,
               {200: "A style sheet, script or picture"}, (404,),
               content_type="application/octet-stream", name="get_static_file", needs=_PUBLIC),
 )  # fmt: skip

@@ -55,6 +55,7 @@ EXAMPLES: Final[Mapping[str, object]] = {
     "reason": "requested",
     "as_of": "2026-11-24T14:03:00Z",
     "name": "developer_pool",
+    "token": "muster_…",
     "type": "agent.started",
     "id": f"developer_pool:agent:{AGENT_ID}",
     "parked_id": f"developer_pool:agent:{AGENT_ID}",

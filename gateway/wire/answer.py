@@ -58,9 +58,11 @@ class Answer:
         fields = "".join(map(_LINE, self.headers.items()))
         if not fields.count("\r") == fields.count("\n") == len(self.headers):
             raise ValueError("a header has a line break")
+        if self.status != HTTPStatus.NOT_MODIFIED:  # it would be that of what is not sent
+            fields += f"Content-Length: {len(self.body)}\r\n"
         head = (
             f"HTTP/1.1 {self.status} {_PHRASES.get(self.status, '')}\r\n{fields}"
-            f"Content-Length: {len(self.body)}\r\nDate: {_date(int(time.time()))}\r\n\r\n"
+            f"Date: {_date(int(time.time()))}\r\n\r\n"
         )
         return head.encode()
 

@@ -151,7 +151,7 @@ CALLS: list[tuple[str, str, str, Any, int, str, list[str]]] = [
     ("a body that is not read", "DELETE", f"{AGENTS}/{new_id()}", {"graceful": False}, 400, "",
      ["body"]),
     ("no such path", "GET", "/api/v2", None, 404, "not-found", []),
-    ("no such file", "GET", "/static/..%2fkeys.py", None, 404, "not-found", []),
+    ("no such file", "GET", "/static/0/..%2fkeys.py", None, 404, "not-found", []),
     ("method", "PUT", f"{AGENTS}/spawn", {}, 405, "method-not-allowed", []),
 ]  # fmt: skip
 
@@ -177,7 +177,9 @@ async def test_every_path_names_the_methods_that_apply_to_it(stage):
             pool_name="p",
             agent_id=new_id(),
             project_id="p",
-            name="ask.js",
+            name="ops",
+            version="0",
+            file="ask.js",
             parked_id="p",
             worker_id="w",
             token_name="t",

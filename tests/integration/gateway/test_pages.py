@@ -79,8 +79,21 @@ MAKES_HTML = re.compile(
 async def test_what_the_pages_show_stays_text(stage):
     """Labels, errors and names of others are put in as text; no script makes HTML of a string."""
     for name in ("ask", "dashboard", "docs"):
-        script = (await stage.get(f"/static/{name}.js")).body
+        script = (await stage.get(f"/static/0/{name}.js")).body
         assert not MAKES_HTML.search(script)
+
+
+async def test_a_browser_keeps_files_of_this_version_and_asks_for_others(stage):
+    page = await stage.get("/")
+    assert page.headers["Cache-Control"] == "no-cache"
+    again = await stage.get("/", headers={"If-None-Match": page.headers["ETag"]})
+    assert (again.status, again.body) == (304, b"")
+    [name] = re.findall(r'href="(/static/[^"]+\.css)"', page.body.decode())[:1]
+    assert "immutable" in (await stage.get(name)).headers["Cache-Control"]
+    of_another = name.replace(name.split("/")[2], "0")
+    assert (await stage.get(of_another)).headers["Cache-Control"] == "no-cache"
+    for hidden in ("/static/0/docs.html", "/static/0/../pages.py", "/static/0/app/"):
+        assert (await stage.get(hidden)).kind == "not-found"
 
 
 async def test_every_answer_forbids_sniffing_and_framing_and_has_an_id(stage):

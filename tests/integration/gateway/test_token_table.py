@@ -81,7 +81,17 @@ TABLE = {
     "GET /metrics": ("read", "service"),
     "GET /openapi.json": ("read", "any"),
     **dict.fromkeys(
-        ("GET /healthz", "GET /readyz", "GET /", "GET /docs", "GET /static/{name}"), ("", "any")
+        (
+            "GET /healthz",
+            "GET /readyz",
+            "GET /",
+            "GET /docs",
+            "GET /static/{version}/{file}",
+            "GET /session",
+            "POST /session",
+            "DELETE /session",
+        ),
+        ("", "any"),
     ),
 }
 """Scope, and what it is about. (A project is named; its agents may be in any pool.)"""
@@ -137,7 +147,7 @@ async def test_without_a_token_every_route_but_the_public_ones_is_refused(
 ) -> None:
     for headers in ({}, {"Authorization": "Bearer muster_wrong"}):
         for route, (scope, _) in TABLE.items():
-            answer = await call(stage, route.replace("{name}", "x.css"), UNKNOWN, headers)
+            answer = await call(stage, route, UNKNOWN, headers)
             assert (answer.status == 401) is bool(scope), route
 
 

@@ -87,6 +87,8 @@ def path_of(template: str, world: World) -> str:
         parked_id=quote(world.parked, safe=""),
         token_name=world.token,
         name="ops",
+        version="0",
+        file="x.css",
         dead_id=quote(f"ops:{world.agent}", safe=""),
     )
 
