@@ -21,6 +21,8 @@ from typing import Any
 
 from msgspec.structs import asdict
 
+from eventstore.language.pool_config import LABEL_NAME
+from eventstore.names import similar_name
 from muster.cli.arguments.command import BadInput, Subparsers, declare, print_note
 from muster.cli.arguments.output import JSON, is_json, print_document
 from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags
@@ -37,6 +39,8 @@ PERIODS = ("hour", "day", "month")
 _MONTH = re.compile(r"\d{4}-\d{2}")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}.*")
 _GROUPS = {"POOL": "pool_name", "ROLE": "role_type", "PROJECT": "project_id", "LABEL": "label"}
+_BY = re.compile(rf"pool|role|project|label:{LABEL_NAME}")
+_WORDS = ("pool", "role", "project", "label", "all")
 _COUNTS = ("AGENTS", "CLAIMS", "COLD", "RESTARTS", "FAILURES", "LOSSES")
 _SECONDS = ("SLOT-S", "WORKER-S", "WAITING-S")
 
@@ -66,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         "project_id": args.project,
         "label": label or None,
     }
-    by = "" if args.by == "all" else args.by
+    by = _grouping(args.by)
     gateway = GatewayClient(args)
     answer = gateway.get(PATH, {**names, **_span(args), "by": by or None, "per": args.per})
     if is_json(args):
@@ -84,6 +88,24 @@ def run(args: argparse.Namespace) -> int:
     if report.left_out:
         print_note(f"({report.left_out:,} rows are left out: ask for one pool or project)")
     return 0
+
+
+def _grouping(text: str) -> str:
+    """What to group by, as the gateway takes it; empty: one sum. Raises `BadInput`."""
+    names = text.split(",")
+    if names == ["all"]:
+        return ""
+    for name in names:
+        if not _BY.fullmatch(name):
+            similar = similar_name(name, _WORDS)
+            raise BadInput(
+                f"--by: {abbreviate(name)} is none of pool, role, project and label:NAME (several"
+                f" with commas; or only all){f'; did you mean `{similar}`?' if similar else ''}"
+            )
+    labels = [name for name in dict.fromkeys(names) if name.startswith("label:")]
+    if len(labels) > 1:
+        raise BadInput(f"--by: one label at a time, not {' and '.join(labels)}")
+    return text
 
 
 # ---- the span ----------------------------------------------------------------------------------

@@ -62,11 +62,12 @@ def test_usage_is_written_for_programs(answered, muster):
         (("--pool", "night", "--label", "team=core", "--per", "day"),
          {"pool_name": "night", "label": "team:core", "per": "day"}),
         (("--by", "all"), {}),
+        (("--by", "role,label:a/b"), {"by": "role,label:a/b"}),
     ],
 )  # fmt: skip
 def test_spans_and_filters_are_sent_as_the_gateway_takes_them(answered, muster, words, query):
     assert muster("usage", *words)[0] == 0
-    by = {} if "all" in words else {"by": "pool,project"}
+    by = {} if "--by" in words else {"by": "pool,project"}
     assert answered.requests[0].query == {**by, **query}
 
 
@@ -77,11 +78,18 @@ def test_spans_and_filters_are_sent_as_the_gateway_takes_them(answered, muster, 
         (("--month", "2026-13"), "is not a month"),
         (("--month", "2026-11", "--since", "1h"), "a month is a span already"),
         (("--since", "long ago"), "is not a time"),
+        (("--by", "nonsense"), "--by: 'nonsense' is none of pool, role, project and label:NAME"),
+        (("--by", "pool,projct"), "did you mean `project`?"),
+        (("--by", "pool,"), "--by: '' is none of pool"),
+        (("--by", "pool,all"), "--by: 'all' is none of"),
+        (("--by", "label"), "--by: 'label' is none of"),
+        (("--by", "label:a,label:b"), "one label at a time, not label:a and label:b"),
     ],
 )
-def test_a_wrong_span_is_refused(answered, muster, words, says):
+def test_a_wrong_option_is_refused(answered, muster, words, says):
     code, _, err = muster("usage", *words)
     assert (code, says in err) == (2, True), err
+    assert not answered.requests
 
 
 def test_nothing_used_is_said(gateway, muster):
