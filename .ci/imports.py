@@ -79,7 +79,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "projector.archive": ("projector.exports", "projector.intake", "projector.fold",
                           "projector.history", "projector.verify", "projector.rebuild",
                           "projector.recovery"),
-    "projector.service": ("projector.intake", "projector.fold", "projector.rebuild",
+    "projector.service": ("projector.archive", "projector.exports",
+                          "projector.intake", "projector.fold", "projector.rebuild",
                           "projector.recovery", QUERIES, STEPS, CALLS, LOG,
                           "eventstore.recovery"),
     # HTTP

@@ -18,7 +18,7 @@ KEYS_MS_MAX: Final = 31_536_000_000
 
 
 class Retention(Struct, frozen=True, kw_only=True):
-    """Times in milliseconds; of Redis, but for the last one."""
+    """Times in milliseconds; of Redis, but for the last three."""
 
     age_ms: int = 86_400_000
     """Archived events that are older are trimmed …"""
@@ -34,6 +34,8 @@ class Retention(Struct, frozen=True, kw_only=True):
     """Closed alerts in the database: 90 days. In Redis they stay as long as events, `age_ms`."""
     views_ms: int = 0
     """Rows of agents and workers that have ended, in the views; 0: they stay."""
+    archive_ms: int = 0
+    """Events in the archive, of which an export has every one; 0: they stay."""
 
     @property
     def catalogue_events(self) -> int:

@@ -412,6 +412,19 @@ class PoolConsolidationRequested(Body, frozen=True):
     busy: bool = False
 
 
+class PoolArchivePruned(Body, frozen=True):
+    """Its events up to `up_to_seq` of `generation` are in exports only; the last one is of `at_ms`.
+
+    `sha256`: of the snapshot with which its archive begins.
+    """
+
+    type = "pool.archive_pruned"
+    generation: Number
+    up_to_seq: Number
+    at_ms: Number
+    sha256: str
+
+
 class HostJoined(Body, frozen=True):
     type = "host.joined"
     hostname: str
@@ -519,6 +532,7 @@ PoolBody: TypeAlias = (
     | PoolScalingDecided
     | PoolShadowDecided
     | PoolConsolidationRequested
+    | PoolArchivePruned
     | LogRecovered
 )
 HostBody: TypeAlias = HostJoined | HostCordoned | HostLeft | HostRemoved

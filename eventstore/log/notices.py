@@ -18,7 +18,9 @@ REPAIRED: Final = "views-file-repaired"
 """The file of the views was put right, and how."""
 WAL_LARGE: Final = "views-wal-large"
 """Readers keep the write-ahead log of the views from being cut."""
-NAMES: Final = (UNAVAILABLE, REPAIRED, WAL_LARGE)
+NOT_PRUNED: Final = "archive-not-pruned"
+"""The archive is not pruned as the retention says, and why."""
+NAMES: Final = (UNAVAILABLE, REPAIRED, WAL_LARGE, NOT_PRUNED)
 
 
 class Notice(Struct, frozen=True):

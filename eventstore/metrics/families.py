@@ -124,6 +124,12 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "muster_scaling_decisions_total": _family(
         "counter", "projector", "Scaling decisions.", "pool direction reason"
     ),
+    "muster_archive_pruned_events_total": _family(
+        "counter", "projector", "Events that the retention removed from the archive.", "pool"
+    ),
+    "muster_archive_retention_failing": _family(
+        "gauge", "projector", "Whether the last attempt to prune the archive failed."
+    ),
     # the active projector, of the whole system
     "muster_agents": _family(
         "gauge", "projector", "Agents that have not ended.", "pool role state"

@@ -168,6 +168,13 @@ RULES: Final[Mapping[str, Rule]] = {
         message="{text}",
         action="end that reader's transaction: another program that has the file open",
     ),
+    "archive-not-pruned": _warning(
+        when=conditions.notice(notices.NOT_PRUNED),
+        needs=(REDIS,),
+        message="events that are older than the retention of the archive stay in it: {text}",
+        action="do what the message says; nothing is lost, and the projector tries again every few"
+        " minutes",
+    ),
     "database-unreachable": _critical(
         when=conditions.database_unreachable,
         message="the views cannot be read: {reason}",

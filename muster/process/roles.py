@@ -78,6 +78,7 @@ def _projector(settings: Settings) -> Part:
             auto_recover=settings.auto_recover,
             otel=settings.otel,
             retention=settings.retention,
+            archive_dir=settings.archive_dir,
             metrics=settings.metrics_port > 0 or settings.otel,
         )
     )

@@ -1,12 +1,15 @@
 """What is refused about settings that are valid one by one."""
 
 import socket
+from typing import Final
 from urllib.parse import urlsplit
 
 from eventstore.errors import ConfigurationError
 from eventstore.language.durability import Level
 from muster.settings import addresses
 from muster.settings.settings import LOOPBACK, Settings, abbreviate
+
+DAY_SECONDS: Final = 86_400
 
 
 def check(settings: Settings, *, listens: bool) -> None:
@@ -24,6 +27,8 @@ def check(settings: Settings, *, listens: bool) -> None:
         addresses.validate_address(getattr(settings, name), settings.source(name))
     check_key_prefix(settings.key_prefix, settings.source("key_prefix"))
     _check_intervals(settings)
+    if settings.retention_archive_days:
+        _check_archive(settings)
     if settings.reload:
         _check_reload(settings)
     if not settings.redis_url:
@@ -33,6 +38,28 @@ def check(settings: Settings, *, listens: bool) -> None:
 def check_key_prefix(prefix: str, source: str) -> None:
     if "{" in prefix or "}" in prefix:
         raise ConfigurationError(f"{source}: braces are not allowed, they mark the Cluster slot")
+
+
+def _check_archive(settings: Settings) -> None:
+    """What is removed from the archive is exported before, and needed by nothing else."""
+    days, source = settings.retention_archive_days, settings.source("retention_archive_days")
+    if settings.archive_dir is None:
+        raise ConfigurationError(
+            f"{source}: name the folder to which events are exported before they leave the archive"
+            " (archive_dir)"
+        )
+    others = {
+        "retention_age_seconds": settings.retention_age_seconds / DAY_SECONDS,
+        "retention_keys_seconds": settings.retention_keys_seconds / DAY_SECONDS,
+        "retention_views_days": settings.retention_views_days,
+    }
+    if days < 1:
+        raise ConfigurationError(f"{source}: expected 0 (never) or 1 to 36500, got {days:g}")
+    for name, needed in others.items():
+        if days < needed:
+            raise ConfigurationError(
+                f"{source}: {name} is {needed:g} days: the archive has to have as many"
+            )
 
 
 def _check_durability(settings: Settings) -> None:

@@ -97,6 +97,8 @@ class NamedSettings(Struct, frozen=True, kw_only=True):
     retention_keys_seconds: Annotated[float, Meta(ge=60, le=31_536_000)] = 86_400.0
     retention_alerts_days: Annotated[float, Meta(ge=0.01, le=36_500)] = 90.0
     retention_views_days: Annotated[float, Meta(ge=0, le=36_500)] = 0.0
+    retention_archive_days: Annotated[float, Meta(ge=0, le=36_500)] = 0.0
+    archive_dir: Path | None = None
     retention_logs_days: Annotated[float, Meta(ge=0.01, le=3_650)] = 14.0
     retention_logs_megabytes: Annotated[float, Meta(ge=1, le=1_000_000)] = 1_000.0
 
@@ -156,6 +158,7 @@ class Settings(NamedSettings, frozen=True, kw_only=True):
             keys_ms=int(self.retention_keys_seconds * 1000),
             alerts_ms=int(self.retention_alerts_days * 86_400_000),
             views_ms=int(self.retention_views_days * 86_400_000),
+            archive_ms=int(self.retention_archive_days * 86_400_000),
         )
 
     @property

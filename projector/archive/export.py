@@ -14,6 +14,7 @@ from msgspec import Struct
 from sqlalchemy import Connection
 
 from projector.archive.access import OnProgress, Progress, read_page
+from projector.archive.pace import Pace
 from projector.exports.files import FileWriter
 from projector.exports.manifest import (
     ExportFile,
@@ -38,29 +39,43 @@ class Exported(Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-async def export_archive(database: Database, folder: Path, on_progress: OnProgress) -> Exported:
+async def export_archive(
+    database: Database,
+    folder: Path,
+    on_progress: OnProgress,
+    *,
+    parts: Sequence[GenerationRange] | None = None,
+    share: float = 1.0,
+) -> Exported:
     """Add to a folder, which is created, what it does not have of the archive.
 
-    Raises `ExportRefused`, `DatabaseError`, `OSError`.
+    `parts`: only of these ranges of logs. `share`: of the time it may work. Raises
+    `ExportRefused`, `DatabaseError`, `OSError`.
     """
     with locked(folder):
-        export = _Export(database, folder, read_or_begin(folder), on_progress)
-        return await export.run()
+        export = _Export(database, folder, read_or_begin(folder), on_progress, Pace(share))
+        return await export.run(parts)
 
 
 class _Export:
     def __init__(
-        self, database: Database, folder: Path, manifest: Manifest, on_progress: OnProgress
+        self,
+        database: Database,
+        folder: Path,
+        manifest: Manifest,
+        on_progress: OnProgress,
+        pace: Pace,
     ) -> None:
         self._database = database
         self._folder = folder
         self._manifest = manifest
         self._on_progress = on_progress
+        self._pace = pace
         self._events = self._total = 0
 
-    async def run(self) -> Exported:
+    async def run(self, parts: Sequence[GenerationRange] | None) -> Exported:
         started, files_before = time.monotonic(), len(self._manifest.files)
-        ranges = await self._database.read(_all_ranges)
+        ranges = await self._database.read(_all_ranges) if parts is None else parts
         work = [(part, await self._first_missing(part)) for part in ranges]
         self._total = sum(max(part.last - first + 1, 0) for part, first in work)
         for part, first in work:
@@ -111,6 +126,7 @@ class _Export:
                 first = dense[-1].seq + 1
                 self._events += len(dense)
                 self._report(part.pool)
+                await self._pace.rest()
             if writer:
                 await asyncio.to_thread(self._finish, writer)
                 writer = None

@@ -5,8 +5,10 @@ from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
+from eventstore.language.agents import TERMINAL, Status
+from projector.archive.pace import Care
 from projector.exports.manifest import ExportFile
 from projector.fold.projection import read_positions, stopped
 from projector.history.positions import position_at_time
@@ -19,6 +21,11 @@ from projector.store.tables import SERVING
 
 KEPT: Final = REFILL_EVENTS
 """So many of the last events of a pool stay: a recovery puts them back into its stream."""
+
+
+MORE: Final = "what follows is left to the next time"
+_A: Final = SERVING.agents.c
+_LIVE: Final = tuple(status.value for status in Status if status not in TERMINAL)
 
 
 class Limit(Struct, frozen=True, kw_only=True):
@@ -53,12 +60,15 @@ def _includes(parts: Sequence[GenerationRange], row: EventRow) -> bool:
 def find_limit(
     connection: Connection,
     pool: str,
-    files: Sequence[ExportFile],
+    files: Sequence[ExportFile] | None,
     *,
     before_ms: int,
     now_ms: int,
+    care: Care = Care(),  # noqa: B008  (it has no state)
 ) -> Limit:
-    """The last event before a time that may be removed. `files`: what is exported, in order."""
+    """The last event before a time that may be removed. `files`: what is exported, in order; None:
+    whatever is to be removed will be.
+    """
     start, stored = read_starts(connection).get(pool), stored_ranges(connection, pool)
     valid = generation_ranges(connection, pool)
     if start is None and stored[0].first > 1:
@@ -66,12 +76,18 @@ def find_limit(
     views = read_positions(connection, SERVING).get(pool, Position(pool))
     if stopped(views) or views.generation != valid[-1].generation:
         return Limit(pool=pool, start=start, why="its views have stopped")
-    limits = (
+    limits = [
         (position_at_time(connection, pool, before_ms - 1).seq, ""),
-        (_exported(files, stored[0]), "what follows is not exported"),
         (valid[-1].last - KEPT, f"its last {KEPT:,} events stay, for a recovery"),
         (views.seq, "what follows is not in the views"),
-    )
+    ]
+    if files is not None:
+        limits.append((_exported(files, stored[0]), "what follows is not exported"))
+    if care.keeps_living and (living_ms := _oldest_living_ms(connection, pool)):
+        seq = position_at_time(connection, pool, living_ms - 1).seq
+        limits.append((seq, "what follows is of an agent that lives"))
+    if care.events_max:
+        limits.append((stored[0].first - 1 + care.events_max, MORE))
     end, why = min(limits, key=lambda limit: limit[0])
     remembered = first_remembered(connection, pool, end, now_ms)
     if remembered:
@@ -96,6 +112,12 @@ def _up_to(parts: Sequence[GenerationRange], generation: int, end: int) -> list[
         for part in parts
         if part.generation <= generation
     ]
+
+
+def _oldest_living_ms(connection: Connection, pool: str) -> int:
+    """When the oldest agent that has not ended was requested; 0: none lives."""
+    live = (_A.pool_name == pool, _A.status.in_(_LIVE))
+    return int(connection.scalar(select(func.min(_A.created_at)).where(*live)) or 0)
 
 
 def _exported(files: Sequence[ExportFile], first: GenerationRange) -> int:

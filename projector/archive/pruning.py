@@ -16,11 +16,11 @@ Rebuilds and imports wait meanwhile: the lease of rebuilds is held.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -30,6 +30,7 @@ from eventstore.errors import MusterError
 from eventstore.keys import CATALOGUE
 from projector.archive.access import OnProgress, Progress, exclusive
 from projector.archive.limits import Limit, find_limit
+from projector.archive.pace import Care, Pace
 from projector.exports.files import read_rows
 from projector.exports.manifest import (
     ExportDamaged,
@@ -54,13 +55,14 @@ CHUNK: Final = 1000
 """Events that are compared at once."""
 PORTION: Final = 1_000_000
 """Characters of a snapshot's entries that are written in one transaction; one may exceed that."""
-REMOVED: Final = 5000
-"""Events that are removed in one transaction."""
 _PAGE: Final = (
     f"SELECT {', '.join(EventRow.__struct_fields__)} FROM {{}}events"
     " WHERE pool = ? AND generation = ? AND seq BETWEEN ? AND ? ORDER BY seq"
 )
 _REMOVE: Final = "DELETE FROM {}events WHERE pool = ? AND generation = ? AND seq BETWEEN ? AND ?"
+
+
+T = TypeVar("T")
 
 
 class PruneRefused(MusterError):
@@ -80,7 +82,13 @@ class PrunedPool(Struct, frozen=True, kw_only=True):
 
 
 async def prune(
-    database: Database, folder: Path, before_ms: int, on_progress: OnProgress, *, now_ms: int
+    database: Database,
+    folder: Path,
+    before_ms: int,
+    on_progress: OnProgress,
+    *,
+    now_ms: int,
+    care: Care = Care(),  # noqa: B008  (it has no state)
 ) -> list[PrunedPool]:
     """Prune every pool up to the last event before a time, as far as that is safe.
 
@@ -88,32 +96,47 @@ async def prune(
     """
     if before_ms > now_ms - AGE_MIN_MS:
         raise PruneRefused("events of the last 24 hours are not pruned: name an earlier time")
-    pruning = _Pruning(database, folder, read_manifest(folder), on_progress)
+    pruning = Pruning(database, folder, read_manifest(folder), on_progress, care)
     async with exclusive(database) as lease:
         pools = sorted(await database.read(archived))
-        done = []
-        for pool in (pool for pool in pools if pool != CATALOGUE):
-            limit = await pruning.limit(pool, before_ms, now_ms)
-            done.append(await pruning.run(lease, limit, before_ms))
-        return done
+        return [
+            await pruning.prune_pool(lease, pool, before_ms, now_ms)
+            for pool in pools
+            if pool != CATALOGUE
+        ]
 
 
-class _Pruning(Struct):
-    _database: Database
-    _folder: Path
-    _manifest: Manifest
-    _on_progress: OnProgress
+class Pruning:
+    """Prunes pools by one export. Methods raise what `prune` does, and `Superseded`."""
 
-    async def limit(self, pool: str, before_ms: int, now_ms: int) -> Limit:
+    def __init__(
+        self,
+        database: Database,
+        folder: Path,
+        manifest: Manifest,
+        on_progress: OnProgress,
+        care: Care = Care(),  # noqa: B008  (it has no state)
+    ) -> None:
+        self._database = database
+        self._folder = folder
+        self._manifest = manifest
+        self._on_progress = on_progress
+        self._care = care
+        self._pace = Pace(care.share)
+
+    async def prune_pool(self, lease: Lease, pool: str, before_ms: int, now_ms: int) -> PrunedPool:
+        """As far as that is safe. `lease`: that of rebuilds, which is held."""
         files = self._manifest.of_pool(pool)
-        find = partial(find_limit, pool=pool, files=files, before_ms=before_ms, now_ms=now_ms)
-        return await self._database.read(find)
-
-    async def run(self, lease: Lease, limit: Limit, before_ms: int) -> PrunedPool:
+        limit = await self._database.read(
+            partial(find_limit, pool=pool, files=files, before_ms=before_ms, now_ms=now_ms,
+                    care=self._care)
+        )  # fmt: skip
         start = limit.start
         if not limit.parts:
             return PrunedPool(pool=limit.pool, seq=start.seq if start else 0, why=limit.why)
         fold = await self._proved(limit)
+        if self._care.events_max:  # what ended afterwards is still archived
+            before_ms = min(before_ms, fold.position.ts + 1)
         if start is None or fold.position.seq > start.seq:
             start = await self._begin(lease, fold, before_ms)
         await self._remove(lease, limit)
@@ -142,6 +165,7 @@ class _Pruning(Struct):
                 await asyncio.to_thread(_apply, fold, of_limit, limit)
                 compared += len(of_limit)
                 self._report("proving", limit, compared)
+                await self._pace.rest()
         if compared != limit.events or fold.position.seq != limit.end:
             what = f"{compared:,} of the {limit.events:,} events up to seq {limit.end}"
             raise ExportDamaged(f"pool {limit.pool!r}: {self._folder} has {what}")
@@ -168,25 +192,32 @@ class _Pruning(Struct):
         start = replace(start, sha256=archive_starts.checksum(start, entries))
         for some in _portions(entries):
             write = partial(archive_starts.write_entries, start=start, entries=some)
-            await lease.write(write)
+            await self._write(lease, write)
         await self._database.read(partial(archive_starts.read_entries, start=start))
-        await lease.write(lambda c: ended.raise_ended_before(c, before_ms))
-        await lease.write(lambda c: archive_starts.begin_at(c, start))
-        await lease.write(lambda c: archive_starts.drop_other_entries(c, start))
+        await self._write(lease, lambda c: ended.raise_ended_before(c, before_ms))
+        await self._write(lease, lambda c: archive_starts.begin_at(c, start))
+        await self._write(lease, lambda c: archive_starts.drop_other_entries(c, start))
         return start
 
     async def _remove(self, lease: Lease, limit: Limit) -> None:
         before_ms = await self._database.read(ended.ended_before)
         for remove in (ended.remove_agents, ended.remove_workers):
-            while await lease.write(partial(remove, before_ms=before_ms)):
+            while await self._write(lease, partial(remove, before_ms=before_ms)):
                 pass
-        removed = 0
+        removed, count = 0, self._care.removed
         for part in limit.parts:
-            for first in range(part.first, part.last + 1, REMOVED):
-                last = min(first + REMOVED - 1, part.last)
-                await lease.write(partial(_remove_events, part=part, first=first, last=last))
+            for first in range(part.first, part.last + 1, count):
+                last = min(first + count - 1, part.last)
+                remove_events = partial(_remove_events, part=part, first=first, last=last)
+                await self._write(lease, remove_events)
                 removed += last - first + 1
                 self._report("removing", limit, removed)
+
+    async def _write(self, lease: Lease, work: Callable[[Connection], T]) -> T:
+        """In a transaction that proves all leases, with a rest after it."""
+        done = await lease.write(work, also=self._care.also)
+        await self._pace.rest()
+        return done
 
     def _report(self, doing: str, limit: Limit, events: int) -> None:
         report = Progress(doing=doing, pool=limit.pool, events=events, total=limit.events)

@@ -95,6 +95,10 @@ def _consolidation_requested(scene: Scene, body: events.PoolConsolidationRequest
     return f"Agents are to be moved, so that fewer workers are needed: asked{who}{reason}{busy}"
 
 
+def _archive_pruned(_: Scene, body: events.PoolArchivePruned) -> str:
+    return f"Its events up to seq {body.up_to_seq:,} have left the archive: exports have them"
+
+
 def _end(event: Event) -> str:
     return "lost" if isinstance(event.body, events.WorkerLost) else f"drained{by(event.actor)}"
 
@@ -210,6 +214,7 @@ SENTENCES: Final[Mapping[type[events.Body], Callable[[Scene, Any], str]]] = {
     PoolScalingDecided: _decided,
     events.PoolShadowDecided: _shadow_decided,
     events.PoolConsolidationRequested: _consolidation_requested,
+    events.PoolArchivePruned: _archive_pruned,
     events.LogRecovered: _recovered,
     events.HostJoined: _joined,
     events.HostCordoned: _cordoned,

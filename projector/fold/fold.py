@@ -42,6 +42,7 @@ OTHER_BODIES: Final = (
     log_events.PoolScalingDecided,
     log_events.PoolShadowDecided,
     log_events.PoolConsolidationRequested,
+    log_events.PoolArchivePruned,
     log_events.LogRecovered,
 )
 """In the log of a pool, and of no agent or worker."""

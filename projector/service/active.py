@@ -9,6 +9,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -31,6 +32,7 @@ from projector.rebuild.view_sets import drop_abandoned_tables
 from projector.recovery.damage_scan import rewritten_logs, statuses
 from projector.recovery.recovery import Recovery, Stage
 from projector.service.alerts import AlertArchive
+from projector.service.archive_retention import ArchiveRetention
 from projector.service.ended_rows import remove_regularly
 from projector.service.forecasts import Forecasts
 from projector.service.gathering import Gathering
@@ -75,6 +77,10 @@ class ProjectorOptions(Addresses, frozen=True, kw_only=True):
     """How often what was written of alerts is stored."""
     ended_seconds: float = 600.0
     """How often rows of what ended long ago are removed."""
+    archive_dir: Path | None = None
+    """The folder to which events are exported that the retention removes from the archive."""
+    prune_seconds: float = 3600.0
+    """How often these are looked for."""
 
     def count(self, streams: int) -> int:
         """Entries of each stream in one read: fewer where many pools may answer at once."""
@@ -164,6 +170,20 @@ class Active:
         await remove_regularly(
             self._lease, options.retention.views_ms, now_ms, options.ended_seconds
         )
+
+    async def retain_archive(self) -> None:
+        """Regularly export and remove events that are older than the retention of the archive."""
+        options = self._options
+        retention = ArchiveRetention(
+            self._lease,
+            self._log,
+            options.retention,
+            options.archive_dir,
+            self._notices,
+            self._metrics,
+            options.name,
+        )
+        await retention.follow(self._projection, options.prune_seconds)
 
     async def publish_forecasts(self) -> None:
         """As each step of a forecast begins."""

@@ -13,7 +13,12 @@ from eventstore.log import notices
 from eventstore.log.notices import Notice
 from projector.intake.source import Addresses
 
-SECONDS: Final = {notices.UNAVAILABLE: 30, notices.REPAIRED: 600, notices.WAL_LARGE: 10}
+SECONDS: Final = {
+    notices.UNAVAILABLE: 30,
+    notices.REPAIRED: 600,
+    notices.WAL_LARGE: 10,
+    notices.NOT_PRUNED: 900,
+}
 """How long a notice stays unless it is published again."""
 
 

@@ -193,6 +193,7 @@ class Projector:
                 active.follow_heartbeats(),
                 active.trim_streams(),
                 active.remove_ended(),
+                active.retain_archive(),
                 active.copy_states(),
                 active.publish_forecasts(),
                 active.store_alerts(),

@@ -24,6 +24,7 @@ STARTS: Final = frozenset(
         "pool.scaling_decided",
         "pool.shadow_decided",
         "pool.consolidation_requested",
+        "pool.archive_pruned",
         "token.created",
         "token.rotated",
         "token.revoked",

@@ -19,7 +19,13 @@ OPERATION_MS: Final = 600_000
 VERSIONS: Final = {"agent.lost": 3}
 """The newest of an event whose rules are known here; 1 of all others."""
 OTHERS: Final = frozenset(
-    {"pool.scaling_decided", "pool.shadow_decided", "pool.consolidation_requested", RECOVERED}
+    {
+        "pool.scaling_decided",
+        "pool.shadow_decided",
+        "pool.consolidation_requested",
+        "pool.archive_pruned",
+        RECOVERED,
+    }
 )
 
 

@@ -7,6 +7,7 @@ import msgspec
 
 from projector.archive.export import Exported, export_archive
 from projector.archive.importing import Imported, import_archive
+from projector.archive.pace import Care
 from projector.archive.pruning import PrunedPool, prune
 from projector.exports.files import read_rows
 from projector.exports.manifest import MANIFEST, Manifest, read_manifest, write_manifest
@@ -57,6 +58,8 @@ async def delete_before(database: Database, pool: str, seq: int) -> None:
 
 
 DAY_MS = 86_400_000
+REMOVED = 5
+"""Several transactions for every pruning."""
 
 
 async def pruned(
@@ -64,4 +67,5 @@ async def pruned(
 ) -> list[PrunedPool]:
     """Prune, as it would be so much later."""
     now_ms = before_ms + later_ms
-    return await prune(database, folder, before_ms, lambda _: None, now_ms=now_ms)
+    care = Care(removed=REMOVED)
+    return await prune(database, folder, before_ms, lambda _: None, now_ms=now_ms, care=care)

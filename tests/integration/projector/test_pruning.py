@@ -51,7 +51,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "PAGE", 4)
     monkeypatch.setattr(pruning, "CHUNK", 4)
     monkeypatch.setattr(pruning, "PORTION", 900)
-    monkeypatch.setattr(pruning, "REMOVED", 5)
 
 
 def living(answer: dict[str, Any]) -> dict[str, Any]:

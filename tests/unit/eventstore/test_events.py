@@ -52,6 +52,7 @@ def test_every_type_is_named_as_the_design_names_it() -> None:
             "pool.replacement_stopped",
             "pool.deleted",
             "pool.removed",
+            "pool.archive_pruned",
             "pool.consolidation_requested",
             "pool.scaling_decided",
             "pool.shadow_decided",

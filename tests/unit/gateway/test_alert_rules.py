@@ -92,6 +92,11 @@ RAISED: dict[str, tuple[dict[str, Any], str, str]] = {
         "put back",
     ),
     "views-wal-large": ({"notices": [Notice("views-wal-large", "9 GB", 9)]}, "database", "9 GB"),
+    "archive-not-pruned": (
+        {"notices": [Notice("archive-not-pruned", "the folder is full", 9)]},
+        "database",
+        "the folder is full",
+    ),
     "database-unreachable": ({"views_error": "refused"}, "database", "refused"),
     "webhook-undelivered": ({"undelivered": {"ops": (3, "it answered 500")}}, "ops", "3 messages"),
     "redis-unreachable": (redis(reachable=False, error="refused"), "redis", "refused"),

@@ -28,6 +28,16 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
         ("durability_replicas = 0", "expected 1 to 10"),
         ("redis_url = 'http://x'", "expected redis://"),
         ("retention_events = 0", "expected 1 to"),
+        ("retention_archive_days = 9", "retention_archive_days in .*: name the folder"),
+        ("archive_dir = 'x'\nretention_archive_days = 0.5", r"expected 0 \(never\) or 1 to 36500"),
+        (
+            "archive_dir = 'x'\nretention_archive_days = 9\nretention_views_days = 10",
+            "retention_views_days is 10 days: the archive has to have as many",
+        ),
+        (
+            "archive_dir = 'x'\nretention_archive_days = 9\nretention_keys_seconds = 864000",
+            "retention_keys_seconds is 10 days",
+        ),
         ("tls_key = 'key.pem'", "tls_key in .*: a key without a certificate"),
         ("tls_cert = ''", "tls_cert in .*: expected a path"),
         ("retention_age_seconds = 'nan'", "expected 1 to"),

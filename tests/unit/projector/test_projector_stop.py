@@ -34,7 +34,7 @@ class Loops:
         await asyncio.Event().wait()
 
     trim_streams = clean_up_rebuilds = copy_states = renew_lease
-    publish_forecasts = store_alerts = remove_ended = renew_lease
+    publish_forecasts = store_alerts = remove_ended = retain_archive = renew_lease
     database = Database("sqlite:///none.db")
 
 
