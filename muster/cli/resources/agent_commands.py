@@ -1,10 +1,11 @@
-"""What `spawn` and `terminate` have in common: flags, many calls at once, and their results."""
+"""What commands on agents have in common: flags, many calls at once, and their results."""
 
 import argparse
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Final, TypeVar
@@ -75,19 +76,33 @@ def run_all(
     Without `progress` the items are agents, which errors name.
     """
 
-    def attempt(item: str) -> tuple[Answer, AgentAnswer] | CommandError:
-        try:
-            answer = send(item)
-            return answer, answer.read(AgentAnswer)
-        except CommandError as error:
-            if progress is None and item not in str(error):
-                error.args = (f"{item}: {error}",)
-            return error
-
     with progress or nullcontext(lambda: None) as advance:
-        results = run_concurrently(attempt, items, advance)
+        results = run_concurrently(partial(run_each, send, named=progress is None), items, advance)
+    return print_results(args, results, columns)
+
+
+def run_each(
+    send: Callable[[str], Answer], item: str, *, named: bool = True
+) -> tuple[Answer, AgentAnswer] | CommandError:
+    """The result of one call. `named`: its error names the item."""
+    try:
+        answer = send(item)
+        return answer, answer.read(AgentAnswer)
+    except CommandError as error:
+        if named and item not in str(error):
+            error.args = (f"{item}: {error}",)
+        return error
+
+
+def print_results(
+    args: argparse.Namespace,
+    results: Sequence[tuple[Answer, AgentAnswer] | CommandError],
+    columns: Sequence[str],
+) -> int:
+    """Print all, without columns only the errors; returns the exit code."""
     accepted = [result for result in results if not isinstance(result, CommandError)]
-    _print_agents(args, accepted, columns)
+    if columns:
+        _print_agents(args, accepted, columns)
     errors = [result for result in results if isinstance(result, CommandError)]
     unreached = [text for answer, _ in accepted if (text := _unreached(answer))]
     for text, number in Counter([*unreached, *map(str, errors)]).items():

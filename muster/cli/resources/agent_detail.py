@@ -1,7 +1,7 @@
 """One agent in full: its state, its last error and its history."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from itertools import islice
@@ -21,6 +21,8 @@ from muster.cli.resources.parked import PARKED_ITEMS
 from muster.terminal import render
 
 HISTORY_SECONDS = 5.0
+EVENTS_SHOWN = 20
+"""So many of the last events are shown where they are also explained."""
 NOT_SHOWN = frozenset({"version", "epoch", "changed_at", "last_error", "save", "state_size"})
 """What the events below say better, or the error."""
 LABELS = {
@@ -35,8 +37,16 @@ LABELS = {
 """What comes first, in this order, and what it is called where that is not the field's name."""
 
 
-def show_agent(gateway: GatewayClient, agent_id: str, args: argparse.Namespace) -> int:
-    """Print the agent; returns the exit code."""
+def show_agent(
+    gateway: GatewayClient,
+    agent_id: str,
+    args: argparse.Namespace,
+    explain: Callable[[], None] | None = None,
+) -> int:
+    """Print the agent; returns the exit code.
+
+    `explain`: prints why it is as it is; then only the last events are printed.
+    """
     answer, _ = get_as_of(gateway, f"{BASE}/{quote(agent_id)}", args)
     agent = answer.read(AgentAnswer)
     events = list(history(gateway, agent))
@@ -48,15 +58,21 @@ def show_agent(gateway: GatewayClient, agent_id: str, args: argparse.Namespace) 
     print_facts(facts(agent, events, parked))
     if agent.last_error is not None:
         print("\nlast error:")
-        for line in _error_lines(agent.last_error):
+        for line in error_lines(agent.last_error):
             print(f"  {render.clean(line)}")
+    if explain is not None:
+        explain()
     print("\nevents:")
     print_line = render.line_printer()
-    shown = _without_earlier_saves(events)
+    kept = _without_earlier_saves(events)
+    shown = kept if explain is None else kept[-EVENTS_SHOWN:]
     for event in shown:
         print_line(event_cells(event, render.at_terminal()))
-    if len(shown) < len(events):
-        print_note(f"(earlier saves that are not shown: {len(events) - len(shown)})")
+    if len(kept) < len(events):
+        print_note(f"(earlier saves that are not shown: {len(events) - len(kept)})")
+    if len(shown) < len(kept):
+        earlier = render.count(len(kept) - len(shown), "earlier event")
+        print_note(f"({earlier}: muster ps {agent_id})")
     if len(events) < agent.version:
         print_note(
             f"({len(events)} of {agent.version}: the others were not read within"
@@ -148,7 +164,8 @@ def when(ms: int | None) -> str:
     return f"{render.timestamp(ms)} ({render.age(ms)} ago)" if ms else ""
 
 
-def _error_lines(error: Error) -> list[str]:
+def error_lines(error: Error) -> list[str]:
+    """The traceback, which ends with the type and message of the error."""
     lines = error.traceback.rstrip().splitlines()
     summary = f"{error.type}: {error.message}"
     return lines if lines and error.type in lines[-1] else [*lines, *summary.splitlines()]

@@ -28,7 +28,7 @@ def get_as_of(
     gateway: GatewayClient, path: str, args: argparse.Namespace, query: Query | None = None
 ) -> tuple[Answer, float]:
     """An answer, and the time it is about in ms since 1970, which is printed if it is past."""
-    answer = gateway.get(path, {**(query or {}), "as_of": _as_of(args.as_of)})
+    answer = gateway.get(path, {**(query or {}), "as_of": as_of_parameter(args.as_of)})
     at_ms = answer.headers.get(AS_OF, "").partition(",")[0]
     if not at_ms.isdecimal():
         return answer, time.time() * 1000
@@ -39,7 +39,7 @@ def get_as_of(
     return answer, float(at)
 
 
-def _as_of(text: str | None) -> str | None:
+def as_of_parameter(text: str | None) -> str | None:
     """The parameter `as_of` for the gateway; None: the present. Raises `BadInput`."""
     if text is None:
         return None

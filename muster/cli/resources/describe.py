@@ -1,17 +1,23 @@
 """show an agent, a worker or a pool in full
 
-Shows one agent (with its last error and history), one worker (with its agents) or one pool (with
-its workers and settings), by its name or by six or more characters of its id.
+Shows one agent (with its last error and events), one worker (with its agents) or one pool (with its
+workers and settings), each with what happened to it and why, by its name or by six or more
+characters of its id.
 
-  muster describe 1a2c3d                    what has this id, or an id that begins or ends so
-  muster describe developer_pool            a pool
-  muster describe worker/1a2c3d --json      a worker, for a program
+  muster describe agent 1a2c3d              an agent whose id begins or ends so
+  muster describe 1a2c3d                    whatever has such an id
+  muster describe pool developer_pool
+  muster describe worker 1a2c3d --json      a worker, for a program
 """
 
 import argparse
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
 from urllib.parse import quote
 
-from muster.cli.arguments.command import Subparsers, declare
+from eventstore.names import either
+from muster.cli.arguments.command import BadInput, Subparsers, declare
 from muster.cli.arguments.output import is_json, print_document
 from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags
 from muster.cli.client.api_client import BASE, GatewayClient
@@ -19,30 +25,50 @@ from muster.cli.client.names import resolve
 from muster.cli.client.shapes import WorkerAnswer
 from muster.cli.resources.agent_detail import print_facts, show_agent, when
 from muster.cli.resources.as_of import add_as_of_flag, get_as_of
+from muster.cli.resources.explain import print_explanation
 from muster.cli.resources.pools import print_pool
 from muster.cli.resources.ps import AGENTS
 from muster.cli.resources.workers import WORKERS, reason_text
+from muster.settings.settings import abbreviate
 from muster.terminal import render
+
+KINDS: Final = ("agent", "worker", "pool")
 
 
 def add(subparsers: Subparsers) -> None:
     parser = declare(subparsers, "describe", run, __doc__)
-    parser.add_argument("name", metavar="NAME", help="a name or id, or six or more characters of"
-                        " an id; agent/, worker/ or pool/ in front of it says which")  # fmt: skip
+    parser.add_argument("words", nargs="+", metavar="NAME", help="a name or id, or six or more"
+                        " characters of an id; `agent`, `worker` or `pool` (or agent/ and so on) in"
+                        " front of it says which")  # fmt: skip
     add_as_of_flag(parser)
     add_flags(parser, SERVICE_FLAGS)
 
 
 def run(args: argparse.Namespace) -> int:
+    kinds, text = _kinds_and_name(args.words)
     gateway = GatewayClient(args)
-    found = resolve(gateway, args.name, "agent", "worker", "pool")
+    found = resolve(gateway, text, *kinds)
     match found.kind:
         case "agent":
-            return show_agent(gateway, found.name, args)
+            explain = partial(print_explanation, gateway, found, args)
+            return show_agent(gateway, found.name, args, explain)
         case "worker":
-            return _show_worker(gateway, found.name, args)
+            code = _show_worker(gateway, found.name, args)
         case _:
-            return _show_pool(gateway, found.name, args)
+            code = _show_pool(gateway, found.name, args)
+    if not is_json(args):
+        print_explanation(gateway, found, args)
+    return code
+
+
+def _kinds_and_name(words: Sequence[str]) -> tuple[Sequence[str], str]:
+    """`agent 1a2c3d`, or only the name of something. Raises `BadInput`."""
+    kind = words[0].removesuffix("s")
+    if len(words) == 1:
+        return KINDS, words[0]
+    if len(words) == 2 and kind in KINDS:
+        return (kind,), words[1]
+    raise BadInput(f"{abbreviate(words[0])}: expected {either(KINDS)}, and its name or id")
 
 
 def _show_worker(gateway: GatewayClient, worker_id: str, args: argparse.Namespace) -> int:

@@ -9,21 +9,24 @@ placed, why it was started again, moved or ended, and who asked; each line with 
 """
 
 import argparse
+from collections.abc import Iterator
 from urllib.parse import quote
 
-from muster.cli.arguments.command import BadInput, Subparsers, declare, print_note
+from muster.cli.arguments.command import BadInput, Refused, Subparsers, declare, print_note
 from muster.cli.arguments.output import is_json, print_document
 from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags
 from muster.cli.client.api_client import BASE, GatewayClient
-from muster.cli.client.names import resolve
+from muster.cli.client.names import Match, resolve
 from muster.cli.client.shapes import CauseAnswer, ExplanationAnswer, LineAnswer
 from muster.cli.events.lines import CATALOGUE, STYLES
-from muster.cli.resources.as_of import add_as_of_flag, get_as_of
+from muster.cli.resources.as_of import add_as_of_flag, as_of_parameter, get_as_of
 from muster.terminal import render
 from projector.store.explanations import LEFT_OUT_MAX
 
 PATHS = {"agent": BASE, "worker": f"{BASE}/workers", "pool": f"{BASE}/pools"}
 LINES_MAX = 1_000
+PART_LINES = 10
+"""So many of the last events are explained where more than that is shown."""
 INDENT = " " * 14
 
 
@@ -54,21 +57,48 @@ def run(args: argparse.Namespace) -> int:
     of_pool = f" of pool {explanation.pool_name}" if found.kind != "pool" else ""
     print(render.one_line(f"{explanation.kind} {explanation.name}{of_pool}"))
     print(render.one_line(f"{'then' if args.as_of else 'now'}: {explanation.now}"))
-    _print_lines(explanation)
+    print_line = render.line_printer()
+    for at, line in enumerate(lines_of(explanation)):
+        for cells in line:
+            print_line(cells)
+        if at == 0 and (note := left_out(explanation)):
+            print_note(f"{INDENT}({note} left out; --limit N or --all shows more)")
     return 0
 
 
-def _print_lines(explanation: ExplanationAnswer) -> None:
+def print_explanation(gateway: GatewayClient, found: Match, args: argparse.Namespace) -> None:
+    """The last few lines, as a part of something else; a note where it cannot be read."""
+    path = f"{PATHS[found.kind]}/{quote(found.name, safe='')}/explain"
+    print("\nwhy:")
+    try:
+        answer = gateway.get(path, {"limit": PART_LINES, "as_of": as_of_parameter(args.as_of)})
+    except Refused as error:
+        print_note(f"(not explained: {error})")
+        return
+    explanation, print_line = answer.read(ExplanationAnswer), render.line_printer()
+    print(f"  {render.one_line(explanation.now)}")
+    for line in lines_of(explanation):
+        for cells in line:
+            print_line([render.Cell("  "), *cells])
+    if note := left_out(explanation):
+        print_note(f"({note} left out: muster explain {found.kind}/{found.name} --all)")
+
+
+def lines_of(explanation: ExplanationAnswer) -> Iterator[list[list[render.Cell]]]:
+    """For each event its line, and a second one for a cause that has no line of its own."""
     shown = {line.event for line in explanation.lines}
-    print_line = render.line_printer()
-    for at, line in enumerate(explanation.lines):
-        print_line(_cells(line))
-        if (cause := line.cause) is not None and cause.text and cause.event not in shown:
-            print_line(_cause_cells(cause))
-        if at == 0 and explanation.left_out:
-            left_out = render.count(explanation.left_out, "event")
-            left_out += " or more" if explanation.left_out == LEFT_OUT_MAX else ""
-            print_note(f"{INDENT}({left_out} left out; --limit N or --all shows more)")
+    for line in explanation.lines:
+        cause = line.cause
+        needs_cause = cause is not None and cause.text and cause.event not in shown
+        yield [_cells(line), *([_cause_cells(cause)] if cause is not None and needs_cause else [])]
+
+
+def left_out(explanation: ExplanationAnswer) -> str:
+    """How many events have no line; empty where all have one."""
+    if not explanation.left_out:
+        return ""
+    more = " or more" if explanation.left_out == LEFT_OUT_MAX else ""
+    return f"{render.count(explanation.left_out, 'event')}{more}"
 
 
 def _cells(line: LineAnswer) -> list[render.Cell]:

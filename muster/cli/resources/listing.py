@@ -99,7 +99,7 @@ class Listing(Struct, Generic[T], frozen=True, kw_only=True):
         if not found:
             require_known(gateway, query)
         if found or args.output not in (None, "wide"):
-            self._print(found, args, now_ms, header=not args.no_headers)
+            self.print_items(found, args, now_ms, header=not args.no_headers)
         else:
             print_note(self.empty)
         if len(found) == limit:
@@ -123,17 +123,22 @@ class Listing(Struct, Generic[T], frozen=True, kw_only=True):
         if not render.at_terminal() or args.output not in (None, "wide"):
             return watching.show_changes(
                 fetch,
-                lambda found, header: self._print(found, args, time.time() * 1000, header=header),
+                lambda found, header: self.print_items(found, args, header=header),
                 interval,
             )
         return watching.show_live(gateway, lambda: self.table(fetch(), wide=wide), interval)
 
-    def _print(
-        self, found: Sequence[msgspec.Raw], args: argparse.Namespace, now_ms: float, *, header: bool
+    def print_items(
+        self,
+        found: Sequence[msgspec.Raw],
+        args: argparse.Namespace,
+        now_ms: float | None = None,
+        *,
+        header: bool = True,
     ) -> None:
-        """Items in the requested form."""
+        """Print items in the requested form. `now_ms`: what ages are relative to."""
         match args.output:
-            case "json" if not args.watch:
+            case "json" if not getattr(args, "watch", False):
                 render.print_json(found)
             case "json" | "jsonl" | "name" as form:
                 names = (self.identity(self.read(one)) for one in found)

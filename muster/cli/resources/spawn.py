@@ -12,8 +12,6 @@ Starts agents in a pool and waits a while until they run.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from urllib.parse import quote
 
 from eventstore.ids import new_id
@@ -23,7 +21,7 @@ from muster.cli.arguments.values import json_object, pairs, seconds
 from muster.cli.client.api_client import BASE, Answer, GatewayClient, NoReply
 from muster.cli.client.shapes import PoolAnswer
 from muster.cli.resources.agent_commands import CommandSender, add_command_flags, run_all
-from muster.terminal import render
+from muster.cli.resources.progress_bar import progress_bar
 
 COUNT_MAX = 100_000
 
@@ -65,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             raise NoReply(f"{error}\n  {hint}") from error
 
     columns = ("AGENT", "STATUS", "WORKER", "REASON")
-    return run_all(args, spawn, keys, columns, _progress(len(keys)))
+    return run_all(args, spawn, keys, columns, progress_bar("spawning", len(keys)))
 
 
 def _role_of(gateway: GatewayClient, pool: str) -> str | None:
@@ -104,18 +102,3 @@ def _keys(key: str | None, count: int) -> list[str]:
     if not (key.strip() and key.isascii() and key.isprintable()):
         raise BadInput("--key: expected printable ASCII")
     return [key] if count == 1 else [f"{key}-{number}" for number in range(1, count + 1)]
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar, at a terminal."""
-    screen = render.console(stderr=True)
-    if total == 1 or not screen.is_terminal:
-        yield lambda: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=screen, transient=True) as progress:
-        task = progress.add_task("spawning", total=total)
-        yield lambda: progress.advance(task)

@@ -77,7 +77,10 @@ class GatewayStub:
             def log_message(self, *_: object) -> None:
                 """Tests are quiet."""
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 64  # as many calls may come at once
+
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def answer(self, request: Request) -> tuple[int, Any]:

@@ -178,7 +178,7 @@ def test_restart_of_many_asks_which_they_are(gateway, muster, flags, asked):
     gateway.answers["GET "] = {"agents": [agent(), agent(OTHER)], "next": None}
     for one in (AGENT, OTHER):
         gateway.answers[f"POST /{one}/restart"] = agent(one, status="pending")
-    code, out, _ = muster("restart", *flags, "-o", "name")
+    code, out, _ = muster("restart", *flags, "-o", "name", "--yes")
     assert (code, out.split()) == (0, [AGENT, OTHER])
     query = gateway.requests[0].query
     assert {name: query[name] for name in asked} == asked
