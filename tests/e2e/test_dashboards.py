@@ -118,9 +118,11 @@ async def test_every_query_of_the_dashboards_finds_something(
             )
             raise
         await end_all(system)
-        used = usage_of_the_dashboard(views, choices(views))
-        assert used == await usage_of_the_api(system)
-        assert sum(row["restarts"] for row in used) > 0
+        used = rows_of(views, "By project and month A")
+        assert in_order(used) == in_order(await usage_of_the_api(system))
+        steps = rows_of(views, "Arrivals and ends A")
+        for column, shown in (("agents requested", "arrivals"), ("restarts", "restarts")):
+            assert sum(row[column] for row in used) == sum(row[shown] for row in steps) > 0
 
 
 async def start(system: System) -> None:
@@ -194,7 +196,7 @@ async def usage_of_the_api(system: System) -> list[dict[str, Any]]:
     """Of this month and the last one, in the columns of the dashboard."""
     last = datetime.now(UTC).replace(day=1) - timedelta(days=1)
     path = f"/api/v1/agents/usage?by=project&by=pool&per=month&since={last:%Y-%m}-01T00:00:00Z"
-    found = [
+    return [
         {
             "month": row["since_time"][:7],
             "project": row["project_id"],
@@ -213,19 +215,22 @@ async def usage_of_the_api(system: System) -> list[dict[str, Any]]:
         }
         for row in (await system.get(path))["rows"]
     ]
-    return sorted(found, key=itemgetter("month", "pool"))
 
 
-def usage_of_the_dashboard(views: Views, chosen: Chosen) -> list[dict[str, Any]]:
-    """What its panel finds."""
-    [asked] = [one for one in queries(VIEWS) if one.where == "By project and month A"]
-    cursor = views.execute(sql(asked.text, chosen, SPAN).encode())
+def rows_of(views: Views, where: str) -> list[dict[str, Any]]:
+    """What a query of the dashboard finds."""
+    [asked] = [one for one in queries(VIEWS) if one.where == where]
+    cursor = views.execute(sql(asked.text, choices(views), SPAN).encode())
     names = [column.name for column in cursor.description or ()]
-    found = [
+    return [
         {
             name: float(value) if isinstance(value, Decimal) else value
             for name, value in zip(names, row, strict=True)
         }
         for row in cursor.fetchall()
     ]
-    return sorted(found, key=itemgetter("month", "pool"))
+
+
+def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By month and pool."""
+    return sorted(rows, key=itemgetter("month", "pool"))

@@ -4,6 +4,7 @@ Times are milliseconds. `$__unixEpochFrom()` becomes a number of seconds that Po
 an `integer`, which a multiplication by 1000 exceeds: hence the casts.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from deploy.grafana.generator.panels import Query
@@ -45,21 +46,42 @@ def json_of(column: str) -> str:
 
 
 def levels(selected: str, end: str = "") -> Query:
-    """What pools had at each point of the chart: the last row of `usage_sums` before it.
-
-    `selected`: columns, of the rows `pool` and `had`.
-    """
+    """What pools had at each point of the chart. `selected`: columns, of `pool` and `had`."""
     return query(f"""
-        SELECT point AS "time", {selected}
-        FROM generate_series($__timeFrom()::timestamptz, $__timeTo()::timestamptz, '$__interval')
-            AS point
+        SELECT to_timestamp(point.ms / 1000.0) AS "time", {selected}
+        {_points("CROSS JOIN", "")} {end} ORDER BY 1""")
+
+
+def changes(counts: Mapping[str, str]) -> Query:
+    """What happened in all pools from each point of the chart to the next one.
+
+    `counts`: titles, by the columns of `usage_sums`.
+    """
+    each = ", ".join(
+        f"lead(coalesce(had.{name}, 0)) OVER by_time - coalesce(had.{name}, 0) AS {name}"
+        for name in counts
+    )
+    sums = ", ".join(f'sum({name}) AS "{title}"' for name, title in counts.items())
+    return query(f"""
+        SELECT "time", {sums}
+        FROM (SELECT to_timestamp(point.ms / 1000.0) AS "time", {each}
+            {_points("LEFT JOIN", "ON true")}
+            WINDOW by_time AS (PARTITION BY pool.pool_name ORDER BY point.ms)) AS change
+        WHERE {next(iter(counts))} IS NOT NULL GROUP BY 1 ORDER BY 1""")
+
+
+def _points(join: str, on: str) -> str:
+    """Each point, the end of the chart included, with each pool and what that had come to."""
+    return f"""
+        FROM generate_series({FROM} / $__interval_ms, {TO} / $__interval_ms + 1) AS step
+        CROSS JOIN LATERAL (SELECT least(step * $__interval_ms, {TO}) AS ms) AS point
         CROSS JOIN muster.pools AS pool
-        CROSS JOIN LATERAL (
+        {join} LATERAL (
             SELECT * FROM muster.usage_sums AS sums
             WHERE sums.pool_name = pool.pool_name AND sums.account = 0
-                AND sums.minute <= extract(epoch FROM point) / 60
-            ORDER BY sums.minute DESC LIMIT 1) AS had
-        WHERE pool.pool_name IN ($pool) {end} ORDER BY 1""")
+                AND sums.minute <= point.ms / 60000 AND sums.at <= point.ms
+            ORDER BY sums.minute DESC LIMIT 1) AS had {on}
+        WHERE pool.pool_name IN ($pool)"""
 
 
 def usage(spans: str, first: str, groups: str) -> Query:

@@ -14,6 +14,7 @@ from deploy.grafana.generator.sql import (
     query,
 )
 
+FAILING: Final = LIVING.replace(")", ", 'failed')")
 WRONG: Final = Row(
     "What is wrong",
     [
@@ -128,7 +129,8 @@ WRONG: Final = Row(
                         {at("due_at")} AS "next try"
                     FROM muster.agents
                     WHERE pool_name IN ($pool) AND project_id IN ($project)
-                        AND last_error <> '' AND (status IN {LIVING} AND failures_in_row > 0
+                        AND status IN {FAILING}
+                        AND last_error <> '' AND (status <> 'failed' AND failures_in_row > 0
                             OR status = 'failed' AND {between("ended_at")})
                     ORDER BY changed_at DESC LIMIT {ROWS_MAX}""")
             ],

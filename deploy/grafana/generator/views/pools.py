@@ -11,6 +11,7 @@ from deploy.grafana.generator.sql import (
     at,
     between,
     bucket,
+    changes,
     levels,
     query,
     usage,
@@ -73,12 +74,15 @@ SLOTS: Final = Row(
             " themselves, or fail.",
             docs="usage.md#charts",
             queries=[
-                query(f"""
-                    SELECT {bucket("since")} AS "time", sum(arrivals) AS "arrivals",
-                        sum(ends) AS "ends", sum(failures) AS "failures",
-                        sum(restarts) AS "restarts", sum(cold_starts) AS "cold starts"
-                    FROM muster.pool_minutes
-                    WHERE pool_name IN ($pool) AND {between("since")} GROUP BY 1 ORDER BY 1""")
+                changes(
+                    {
+                        "requested": "arrivals",
+                        "ended": "ends",
+                        "failures": "failures",
+                        "restarts": "restarts",
+                        "cold_starts": "cold starts",
+                    }
+                )
             ],
             bars=True,
         ),
