@@ -33,6 +33,7 @@ from gateway.backend.read_state import ReadState
 from gateway.backend.redis_health import FailFastClient, RedisHealth
 from gateway.following.counters import Observations
 from gateway.following.incidents import RecentIncidents
+from gateway.following.live_feed import LiveFeed
 from gateway.following.subscriptions import Subscriptions
 from gateway.following.tail import Tail
 from gateway.following.waiters import Waiters
@@ -66,6 +67,8 @@ class Backend:
         """How many reads of the views have failed."""
         self.waiters = Waiters(options.limits.waiters_max)
         self.subscriptions = Subscriptions(options.limits.streams_max, options.limits.stream_queue)
+        self.live = LiveFeed()
+        """The dashboards that are open."""
         self.observations = Observations()
         self.log.on_answered = call_observer(self.observations.measures, "gateway")
         self.incidents = RecentIncidents()

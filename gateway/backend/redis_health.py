@@ -58,6 +58,7 @@ class RedisHealth:
         """Whether a request came since the last probe."""
         self._resting = False
         self._changed_at = 0.0
+        self._answered_at: float | None = None
         self._error_reply = ""
         self.aof = AofCheck()
         self._on_change = on_change
@@ -67,6 +68,11 @@ class RedisHealth:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+    @property
+    def age_seconds(self) -> float | None:
+        """Since Redis last answered a probe; None if it never has."""
+        return None if self._answered_at is None else time.monotonic() - self._answered_at
 
     def require_reachable(self) -> None:
         """Raises `NotSent` while Redis is unreachable."""
@@ -123,6 +129,7 @@ class RedisHealth:
             return None if late else False
         finally:
             self._error_reply = error_reply
+        self._answered_at = time.monotonic()
         return True
 
     async def _set_unreachable(self, unreachable: bool) -> None:

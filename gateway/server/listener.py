@@ -22,6 +22,7 @@ from eventstore.metrics.measures import Measures
 from eventstore.telemetry.requirements import is_exported
 from gateway.backend.backend import VIEWS_ERRORS, Backend
 from gateway.backend.call import default_headers
+from gateway.health import live
 from gateway.health.alert_watch import AlertWatch
 from gateway.health.metrics import figures
 from gateway.options import GatewayOptions
@@ -80,6 +81,7 @@ class Gateway:
             "gateway.lag": partial(measure_lag, lag.observe),
             "gateway.acknowledgements": backend.acknowledged_commands.watch,
             "gateway.durability": backend.capabilities.watch,
+            "gateway.live": partial(live.run, backend),
         }
         if certificate is not None:
             parts["gateway.certificate"] = certificate.watch
@@ -141,6 +143,7 @@ class Gateway:
             await stop_accepting(self._server)
         backend.waiters.close()
         backend.subscriptions.close()
+        backend.live.close()
         if self._runner is not None:
             await self._runner.cleanup()
         for task in self._tasks:

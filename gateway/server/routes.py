@@ -14,7 +14,7 @@ from gateway.backend.backend import Backend
 from gateway.backend.call import Call
 from gateway.backend.read_state import requested_position
 from gateway.following.subscriptions import FlatEvent
-from gateway.health import alert_list, metrics, monitor, readiness
+from gateway.health import alert_list, live, metrics, monitor, readiness
 from gateway.options import Limits
 from gateway.resources import (
     agents,
@@ -240,6 +240,9 @@ OPERATIONS: Final = (
     Operation("monitoring", "GET", "/api/v1/agents/monitor/dashboard", monitor.dashboard,
               monitor.Dashboard, {200: "Pools, workers, hosts, decisions, alerts"},
               name="get_dashboard", needs=_READ_POOLS),
+    Operation("monitoring", "GET", "/api/v1/agents/monitor/live", live.live, live.LiveMessage,
+              {200: "A picture, then what changed in it"}, (429,), content_type=EVENT_STREAM,
+              name="follow_live", needs=_READ_POOLS),
     Operation("monitoring", "GET", "/api/v1/agents/monitor/alerts", alert_list.alerts,
               alert_list.AlertList, {200: "The alerts that apply now"}, (404,), name="list_alerts",
               needs=_READ_POOLS),

@@ -17,8 +17,8 @@ from projector.history.replay import TooExpensive, row_of_pool
 from projector.intake import archive
 from projector.intake.archive import EventRange, id_order
 from projector.intake.source import is_lost
-from projector.queries import selects
-from projector.queries.attention import failures_of, waiting
+from projector.queries import live, selects
+from projector.queries.attention import WaitingAgents, failures_of, waiting
 from projector.queries.pool_history import HistoryRefused, pool_history
 from projector.queries.sharing import SharedQueries
 from projector.queries.spans import Period, Span, TooManyParts
@@ -54,7 +54,7 @@ __all__ = [
     "ArchiveUnreadable", "Views", "WAITS_FOR_CLAIM", "WAITS_FOR_ISOLATION", "WorkerRow",
     "explain_agent", "explain_pool", "explain_worker", "id_order", "is_lost", "page", "reason",
     "row_of_pool", "Grouping", "HistoryRefused", "Period", "PoolHistory", "Span", "TooManyParts",
-    "USAGE_ROWS_MAX", "UsageFilter", "UsageReport", "pool_history", "usage",
+    "USAGE_ROWS_MAX", "UsageFilter", "UsageReport", "WaitingAgents", "pool_history", "usage",
 ]  # fmt: skip
 
 CONNECTIONS: Final = 4
@@ -170,6 +170,8 @@ class Views:
     pools = _query(selects.pools)
     pool = _query(selects.pool)
     hosts = _query(selects.hosts)
+    running = _query(live.running)
+    last_hour = _query(live.last_hour)
     tokens = _query(selects.tokens)
     events = _query(selects.events)
     recent = _query(selects.recent)

@@ -56,6 +56,7 @@ TABLE = {
     "POST /api/v1/agents/workers/{worker_id}/drain": ("operate", "worker"),
     "GET /api/v1/agents/monitor/system": ("read", "service"),
     "GET /api/v1/agents/monitor/dashboard": ("read", "pools"),
+    "GET /api/v1/agents/monitor/live": ("read", "pools"),
     "GET /api/v1/agents/monitor/alerts": ("read", "pools"),
     "GET /api/v1/agents/usage": ("read", "usage"),
     "GET /api/v1/agents/health": ("read", "agents"),
@@ -97,6 +98,8 @@ TABLE = {
 """Scope, and what it is about. (A project is named; its agents may be in any pool.)"""
 NEEDING = {route: needs for route, needs in TABLE.items() if needs[0]}
 STREAM = "GET /api/v1/events"
+STREAMS = (STREAM, "GET /api/v1/agents/monitor/live")
+"""What does not end. (What the live feed shows to whom: `test_live.py`.)"""
 QUERIES = {
     "pools": {
         "GET /api/v1/lookup": "?name={agent}",
@@ -135,8 +138,8 @@ async def test_a_scope_allows_its_routes_and_no_other(stage: GatewayStage, scope
     """About what does not exist: what is allowed gets as far as that."""
     headers, found = await new_token(stage, "ci", scope), {}
     for route in NEEDING:
-        if route == STREAM and scope in ("read", "admin"):
-            continue  # it would not end
+        if route in STREAMS and scope in ("read", "admin"):
+            continue
         found[route] = (await call(stage, route, UNKNOWN, headers)).status != 403
     expected = {route: scope in (needs[0], "admin") for route, needs in NEEDING.items()}
     assert found == {route: expected[route] for route in found}
@@ -179,7 +182,7 @@ async def test_what_is_foreign_is_answered_as_what_does_not_exist(
     headers = await new_token(stage, "ci", "admin", **own_names)
     before = await stage.heads()
     for route, (_, about) in NEEDING.items():
-        if route != STREAM:  # which would not end
+        if route not in STREAMS:
             answer = await call(stage, route, foreign, headers)
         if about in FOREIGN[limit]:
             unknown = await call(stage, route, UNKNOWN, headers)
@@ -232,7 +235,7 @@ async def test_no_answer_shows_anything_foreign(
         *(f"?name={name}" for name in names),
     ]
     for route, (scope, about) in NEEDING.items():
-        if scope != "read" or route == STREAM:
+        if scope != "read" or route in STREAMS:
             continue
         for query in queries:
             answer = await call(stage, route, own, headers, query)
