@@ -65,6 +65,8 @@ class Webhook(Struct, frozen=True, kw_only=True):
     secrets: tuple[bytes, ...]
     severity: str = "warning"
     pools: tuple[str, ...] = ()
+    trusted: bool = True
+    """Whether its address may be one that is not public: whoever configured it said so."""
 
     def wants(self, alert: AlertBody) -> bool:
         """Whether an event of this alert is sent."""
@@ -106,6 +108,9 @@ class GatewayOptions(Struct, frozen=True, kw_only=True):
     role_defaults: Mapping[str, Mapping[str, Any]] = {}
     """Settings of pools, by the role of their agents."""
     webhooks: tuple[Webhook, ...] = ()
+    """Those of the configuration file."""
+    webhook_private_addresses: bool = False
+    """Whether webhooks that were made over HTTP may send to addresses that are not public."""
     otel: bool = False
     """Whether requests are traced by OpenTelemetry."""
     limits: Limits = Limits()

@@ -1,4 +1,7 @@
-"""What is to be sent to webhooks, and what could not be: next to the stream of alerts.
+"""The webhooks that were made over HTTP, what is to be sent, and what could not be.
+
+All of it is next to the stream of alerts, not in a log: a secret that signs must be known as it is,
+and events are archived, and shown to whoever may read.
 
 Any gateway may read and change it; the one that writes alerts sends. The values are its own: here
 they are bytes.
@@ -19,8 +22,38 @@ class WebhookQueue:
     def __init__(self, client: AsyncClient, keys: Keys) -> None:
         self._client = client
         self.alerts = AlertLog(client, keys)
-        parts = ("webhooks", "deliveries", "dead")
-        self._positions, self._deliveries, self._dead = map(keys.alerts_part, parts)
+        parts = ("webhooks", "deliveries", "dead", "hooks")
+        self._positions, self._deliveries, self._dead, self._hooks = map(keys.alerts_part, parts)
+
+    async def hooks(self) -> dict[str, bytes]:
+        """The webhooks that were made over HTTP, by name."""
+        return _texts_of((await self._ask([("HGETALL", self._hooks)]))[0])
+
+    async def add_hook(self, name: str, hook: bytes) -> bool:
+        """Returns whether that was done: there was none of the name."""
+        last_id = await self.alerts.last_id()
+        [added] = await self._ask([("HSETNX", self._hooks, name, hook)])
+        if added:  # it gets what comes after it, whatever had its name before
+            await self._ask([("HSET", self._positions, name, last_id)])
+        return bool(added)
+
+    async def change_hook(self, name: str, hook: bytes) -> None:
+        """From now on it is this one."""
+        await self._ask([("HSET", self._hooks, name, hook)])
+
+    async def remove_hook(self, name: str) -> None:
+        """With all that is to be sent to it, or could not be."""
+        own = [await self._own(key, name) for key in (self._deliveries, self._dead)]
+        commands: list[Command] = [("HDEL", self._hooks, name), ("HDEL", self._positions, name)]
+        if own[0]:
+            commands.append(("HDEL", self._deliveries, *own[0]))
+        if own[1]:
+            commands.append(("HDEL", self._dead, *own[1]))
+        await self._ask(commands)
+
+    async def _own(self, key: str, name: str) -> list[str]:
+        ids = [one.decode() for one in (await self._ask([("HKEYS", key)]))[0]]
+        return [one for one in ids if one.partition(":")[0] == name]
 
     async def position(self, webhook: str) -> str:
         """Up to which entry of the stream of alerts messages were queued; empty: never."""

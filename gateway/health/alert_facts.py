@@ -89,9 +89,7 @@ def own_facts(backend: Backend) -> Facts:
 
 
 async def _undelivered(backend: Backend) -> dict[str, tuple[int, str]]:
-    """Dead letters by webhook, and the error of the newest; nothing is asked without webhooks."""
-    if not backend.options.webhooks:
-        return {}
+    """Dead letters by webhook, and the error of the newest."""
     queue = WebhookQueue(backend.log.client, backend.log.keys)
     try:
         async with asyncio.timeout(facts.REDIS_TIMEOUT_SECONDS):

@@ -91,10 +91,12 @@ class Gateway:
         context = None if certificate is None else certificate.context
         await self._start_server(self._runner, listening_socket, context)
         # Not earlier: what has not been reached yet is not unreachable.
-        parts = {"gateway.alerts": AlertWatch(backend).run}
-        if options.webhooks:
-            parts["gateway.webhooks"] = sender_of(backend).run
-        self._start_parts(parts)
+        self._start_parts(
+            {
+                "gateway.alerts": AlertWatch(backend).run,
+                "gateway.webhooks": sender_of(backend).run,
+            }
+        )
         self.url = _url(options.host, listening_socket, secure=context is not None)
         log.info("gateway.started", url=self.url)
 

@@ -44,6 +44,7 @@ from gateway.server.openapi import (
     Operation,
 )
 from gateway.server.paths import PROBES, is_public
+from gateway.webhooks import changes as webhook_changes
 from gateway.webhooks import endpoints as webhooks
 from gateway.wire.answer import Answer
 from gateway.wire.decoding import convert, read_body, read_query, require_bounded
@@ -248,6 +249,13 @@ OPERATIONS: Final = (
               needs=_READ_POOLS),
     Operation("webhooks", "GET", "/api/v1/webhooks", webhooks.list_webhooks, webhooks.WebhookList,
               {200: "The webhooks"}, needs=_ADMIN_SERVICE),
+    Operation("webhooks", "POST", "/api/v1/webhooks", webhook_changes.create_webhook,
+              webhooks.NewWebhook, {201: "It was made"}, (409,), needs=_ADMIN_SERVICE),
+    Operation("webhooks", "PATCH", "/api/v1/webhooks/{name}", webhook_changes.change_webhook,
+              webhooks.NewWebhook, {200: "The webhook as it is now"}, (404, 409),
+              needs=_ADMIN_SERVICE),
+    Operation("webhooks", "DELETE", "/api/v1/webhooks/{name}", webhook_changes.delete_webhook,
+              webhooks.WebhookRow, {200: "It is deleted"}, (404, 409), needs=_ADMIN_SERVICE),
     Operation("webhooks", "POST", "/api/v1/webhooks/{name}/test", webhooks.send_test,
               webhooks.WebhookTest, {200: "What came of it"}, (404,), name="test_webhook",
               needs=_ADMIN_SERVICE),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -15,6 +16,7 @@ from gateway.backend.call import Call
 from gateway.options import Webhook
 from gateway.webhooks.deliveries import Delivery, decoded
 from gateway.webhooks.sender import Sender, tested
+from gateway.webhooks.stored import StoredWebhook, known_webhooks, stored_webhooks
 from gateway.wire.answer import Answer
 from gateway.wire.operating_requests import DeadLetterId, WebhookName, WebhookRequest
 from gateway.wire.problems import Kind, Problem
@@ -25,6 +27,8 @@ class WebhookRow(Struct, frozen=True, kw_only=True):
     """`waiting`: messages that are to be sent; `dead`: that are not tried any more."""
 
     name: str
+    source: str = "file"
+    """`file`: the configuration file of the gateways, where alone it is changed; or `api`."""
     address: str
     """Its scheme, host and port: the rest may be a secret."""
     severity: str
@@ -33,6 +37,16 @@ class WebhookRow(Struct, frozen=True, kw_only=True):
     dead: int
     error: str = ""
     """Of the last attempt of the oldest message that waits."""
+    actor: str = ""
+    """Who made it; empty for one of the file, as the times are null."""
+    created_at: int | None = None
+    changed_at: int | None = None
+
+
+class NewWebhook(WebhookRow, frozen=True, kw_only=True):
+    """A webhook that was made or changed. `secret`: that was made for it, never shown again."""
+
+    secret: str | None = None
 
 
 class WebhookList(Struct, frozen=True):
@@ -71,41 +85,59 @@ class DeadLetterList(Struct, frozen=True):
     dead: Sequence[DeadLetter]
 
 
-def _queue(backend: Backend) -> WebhookQueue:
+def queue_of(backend: Backend) -> WebhookQueue:
+    """Where they, and their messages, are stored."""
     return WebhookQueue(backend.log.client, backend.log.keys)
 
 
 def sender_of(backend: Backend) -> Sender:
     """What sends the messages of a gateway."""
-    options, seconds = backend.options, backend.limits.alert_seconds
-    return Sender(_queue(backend), options.webhooks, backend.writes_alerts, seconds)
+    seconds = backend.limits.alert_seconds
+    return Sender(queue_of(backend), backend.options, backend.writes_alerts, seconds)
 
 
 async def list_webhooks(call: Call) -> Answer:
-    """The webhooks that this gateway is configured with."""
-    queue = _queue(call.backend)
+    """The webhooks of this gateway's configuration, and those that were made over HTTP."""
+    queue = queue_of(call.backend)
     waiting, dead = (
         decoded((await queue.waiting()).values()),
         decoded((await queue.dead()).values()),
     )
-    rows = [_row(one, waiting, dead) for one in call.backend.options.webhooks]
-    return Answer(WebhookList(sorted(rows, key=lambda row: row.name)))
+    known = await known_webhooks(queue, call.backend.options)
+    stored = await stored_webhooks(queue)
+    declared = {webhook.name for webhook in call.backend.options.webhooks}
+    rows = [
+        WebhookRow(**fields_of(one, None if name in declared else stored[name], waiting, dead))
+        for name, one in sorted(known.items())
+    ]
+    return Answer(WebhookList(rows))
 
 
-def _row(webhook: Webhook, waiting: Sequence[Delivery], dead: Sequence[Delivery]) -> WebhookRow:
+def fields_of(
+    webhook: Webhook,
+    stored: StoredWebhook | None,
+    waiting: Sequence[Delivery] = (),
+    dead: Sequence[Delivery] = (),
+) -> dict[str, Any]:
+    """Of a row. `stored`: None if it is of the file."""
     own = sorted(
         (one for one in waiting if one.webhook == webhook.name), key=lambda one: one.created_ms
     )
     parts = urlsplit(webhook.url)
-    return WebhookRow(
-        name=webhook.name,
-        address=f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
-        severity=webhook.severity,
-        pools=webhook.pools,
-        waiting=len(own),
-        dead=sum(one.webhook == webhook.name for one in dead),
-        error=own[0].error if own else "",
-    )
+    made: dict[str, Any] = {}
+    if stored is not None:
+        times = {"created_at": stored.created_ms, "changed_at": stored.changed_ms}
+        made = {"source": "api", "actor": stored.actor, **times}
+    return {
+        "name": webhook.name,
+        "address": f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
+        "severity": webhook.severity,
+        "pools": webhook.pools,
+        "waiting": len(own),
+        "dead": sum(one.webhook == webhook.name for one in dead),
+        "error": own[0].error if own else "",
+        **made,
+    }
 
 
 async def send_test(
@@ -114,7 +146,7 @@ async def send_test(
     body: WebhookRequest,  # noqa: ARG001 - it is checked, and is empty
 ) -> Answer:
     """Send a message that tests a webhook."""
-    found = {webhook.name: webhook for webhook in call.backend.options.webhooks}
+    found = await known_webhooks(queue_of(call.backend), call.backend.options)
     if name not in found:
         detail = unknown_name("webhook", name, found)
         raise Problem(Kind.WEBHOOK_NOT_FOUND, detail, field="name")
@@ -132,7 +164,7 @@ async def send_test(
 
 async def list_dead(call: Call) -> Answer:
     """The messages that could not be delivered and are not tried any more."""
-    dead = decoded((await _queue(call.backend).dead()).values())
+    dead = decoded((await queue_of(call.backend).dead()).values())
     return Answer(DeadLetterList([_letter(d) for d in sorted(dead, key=lambda d: d.created_ms)]))
 
 
@@ -142,7 +174,7 @@ async def retry_dead(
     body: WebhookRequest,  # noqa: ARG001 - it is checked, and is empty
 ) -> Answer:
     """Send a dead letter again, with all attempts."""
-    queue = _queue(call.backend)
+    queue = queue_of(call.backend)
     found = await _dead(queue, dead_id)
     again = replace(found, attempts=0, due_ms=0)
     await queue.revive(dead_id, msgspec.json.encode(again))
@@ -151,7 +183,7 @@ async def retry_dead(
 
 async def drop_dead(call: Call, dead_id: DeadLetterId) -> Answer:
     """Forget a dead letter."""
-    queue = _queue(call.backend)
+    queue = queue_of(call.backend)
     found = await _dead(queue, dead_id)
     await queue.drop_dead(dead_id)
     return Answer(_letter(found))

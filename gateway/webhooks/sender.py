@@ -7,7 +7,7 @@ operator may have sent again. Messages do not wait for each other.
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import aiohttp
@@ -19,7 +19,7 @@ from eventstore.ids import new_id
 from eventstore.language.alerts import AlertEvent
 from eventstore.log.alerts import readable
 from eventstore.log.webhooks import WebhookQueue
-from gateway.options import Webhook
+from gateway.options import GatewayOptions, Webhook
 from gateway.webhooks.deliveries import (
     ERROR_MAX,
     Attempt,
@@ -27,13 +27,14 @@ from gateway.webhooks.deliveries import (
     after_failure,
     decoded,
 )
+from gateway.webhooks.destinations import ANSWER_SECONDS, session
 from gateway.webhooks.messages import TEST_TYPE, headers_of, payload_of, payload_of_test
+from gateway.webhooks.stored import known_webhooks
 
 log = structlog.get_logger("muster.gateway")
 
 PAGE: Final = 200
 SENT_AT_ONCE: Final = 10
-ANSWER_SECONDS: Final = 15.0
 UNKNOWN_MS: Final = 86_400_000
 """For so long messages wait for a webhook that this gateway does not know: another may."""
 DEAD_MAX: Final = 1_000
@@ -44,10 +45,15 @@ class Sender:
     """Of one gateway. `leads`: set while it writes alerts."""
 
     def __init__(
-        self, queue: WebhookQueue, webhooks: Sequence[Webhook], leads: asyncio.Event, seconds: float
+        self,
+        queue: WebhookQueue,
+        options: GatewayOptions,
+        leads: asyncio.Event,
+        seconds: float,
     ) -> None:
         self._queue, self._leads, self._seconds = queue, leads, seconds
-        self._webhooks = {webhook.name: webhook for webhook in webhooks}
+        self._options = options
+        self._webhooks: Mapping[str, Webhook] = {one.name: one for one in options.webhooks}
         self._failing = ""
 
     async def run(self) -> None:
@@ -58,13 +64,16 @@ class Sender:
                 await self.round()
                 self._failing = ""
             except LogError as error:
-                if str(error) != self._failing:
+                if str(error) != self._failing and self._webhooks:
                     self._failing = str(error)
                     log.warning("webhook.queue_unreachable", reason=self._failing)
             await asyncio.sleep(self._seconds)
 
     async def round(self) -> None:
         """Queue what is new, and send what is due. Raises `LogError`."""
+        self._webhooks = await known_webhooks(self._queue, self._options)
+        if not self._webhooks:
+            return
         for webhook in self._webhooks.values():
             await self._queue_new(webhook)
         now_ms = _now_ms()
@@ -72,8 +81,9 @@ class Sender:
         due = [one for one in waiting if one.due_ms <= now_ms]
         if due:
             limit = asyncio.Semaphore(SENT_AT_ONCE)
-            async with session() as http:
-                await asyncio.gather(*(self._deliver(http, limit, one) for one in due))
+            async with session(trusted=True) as any_address, session(trusted=False) as public:
+                https = {True: any_address, False: public}
+                await asyncio.gather(*(self._deliver(https, limit, one) for one in due))
 
     async def _queue_new(self, webhook: Webhook) -> None:
         position = await self._queue.position(webhook.name)
@@ -87,15 +97,20 @@ class Sender:
             await self._queue.queue(webhook.name, position, texts)
 
     async def _deliver(
-        self, http: aiohttp.ClientSession, limit: asyncio.Semaphore, delivery: Delivery
+        self,
+        https: Mapping[bool, aiohttp.ClientSession],
+        limit: asyncio.Semaphore,
+        delivery: Delivery,
     ) -> None:
+        """`https`: for webhooks that are trusted, and for others."""
         webhook = self._webhooks.get(delivery.webhook)
         if webhook is None:
             if delivery.created_ms < _now_ms() - UNKNOWN_MS:  # it is configured nowhere any more
                 await self._queue.settle(delivery.delivery_id)
             return
         async with limit:
-            attempt = await attempted(http, webhook, delivery.message_id, delivery.body.encode())
+            http, body = https[webhook.trusted], delivery.body.encode()
+            attempt = await attempted(http, webhook, delivery.message_id, body)
         named = {"webhook": webhook.name, "message_id": delivery.message_id}
         if attempt.delivered:
             await self._queue.settle(delivery.delivery_id)
@@ -111,12 +126,6 @@ class Sender:
         log.warning("webhook.given_up", **named, attempts=failed.attempts, reason=failed.error)
         dead = sorted(decoded((await self._queue.dead()).values()), key=lambda one: one.created_ms)
         await self._queue.drop_dead(*(one.delivery_id for one in dead[:-DEAD_MAX]))
-
-
-def session() -> aiohttp.ClientSession:
-    """For some attempts. Cookies of receivers are not stored."""
-    timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-    return aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
 
 
 async def attempted(
@@ -147,7 +156,7 @@ def _without_address(error: Exception, webhook: Webhook) -> str:
 
 async def tested(webhook: Webhook) -> Attempt:
     """Send a message that tests a webhook; it is not repeated."""
-    async with session() as http:
+    async with session(trusted=webhook.trusted) as http:
         message_id = f"{TEST_TYPE}.{new_id()}"
         return await attempted(http, webhook, message_id, payload_of_test(webhook.name, _now_ms()))
 

@@ -52,6 +52,8 @@ class Kind(StrEnum):
     POOL_EXISTS = "pool-exists", 409, "The pool exists already"
     POOL_NOT_EMPTY = "pool-not-empty", 409, "The pool has live agents"
     TOKEN_EXISTS = "token-exists", 409, "The token exists already"
+    WEBHOOK_EXISTS = "webhook-exists", 409, "The webhook exists already"
+    WEBHOOK_DECLARED = "webhook-declared", 409, "The webhook is in the configuration file"
     NO_ADMIN_LEFT = "no-admin-left", 409, "Nobody could administer the tokens then"
     CANNOT_BE_READ = "cannot-be-read", 409, "It cannot be read, or is of a newer version"
     HEAD_TOO_SLOW = "head-too-slow", 408, "The request did not come in time"

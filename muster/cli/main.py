@@ -76,6 +76,8 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "metrics-port": {"type": int, "metavar": "N", "help": "where supervisor and projector answer"
                      " /metrics (default 0: nowhere)"},
     "allowed-hosts": {"metavar": "NAMES", "help": "more names to accept in a request's Host"},
+    "webhook-private-addresses": {**_SWITCH, "help": "let webhooks that are made over HTTP send to"
+                                  " addresses that are not public"},
     "tls-cert": {"metavar": "FILE", "help": "serve HTTPS with this certificate (PEM)"},
     "tls-key": {"metavar": "FILE", "help": "its key, if that is another file (PEM)"},
     "otel": {**_SWITCH, "help": "export spans, metrics and logs by OpenTelemetry, as the variables"
@@ -111,7 +113,16 @@ SHARED_FLAGS = (
     "log-level",
     "otel",
 )
-GATEWAY_FLAGS = ("host", "port", "allowed-hosts", "tls-cert", "tls-key", "access-log", "durability")
+GATEWAY_FLAGS = (
+    "host",
+    "port",
+    "allowed-hosts",
+    "webhook-private-addresses",
+    "tls-cert",
+    "tls-key",
+    "access-log",
+    "durability",
+)
 WORKER_FLAGS = ("app-dir", "agents-database-url", "shutdown-seconds")
 METRICS_FLAGS = ("metrics-host", "metrics-port")
 RETENTION_FLAGS = ("retention-age-seconds", "retention-events")

@@ -185,6 +185,7 @@ def _gateway(settings: Settings, fallback: "Fallback | None") -> Part:
                 )
                 for name, one in settings.webhooks.items()
             ),
+            webhook_private_addresses=settings.webhook_private_addresses,
             limits=Limits(
                 durability_seconds=settings.durability_timeout_seconds,
                 heartbeat_interval_min=settings.min_heartbeat_interval,

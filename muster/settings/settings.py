@@ -70,6 +70,7 @@ class NamedSettings(Struct, frozen=True, kw_only=True):
     key_prefix: str = ""
     api_token: str = ""
     allowed_hosts: str = ""
+    webhook_private_addresses: bool = False
     access_log: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None

@@ -1,24 +1,15 @@
-"""The tables `[webhooks.NAME]` of the file: where alerts are sent, and the secrets that sign them.
+"""The tables `[webhooks.NAME]` of the file: where alerts are sent, and what signs them."""
 
-A secret is `whsec_` and 24 to 64 bytes in Base64, as Standard Webhooks says. Several, with spaces
-or lines between them, sign each message: that is how a receiver changes from one to another.
-"""
-
-import base64
-import binascii
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from eventstore.errors import ConfigurationError
+from eventstore.language.webhook_secrets import SEVERITIES, decode_secrets, is_address
 from eventstore.names import suggestion
 from muster.settings.settings import WebhookDeclaration, abbreviate
 
-SECRET_PREFIX: Final = "whsec_"
-SECRET_BYTES: Final = range(24, 65)
-SEVERITIES: Final = ("warning", "critical")
 KEYS: Final = ("url", "secret", "secret_file", "severity", "pools")
 
 
@@ -50,16 +41,10 @@ def _webhook(body: Mapping[str, Any], place: str, path: Path) -> WebhookDeclarat
 
 
 def _url(url: object, place: str) -> str:
-    wrong = f"{place} url: expected an address such as https://example.com/alerts"
-    if not isinstance(url, str):
-        raise ConfigurationError(wrong)
-    try:
-        parts = urlsplit(url)
-        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        known = False
-    if not known:
-        raise ConfigurationError(wrong)
+    if not isinstance(url, str) or not is_address(url):
+        raise ConfigurationError(
+            f"{place} url: expected an address such as https://example.com/alerts"
+        )
     return url
 
 
@@ -87,24 +72,3 @@ def _read(file: Path, place: str) -> str:
         raise ConfigurationError(f"{place}: {file}: {error.strerror}") from None
     except ValueError:
         raise ConfigurationError(f"{place}: {file} is not UTF-8") from None
-
-
-def decode_secrets(text: str) -> tuple[bytes, ...]:
-    """The secrets in a text. Raises `ValueError`, without showing any of it."""
-    found = tuple(_decode_secret(word) for word in text.split())
-    if not found:
-        raise ValueError("it has no secret; `openssl rand -base64 32`, after whsec_, makes one")
-    return found
-
-
-def _decode_secret(word: str) -> bytes:
-    if not word.startswith(SECRET_PREFIX):
-        raise ValueError(f"a secret begins with {SECRET_PREFIX}")
-    try:
-        secret = base64.b64decode(word.removeprefix(SECRET_PREFIX), validate=True)
-    except binascii.Error:
-        raise ValueError(f"a secret is Base64 after {SECRET_PREFIX}") from None
-    if len(secret) not in SECRET_BYTES:
-        least, most = SECRET_BYTES[0], SECRET_BYTES[-1]
-        raise ValueError(f"a secret has {least} to {most} bytes, this one has {len(secret)}")
-    return secret

@@ -105,9 +105,12 @@ class AlertAnswer(Struct, frozen=True, kw_only=True):
 
 class WebhookAnswer(Struct, frozen=True, kw_only=True):
     name: str = ""
+    source: str = "file"
     address: str = ""
     severity: str = ""
     pools: tuple[str, ...] = ()
+    secret: str | None = None
+    """That was made for it with this call."""
     waiting: int = 0
     dead: int = 0
     error: str = ""

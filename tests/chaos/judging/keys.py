@@ -16,7 +16,7 @@ PERMANENT: Final = re.compile(
     r"pool:\{[^}]+\}:(events|commands|heartbeats|processes|agents|due|timeouts|orders|lost"
     r"|signals|meta|leader|alone|parked|stalled)"
     r"|muster:catalogue|\{muster:catalogue\}:(meta|hosts|snapshot|retiring)"
-    r"|muster:alerts|\{muster:alerts\}:(meta|open|webhooks|deliveries|dead)"
+    r"|muster:alerts|\{muster:alerts\}:(meta|open|webhooks|deliveries|dead|hooks)"
 )
 OF_AGENT: Final = re.compile(r"(?:agent|state):\{([^}]+)\}:(.+)|pool:\{([^}]+)\}:spec:(.+)")
 OF_WORKER: Final = re.compile(r"process:\{([^}]+)\}:(.+)|pool:\{([^}]+)\}:held:(.+)")

@@ -70,6 +70,9 @@ TABLE = {
     **dict.fromkeys(
         (
             "GET /api/v1/webhooks",
+            "POST /api/v1/webhooks",
+            "PATCH /api/v1/webhooks/{name}",
+            "DELETE /api/v1/webhooks/{name}",
             "POST /api/v1/webhooks/{name}/test",
             "GET /api/v1/webhooks/dead",
             "POST /api/v1/webhooks/dead/{dead_id}/retry",

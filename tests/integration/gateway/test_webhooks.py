@@ -216,3 +216,114 @@ async def test_another_gateway_sends_what_waits(
 async def test_without_webhooks_none_are_listed(stage: GatewayStage) -> None:
     assert (await stage.get(WEBHOOKS)).json == {"webhooks": []}
     assert (await stage.get(f"{WEBHOOKS}/dead")).json == {"dead": []}
+
+
+# ---- made over HTTP --------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def open_stage(redis_url: str, tmp_path: Path) -> AsyncIterator[GatewayStage]:
+    """A gateway with one webhook in its file, that may send to this machine."""
+    declared = Webhook(name="ops", url="http://127.0.0.1:9/", secrets=(SECRET,))
+    database = f"sqlite:///{tmp_path / 'v.db'}"
+    async with gateway_stage(
+        redis_url, database, limits=OFTEN, webhooks=(declared,), webhook_private_addresses=True
+    ) as stage:
+        yield stage
+
+
+async def test_a_webhook_is_made_changed_and_deleted_over_http(
+    open_stage: GatewayStage, receiver: tuple[Receiver, str]
+) -> None:
+    """Its secret is shown once, and signs; it and the path are in no log and no later answer."""
+    (got, url), stage = receiver, open_stage
+    async with logged() as lines:
+        made = await stage.ask("POST", WEBHOOKS, json={"name": "new", "url": url})
+        assert made.status == 201
+        secret = made.json["secret"]
+        got.verifier = Verifier(secret)
+        await failed_agent(stage)
+        await until(lambda: got.of("agent-failed"))
+        changed = await stage.ask("PATCH", f"{WEBHOOKS}/new", json={"new_secret": True})
+        latest = changed.json["secret"]
+        for one in (secret, latest):  # each signs
+            got.verifier = Verifier(one)
+            assert (await stage.ask("POST", f"{WEBHOOKS}/new/test")).json["delivered"]
+        calm = await stage.ask("PATCH", f"{WEBHOOKS}/new", json={"severity": "critical"})
+        rows = (await stage.get(WEBHOOKS)).json["webhooks"]
+    assert [(one["name"], one["source"], one["severity"]) for one in rows] == [
+        ("new", "api", "critical"), ("ops", "file", "warning"),
+    ]  # fmt: skip
+    assert (calm.json["secret"], calm.json["address"]) == (None, url.removesuffix("/hook"))
+    shown = f"{calm.json} {rows} {lines}"
+    assert not any(one in shown for one in (secret, latest, "/hook"))
+    logs = [line["event"] for line in lines if line["event"].startswith("webhook.c")]
+    assert logs == ["webhook.created", "webhook.changed", "webhook.changed"]
+    assert "token" not in str(await stage.events())
+    gone = await stage.ask("DELETE", f"{WEBHOOKS}/new")
+    assert (gone.status, gone.json["name"]) == (200, "new")
+    assert [one["name"] for one in (await stage.get(WEBHOOKS)).json["webhooks"]] == ["ops"]
+    assert (await stage.ask("DELETE", f"{WEBHOOKS}/new")).kind == "webhook-not-found"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "kind"),
+    [
+        ("POST", "", {"name": "ops", "url": "https://x.test"}, "webhook-declared"),
+        ("PATCH", "/ops", {"severity": "critical"}, "webhook-declared"),
+        ("DELETE", "/ops", None, "webhook-declared"),
+        ("POST", "", {"name": "here", "url": "https://x.test"}, "webhook-exists"),
+        ("PATCH", "/hers", {}, "webhook-not-found"),
+        ("POST", "", {"name": "dead", "url": "https://x.test"}, "invalid-request"),
+        ("POST", "", {"name": "a", "url": "ftp://x.test"}, "invalid-request"),
+        ("POST", "", {"name": "a", "url": "https://x.test", "secret": "s3cr"}, "invalid-request"),
+        ("PATCH", "/here", {"secret": "s3cr" * 999}, "invalid-request"),
+        ("PATCH", "/here", {"secret": ["s3cr"]}, "invalid-request"),
+        ("PATCH", "/here", {"secret": "whsec_s3cr", "new_secret": True}, "invalid-request"),
+    ],
+)
+async def test_what_is_no_change_of_a_webhook_is_refused_without_showing_a_secret(
+    open_stage: GatewayStage, method: str, path: str, body: Any, kind: str
+) -> None:
+    here = {"name": "here", "url": "https://x.test"}
+    assert (await open_stage.ask("POST", WEBHOOKS, json=here)).status == 201
+    answer = await open_stage.ask(method, f"{WEBHOOKS}{path}", json=body)
+    assert answer.kind == kind
+    assert "s3cr" not in str(answer.json)
+
+
+async def test_a_webhook_that_is_deleted_takes_its_messages_with_it(
+    open_stage: GatewayStage, receiver: tuple[Receiver, str]
+) -> None:
+    (got, url), stage = receiver, open_stage
+    secret = f"whsec_{base64.b64encode(SECRET).decode()}"
+    made = {"name": "new", "url": url, "secret": secret}
+    assert (await stage.ask("POST", WEBHOOKS, json=made)).json["secret"] is None
+    got.statuses = [410]
+    await failed_agent(stage)
+
+    async def dead() -> list[str]:
+        return [one["webhook"] for one in (await stage.get(f"{WEBHOOKS}/dead")).json["dead"]]
+
+    await until(dead)
+    assert await dead() == ["new"]
+    await stage.ask("DELETE", f"{WEBHOOKS}/new")
+    assert await dead() == []
+
+
+async def test_what_was_made_over_http_reaches_no_address_that_is_not_public(
+    stage: GatewayStage, receiver: tuple[Receiver, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its number it is not even made; a name is checked as it is connected to, each time."""
+    got, url = receiver
+    refused = await stage.ask("POST", WEBHOOKS, json={"name": "a", "url": url})
+    assert refused.kind == "invalid-request"
+    assert "not public" in refused.json["detail"]
+    for name, host, why in (("a", "localhost", "not public"), ("b", "127.1", "not a canonical")):
+        there = url.replace("127.0.0.1", host)
+        made = await stage.ask("POST", WEBHOOKS, json={"name": name, "url": there})
+        assert made.status == 201, made.body
+        answer = (await stage.ask("POST", f"{WEBHOOKS}/{name}/test")).json
+        assert not answer["delivered"]
+        assert why in answer["error"], answer
+    assert got.messages == []

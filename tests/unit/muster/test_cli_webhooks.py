@@ -28,7 +28,7 @@ def test_webhooks_are_listed(gateway, muster):
     code, out, _ = muster("webhooks")
     assert code == 0
     assert out.splitlines()[1].split()[:6] == [
-        "ops", "https://example.com", "warning", "all", "2", "1",
+        "ops", "https://example.com", "file", "warning", "all", "2",
     ]  # fmt: skip
 
 
@@ -54,3 +54,27 @@ def test_dead_letters_are_listed_sent_again_and_forgotten(gateway, muster):
     assert muster("webhooks", "dead", "-o", "name") == (0, "ops:e1\n", "")
     assert muster("webhooks", "retry", "ops:e1") == (0, "ops:e1 is sent again\n", "")
     assert muster("webhooks", "drop", "ops:e1") == (0, "ops:e1 is forgotten\n", "")
+
+
+def test_a_webhook_is_made_changed_and_deleted(gateway, muster, tmp_path):
+    """A secret that was made is printed by itself; one of a file is sent, and not printed."""
+    gateway.answers[f"POST {CALL}"] = {**HOOK, "secret": "whsec_new"}
+    code, out, note = muster("webhooks", "new", "ops", "https://x.test/p", "--pools", "a,b")
+    assert (code, out) == (0, "whsec_new\n")
+    assert "not shown again" in note
+    assert gateway.requests[-1].body == {
+        "name": "ops",
+        "url": "https://x.test/p",
+        "pools": ["a", "b"],
+    }
+    file = tmp_path / "secret"
+    file.write_text("whsec_own")
+    gateway.answers[f"PATCH {CALL}/ops"] = {**HOOK, "secret": None}
+    changed = muster("webhooks", "change", "ops", "--secret-file", str(file), "--severity",
+                     "critical")  # fmt: skip
+    assert changed == (0, "webhook ops is changed\n", "")
+    assert gateway.requests[-1].body == {"severity": "critical", "secret": "whsec_own"}
+    assert muster("webhooks", "change", "ops")[0] == 2
+    assert muster("webhooks", "change", "ops", "--secret-file", str(tmp_path / "none"))[0] == 2
+    gateway.answers[f"DELETE {CALL}/ops"] = HOOK
+    assert muster("webhooks", "delete", "ops") == (0, "webhook ops is deleted\n", "")
