@@ -4,11 +4,13 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from eventstore.language.agent_commands import Release, Terminate
+from eventstore.language.consolidation import plan_moves
 from eventstore.language.events import PoolConsolidationRequested
 from eventstore.language.pool_config import PoolConfig
 from eventstore.language.scale_policy import BehaviourSettings
@@ -16,11 +18,14 @@ from eventstore.language.workers import Cordon, StopWorker
 from eventstore.log.consolidation import request_consolidation
 from eventstore.log.survey import Survey
 from eventstore.steps.step import Fence
+from tests.chaos.judge import judge
+from tests.chaos.planted_operations import moves_unlimited
 from tests.integration.workers.hosts import POOL, SHORT_SECONDS, Site, abandon
 from tests.integration.workers.test_isolation import Ended
 from tests.integration.workers.test_stale_surveys import context_of
 from tests.pools import ORIGIN, TestPool, data, open_pool, raw_events
 from tests.waiting import until
+from workers.supervisor import consolidator
 from workers.supervisor.leader import Leader
 from workers.supervisor.worker_monitor import WorkerMonitor
 
@@ -221,6 +226,25 @@ async def test_the_next_leader_heeds_the_rates_of_the_one_before(site: Site) -> 
     await leader.resign()
     await lead(pool, new_leader(pool), 2.0)
     assert [e["type"] for e in raw_events(site.url)].count("worker.requested") == 2
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+async def test_the_judge_says_where_the_budget_of_moves_is_ignored(
+    site: Site, monkeypatch: pytest.MonkeyPatch, ignored: bool
+) -> None:
+    monkeypatch.setattr(consolidator, "plan_moves", plan_moves)
+    if ignored:
+        moves_unlimited()
+    pool = await site.pool(**{**CONFIG, "agents_per_worker": 4, "moves_per_minute": 1})
+    for name in ("w1", "w2", "w3"):
+        fence = await pool.worker(name, slots=4)
+        await pool.spawn()
+        await pool.claim(fence, 1, starts="developer")
+    leader = new_leader(pool)
+    for seconds in (1.0, 2.0):
+        await lead(pool, leader, seconds)
+    found = [one.why for one in judge(site.url) if one.invariant == 9]
+    assert found == ["more than 1 asked to move in a minute"] * ignored
 
 
 async def test_a_spawn_that_needs_the_slots_gets_them_back(site: Site) -> None:
