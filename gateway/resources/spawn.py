@@ -55,14 +55,17 @@ async def spawn(call: Call, body: SpawnRequest) -> Answer:
             # The proof itself has the position of now.
             original_proof = replace(submitted.proof, seq=submitted.seq)
             commands.record_once(original_proof, "spawn", submitted.agent_id, operation_id=key)
-            row = await _replay(call, pool.pool_name, submitted.agent_id, durability.deadline)
+            row, has_run = await _replay(
+                call, pool.pool_name, submitted.agent_id, durability.deadline
+            )
         else:
             commands.record(submitted.proof, "spawn", agent_id, operation_id=key)
             row = await _wait_for_start(call, submitted, watch, durability)
+            has_run = row.started_at is not None
     headers = await durability.headers(row.agent_id)
     if submitted.agent_id != agent_id:
         headers["Idempotency-Replayed"] = "true"
-    status = _status(row, headers)
+    status = _status(row, has_run, headers)
     return Answer(row, status=202 if durability.pending_reason else status, headers=headers)
 
 
@@ -185,8 +188,11 @@ async def _wait_for_start(
     return AgentRow.of(agent, backend.log.high_water_mark(pool)[0])
 
 
-async def _replay(call: Call, pool: str, agent_id: str, deadline: float) -> AgentRow:
-    """The agent of the first request with this key, as it is now; waits for its start, too."""
+async def _replay(call: Call, pool: str, agent_id: str, deadline: float) -> tuple[AgentRow, bool]:
+    """The agent of the first request with this key, as it is now, and whether it has run.
+
+    Waits for its start, too.
+    """
     backend = call.backend
     try:
         with backend.waiters.watch(agent_id) as watch:
@@ -196,8 +202,9 @@ async def _replay(call: Call, pool: str, agent_id: str, deadline: float) -> Agen
                     break
                 agent = await backend.log.agent(pool, agent_id)
         if agent is not None:
-            return await agent_rows.from_log(backend, call, agent)
-        return await agent_rows.from_views(backend, call, agent_id, pool)
+            return await agent_rows.from_log(backend, call, agent), agent.has_run
+        row = await agent_rows.from_views(backend, call, agent_id, pool)
+        return row, row.started_at is not None
     except (LogUnreachable, Problem) as error:  # its spawn is written: an error is no refusal
         not_found = isinstance(error, Problem) and error.kind is Kind.AGENT_NOT_FOUND
         if not_found and not call.read_state.stale:
@@ -207,14 +214,14 @@ async def _replay(call: Call, pool: str, agent_id: str, deadline: float) -> Agen
 
 
 def _start_finished(agent: Agent) -> bool:
-    """Whether the wait for its start is over."""
+    """Whether the wait for its start is over: it has run, whatever has become of it since."""
     if agent.status is Status.RESTARTING:
-        return agent.reason == START_FAILED
-    return agent.status not in {Status.PENDING, Status.STARTING}
+        return agent.has_run or agent.reason == START_FAILED
+    return agent.has_run or agent.status not in {Status.PENDING, Status.STARTING}
 
 
-def _status(row: AgentRow, headers: dict[str, str]) -> int:
-    """200 if it runs or ran, 202 if it waits; raises `Problem` if it failed."""
+def _status(row: AgentRow, has_run: bool, headers: dict[str, str]) -> int:
+    """200 if it runs or ran, 202 if it waits for its first start; raises `Problem` if it failed."""
     kind, error = Kind.AGENT_START_FAILED, row.last_error
     what = f"{error.type}: {error.message}" if error else row.reason
     match row.status:
@@ -222,11 +229,11 @@ def _status(row: AgentRow, headers: dict[str, str]) -> int:
             detail = f"{what}; it will not be tried again"
         case Status.RESTARTING if row.reason == START_FAILED:
             detail = f"{what}; it will be tried again"
-        case Status.TERMINATED if row.started_at is None:
+        case Status.TERMINATED if not has_run:
             kind, error = Kind.AGENT_WITHDRAWN, None
             detail = f"the agent ended before it ran: {row.reason}"
         case Status.RUNNING | Status.STOPPING | Status.TERMINATED:
             return 200
         case _:
-            return 202
+            return 200 if has_run else 202
     raise Problem(kind, detail, headers=headers, agent_id=row.agent_id, error=error, agent=row)

@@ -170,7 +170,8 @@ _HTML: Final = "text/html"
 
 OPERATIONS: Final = (
     Operation("agents", "POST", "/api/v1/agents/spawn", spawn.spawn, AgentRow,
-              {200: "It runs", 202: "It is accepted and waits"}, (404, 409, 429, 502, 507),
+              {200: "It runs, or has run", 202: "It is accepted and waits"},
+              (404, 409, 429, 502, 507),
               (PREFER, IDEMPOTENCY_KEY, DURABILITY), name="spawn_agent", needs=_SPAWN_AGENT),
     Operation("agents", "POST", "/api/v1/agents/terminate", agents.terminate, AgentRow, _ENDED,
               (404, 409), _COMMAND, name="terminate_agent", needs=_SPAWN_AGENT),

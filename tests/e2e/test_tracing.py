@@ -106,6 +106,7 @@ async def test_a_spawn_is_one_trace_from_the_request_to_the_views(project: Path)
             await until(lambda: launched in lines_of_roles(receiver), timeout=20)
             restarted = "muster-projector", "muster_agent_start_seconds"
             await until(lambda: receiver.metrics[restarted][0].count == 2, timeout=20)
+            workers = (await system.get("/api/v1/agents/workers"))["workers"]
             pids = {name: system.role(name).pid for name in ("gateway", "projector")}
 
     chain = [request, first_claim, first_start, think]
@@ -124,12 +125,13 @@ async def test_a_spawn_is_one_trace_from_the_request_to_the_views(project: Path)
     thought = next(line for line in receiver.lines if line.body == "it thinks")
     assert (thought.trace_id, thought.span_id) == (TRACE, think.span_id)
     assert thought.attributes["agent_id"] == agent["agent_id"]
-    assert thought.resource["service.instance.id"] == agent["process_id"]
+    assert thought.resource["service.instance.id"] == think.resource["service.instance.id"]
     assert sum(receiver.metrics[restarted][0].bucket_counts) == 2
 
     worker = think.resource
     assert worker["service.name"] == "muster-worker"
-    assert worker["service.instance.id"] == agent["process_id"]
+    assert worker["service.instance.id"] == first_start.resource["service.instance.id"]
+    assert worker["service.instance.id"] in {each["worker_id"] for each in workers}
     assert worker["muster.pool"] == "developer_pool"
     assert {request.resource["process.pid"], started.resource["process.pid"]} == {*pids.values()}
     assert all(span.resource["deployment.environment.name"] == "test" for span in chain)

@@ -146,6 +146,14 @@ class GatewayStage:
         await self.act(claimed.agent.agent_id, failed, fence)
         return claimed.agent.agent_id
 
+    async def crash(self, agent_id: str, fence: Fence) -> None:
+        """Let an agent that runs fail; it will be tried again."""
+        error, policy = Error(type="ValueError", message="as asked"), RestartPolicy(limit=5)
+        now_ms = self.log.now_ms(POOL)
+        await self.act(
+            agent_id, Fail(during="run", error=error, now_ms=now_ms, policy=policy), fence
+        )
+
     async def end(self, agent_id: str, fence: Fence, reason: str = "requested") -> None:
         await self.act(agent_id, End(reason=reason), fence)
 

@@ -7,7 +7,10 @@ import pytest
 import redis
 
 from eventstore.language.agent_commands import Started
+from eventstore.log.replies import Outcome
 from eventstore.log.script_runner import CLOCK_STALE_SECONDS, ClockReading
+from eventstore.log.submission import submit
+from gateway.resources import spawn
 from tests.integration.gateway.stage import AGENTS, QUICK, gateway_stage, playing
 from tests.integration.projector.stage import POOL
 from tests.pools import data, raw_events
@@ -146,6 +149,28 @@ async def test_a_start_that_fails_is_answered_with_its_error(stage, limit, outlo
     }
     assert outlook in answer.json["detail"]
     assert answer.headers["Location"] == f"{AGENTS}/{answer.json['agent_id']}"
+
+
+async def test_an_agent_that_ran_and_crashed_before_it_was_seen_to_run_is_a_success(
+    stage, monkeypatch
+):
+    """The gateway reads its start and its crash at once; a repeated request answers the same."""
+    fence = await stage.worker()
+
+    async def submit_and_run(*arguments, **options):
+        submitted = await submit(*arguments, **options)
+        if submitted.outcome is not Outcome.KNOWN:
+            [agent_id] = await stage.run(fence)
+            await stage.crash(agent_id, fence)
+            tail, head = stage.backend.tail, await stage.stage.head(POOL)
+            await until(lambda: tail.heads[POOL].seq == head)
+        return submitted
+
+    monkeypatch.setattr(spawn, "submit", submit_and_run)
+    first = await stage.spawn(key="k", prefer="wait=1")
+    again = await stage.spawn(key="k", prefer="wait=1")
+    assert [answer.json["status"] for answer in (first, again)] == ["restarting"] * 2
+    assert [answer.status for answer in (first, again)] == [200, 200]
 
 
 async def test_an_agent_withdrawn_before_it_ran_is_no_success(stage):
