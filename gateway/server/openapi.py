@@ -4,6 +4,7 @@ What the document says of a call is what its handler reads, because it is the sa
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from inspect import getdoc, signature
 from typing import Any, Final
 
@@ -98,8 +99,13 @@ class Operation(_Needing, frozen=True):
     @property
     def inputs(self) -> dict[str, Any]:
         """The shapes of what the handler reads, by name."""
-        [_, *inputs] = signature(self.handler).parameters.values()
-        return {parameter.name: parameter.annotation for parameter in inputs}
+        return dict(_inputs(self.handler))
+
+
+@cache
+def _inputs(handler: Callable[..., Awaitable[Any]]) -> dict[str, Any]:
+    [_, *inputs] = signature(handler).parameters.values()
+    return {parameter.name: parameter.annotation for parameter in inputs}
 
 
 def describe(operations: Sequence[Operation], version: str, token: bool) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from projector.store import tables
 from projector.store.cancellable import Cancellable
+from projector.store.creation import create_missing
 from projector.store.engines import address, postgres_engine, sqlite_engine
 from projector.store.failures import Kind, kind
 from projector.store.views_file import DatabaseUnreachable, ViewsFile, ViewsFileChanged
@@ -224,7 +225,7 @@ class Database:
             if not inspect(connection).has_schema(tables.SCHEMA):
                 connection.execute(text(f"CREATE SCHEMA {tables.SCHEMA}"))
         before = self.existing(connection)
-        tables.METADATA.create_all(connection)
+        create_missing(connection, before)
         for table, column in _missing_columns(before):
             added = f"ADD COLUMN {column} BIGINT NOT NULL DEFAULT 0"
             connection.execute(text(f"ALTER TABLE {self.prefix}{table} {added}"))
