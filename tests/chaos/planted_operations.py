@@ -22,10 +22,10 @@ def replaced_at_once() -> None:
 
     plan = replacing.plan
 
-    def hasty(survey: Any, replacement: Any, proven: Any) -> Any:
-        return plan(survey, replace(replacement, max_unavailable=MANY), proven)
+    def hasty(survey: Any, replacement: Any, *more: Any) -> Any:
+        return plan(survey, replace(replacement, max_unavailable=MANY), *more)
 
-    replacing.plan = hasty
+    vars(replacing)["plan"] = hasty
 
 
 def busy_moved() -> None:

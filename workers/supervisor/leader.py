@@ -20,7 +20,7 @@ from eventstore.log.survey import Survey
 from eventstore.steps import clauses
 from eventstore.steps.clauses import Leaves
 from workers.supervisor import polling
-from workers.supervisor.draining import drain_due
+from workers.supervisor.draining import Draining
 from workers.supervisor.host_reports import REPORT_SECONDS
 from workers.supervisor.isolation import clear_suspects
 from workers.supervisor.placer import IS_PLACED, Placer
@@ -66,7 +66,9 @@ class Leader:
         await self._acquire_lead(survey, now)
         if self.leads:
             await run_due(self._pool_log, survey)
-            await drain_due(self._pool_log, survey, self._context.pool().config)
+            config = self._context.pool().config
+            draining = Draining(self._pool_log, self._lead, survey, config)
+            await draining.drain_due()
             await self._expire_orders(survey)
             await self._continue_deletion(survey)
             await clear_suspects(self._pool_log, survey, self._context.pool().config)
@@ -75,7 +77,7 @@ class Leader:
             await self._placer.reconcile(survey)
             may_run = replace(survey, waiting=self._placer.may_run(survey.waiting))
             await self._scaler.reconcile(may_run, now)
-            await self._replacer.reconcile(may_run, now)
+            await self._replacer.reconcile(may_run, now, draining)
 
     async def stop_placing(self) -> None:
         """Until the next round."""

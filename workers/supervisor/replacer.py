@@ -24,7 +24,7 @@ from eventstore.log.replies import Leadership
 from eventstore.log.survey import Survey
 from eventstore.steps import clauses
 from workers.supervisor import replacing
-from workers.supervisor.draining import add_drain
+from workers.supervisor.draining import Draining
 from workers.supervisor.replacing import Happening, Trials
 from workers.supervisor.worker_monitor import PoolContext
 
@@ -54,7 +54,7 @@ class Replacer:
         self._trials = Trials(0)
         self._position = "0"
 
-    async def reconcile(self, survey: Survey, now: float) -> None:
+    async def reconcile(self, survey: Survey, now: float, draining: Draining) -> None:
         """Cordon and drain the workers that are next, or end the replacement.
 
         No worker drains before this host has imported the code again.
@@ -74,7 +74,8 @@ class Replacer:
         if failure := problem or self._trials.failure:
             await self._end(replacement, PoolReplacementStopped(failure[:REASON_MAX]))
             return
-        plan = replacing.plan(survey, replacement, self._trials.proven)
+        workers_max = pool.config.max_workers
+        plan = replacing.plan(survey, replacement, self._trials.proven, workers_max)
         if plan.finished:
             await self._end(replacement, PoolReplacementFinished())
         await self._act(plan.cordon, workers.Cordon(reason=REPLACED))
@@ -83,10 +84,7 @@ class Replacer:
             await self._act(plan.retire, workers.Cordon(reason=REPLACED, drain_ms=drain_ms))
             return
         for worker in plan.retire:
-            step = self._pool_log.step()
-            step.check(clauses.Leads(self._lead.host, self._lead.term))
-            add_drain(step, worker, REPLACED, pool.config, survey.ts)
-            await self._pool_log.commit(step)
+            await draining.drain(worker, REPLACED)
 
     async def _act(self, chosen: Sequence[Worker], command: workers.WorkerCommand) -> None:
         """One that has changed since the survey leaves its whole chunk to the next round."""

@@ -37,19 +37,23 @@ class Plan(Struct, frozen=True, kw_only=True):
     """These are to drain, at once or at the deadline."""
 
 
-def plan(survey: Survey, replacement: Replacement, proven: Collection[str]) -> Plan:
-    """`proven`: new workers that have proved themselves."""
+def plan(
+    survey: Survey, replacement: Replacement, proven: Collection[str], workers_max: int
+) -> Plan:
+    """`proven`: new workers that have proved themselves; `workers_max`: what the pool may have
+    now."""
+    wanted = min(replacement.workers, workers_max)
     alive = [o for o in survey.workers if o.worker.alive]
     old = [o for o in alive if o.worker.epoch < replacement.epoch]
     staying = [o for o in old if not o.worker.draining]
     new = [o for o in alive if o.worker.epoch >= replacement.epoch and not o.worker.draining]
     ordered = sum(o.worker.status is WorkerStatus.REQUESTED for o in survey.workers)
     unproven = ordered + sum(o.worker.worker_id not in proven for o in new)
-    if not old and (not unproven or len(new) + ordered - unproven >= replacement.workers):
+    if not old and (not unproven or len(new) + ordered - unproven >= wanted):
         return Plan(finished=True)
     missing = 0  # what nothing waits for was not needed
     if survey.waiting + survey.waiting_isolated > survey.room:
-        missing = max(replacement.workers - len(staying) - len(new) - ordered, 0)
+        missing = max(wanted - len(staying) - len(new) - ordered, 0)
     due = sum(o.worker.drain_ms > 0 for o in staying)
     gone = due + max(len(old) - len(staying), unproven + missing)
     candidates = sorted((o for o in staying if not o.worker.drain_ms), key=_cheapest_first)

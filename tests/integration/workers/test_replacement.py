@@ -100,6 +100,22 @@ async def test_each_agent_moves_once_to_a_worker_with_the_new_code(
     site.check()
 
 
+@pytest.mark.parametrize("deadline_seconds", [0.0, 0.1])
+async def test_a_paused_pool_with_too_many_workers_has_as_many_as_it_may_then(
+    site: Site, write: Any, deadline_seconds: float
+) -> None:
+    pool = await site.pool(agents_per_worker=1)
+    await site.host(agent="changing:Changing")
+    await site.run(pool, 4)
+    how = {"paused": "a test", "max_workers": 2}
+    await site.catalogue.change_pool(POOL, lambda config: replace(config, **how), ORIGIN)
+    write("two, later")
+    await start(site, at_once=2, deadline_seconds=deadline_seconds)
+    assert (await ended(site)).status == "finished"
+    assert len(await site.workers()) == 2
+    site.check()
+
+
 async def test_the_next_leader_goes_on_with_it(site: Site, tmp_path: Path, write: Any) -> None:
     pool = await site.pool(agents_per_worker=1)
     first = await site.host(agent="changing:Changing")

@@ -7,9 +7,17 @@ from msgspec.structs import replace
 
 from eventstore.language.replacement import Replacement
 from eventstore.language.workers import WorkerStatus
-from eventstore.log.survey import ObservedWorker
+from eventstore.log.survey import ObservedWorker, Survey
 from tests.unit.workers.test_scaling import survey, worker
-from workers.supervisor.replacing import LAPSED, LOST_MAX, PROVEN_SECONDS, Happening, Trials, plan
+from workers.supervisor.replacing import (
+    LAPSED,
+    LOST_MAX,
+    PROVEN_SECONDS,
+    Happening,
+    Plan,
+    Trials,
+    plan,
+)
 
 EPOCH = 10
 
@@ -29,33 +37,49 @@ def ids(workers: object) -> list[str]:
     return [one.worker_id for one in workers]  # type: ignore[attr-defined]
 
 
+def planned(
+    found: Survey, replacement: Replacement, proven: set[str], workers_max: int = 100
+) -> Plan:
+    return plan(found, replacement, proven, workers_max)
+
+
 def test_all_are_cordoned_and_the_one_with_the_fewest_agents_drains() -> None:
     found = survey(*(aged(worker(f"w{n}", agents=9 - n), 1) for n in range(3)))
-    first = plan(found, replacement(), set())
+    first = planned(found, replacement(), set())
     assert (ids(first.retire), ids(first.cordon)) == (["w2"], ["w1", "w0"])
-    assert ids(plan(found, replacement(at_once=9), set()).retire) == ["w2", "w1", "w0"]
+    assert ids(planned(found, replacement(at_once=9), set()).retire) == ["w2", "w1", "w0"]
 
 
 def test_the_next_one_waits_until_the_new_one_has_proved_itself() -> None:
     found = survey(aged(worker("a", cordoned=True), 1), aged(worker("new"), EPOCH + 1))
-    assert not plan(found, replacement(workers=2), set()).retire
-    assert ids(plan(found, replacement(workers=2), {"new"}).retire) == ["a"]
+    assert not planned(found, replacement(workers=2), set()).retire
+    assert ids(planned(found, replacement(workers=2), {"new"}).retire) == ["a"]
 
 
 def test_the_next_one_waits_for_a_worker_that_is_yet_to_be_ordered() -> None:
     """The one before has ended, and agents wait; else nothing needs it."""
     found = survey(aged(worker("a", cordoned=True), 1), waiting=2)
-    assert not plan(found, replacement(workers=2), set()).retire
-    assert ids(plan(replace(found, waiting=0), replacement(workers=2), set()).retire) == ["a"]
+    assert not planned(found, replacement(workers=2), set()).retire
+    assert ids(planned(replace(found, waiting=0), replacement(workers=2), set()).retire) == ["a"]
+
+
+def test_no_worker_is_waited_for_that_the_pool_may_not_have() -> None:
+    new = [aged(worker(name, agents=10), EPOCH + 1) for name in "ab"]
+    found = survey(aged(worker("old", agents=10, cordoned=True), 1), *new, waiting=9)
+    assert not planned(found, replacement(workers=4), {"a", "b"}).retire
+    assert ids(planned(found, replacement(workers=4), {"a", "b"}, 3).retire) == ["old"]
+    found = survey(*new, waiting=9)
+    assert not planned(found, replacement(workers=4), {"a"}, 2).finished
+    assert planned(found, replacement(workers=4), {"a", "b"}, 2).finished
 
 
 def test_it_is_finished_when_no_old_worker_is_left_and_enough_new_ones_are_proven() -> None:
     new = [aged(worker(name), EPOCH + 1) for name in "abc"]
     leaving = aged(worker("old", status=WorkerStatus.DRAINING), 1)
-    assert plan(survey(), replacement(), set()).finished
-    assert plan(survey(*new), replacement(workers=2), {"a", "b"}).finished
-    assert not plan(survey(*new), replacement(workers=3), {"a", "b"}).finished
-    assert not plan(survey(*new, leaving), replacement(), {"a", "b", "c"}).finished
+    assert planned(survey(), replacement(), set()).finished
+    assert planned(survey(*new), replacement(workers=2), {"a", "b"}).finished
+    assert not planned(survey(*new), replacement(workers=3), {"a", "b"}).finished
+    assert not planned(survey(*new, leaving), replacement(), {"a", "b", "c"}).finished
 
 
 drawn = st.lists(
@@ -85,7 +109,7 @@ def test_no_more_are_gone_at_once_than_may_be(
     ]
     found = survey(*observed, waiting=waiting)
     proved = {o.worker.worker_id for o in observed} if proven else set()
-    made = plan(found, replacement(at_once, workers=4), proved)
+    made = planned(found, replacement(at_once, workers=4), proved)
     old = {
         o.worker.worker_id: o.worker
         for o in observed
