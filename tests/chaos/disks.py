@@ -1,10 +1,13 @@
-"""A disk of its own for a server, small enough to fill. Needs root: it is mounted for the run."""
+"""A disk of its own for a server, small enough to fill in a second and large enough for hours.
+
+Needs root: it is mounted for the run.
+"""
 
 import os
 import subprocess
 from pathlib import Path
 
-SIZE = "192m"
+SIZE = "1g"
 
 
 class Disk:
