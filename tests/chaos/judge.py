@@ -33,6 +33,7 @@ from tests.chaos.judging import (
     traces,
     views,
 )
+from tests.chaos.judging import exports as exported
 from tests.chaos.judging.catalogue import Catalogue
 from tests.chaos.judging.commands import Command, LostCommand
 from tests.chaos.judging.database import Database
@@ -65,6 +66,8 @@ class Evidence:
     unsaved: Sequence[LostCommand] = ()
     pauses: Sequence[Pause] = ()
     traces: Sequence[AgentTrace] = ()
+    exported: Sequence[Offence] = ()
+    """What is wrong with exports and what a pruning has left."""
     traced_at: float = 0.0
     """When an agent last wrote before these were read, by their clock."""
 
@@ -89,10 +92,11 @@ def judge(
     unsaved: Sequence[LostCommand] = (),
     traces: Sequence[AgentTrace] = (),
     at_rest: bool = False,
+    exports: Path | None = None,
 ) -> list[Offence]:
     """All offences of a system. `views`: where its SQL is; `acknowledged`: commands, or the ids
-    of agents whose spawns were."""
-    evidence = gather(redis_url, views, prefix)
+    of agents whose spawns were; `exports`: the folder that has what was pruned."""
+    evidence = gather(redis_url, views, prefix, exports)
     evidence.commands = [
         one if isinstance(one, Command) else Command("spawn", agent_id=one) for one in acknowledged
     ]
@@ -104,12 +108,16 @@ def judge(
 # ---- gathering ---------------------------------------------------------------------------------
 
 
-def gather(redis_url: str, views: str = "", prefix: str = "") -> Evidence:
+def gather(
+    redis_url: str, views: str = "", prefix: str = "", exports: Path | None = None
+) -> Evidence:
     """Read the database first: what Redis has is then never behind it."""
     streams = Streams(redis_url, prefix)
     try:
         for _ in range(ATTEMPTS):
             evidence = Evidence(prefix=prefix, views=database.read(views) if views else None)
+            if evidence.views is not None and exports is not None:
+                evidence.exported = exported.add(evidence.views, exports)
             _read_redis(evidence, streams)
             if not _torn(evidence):
                 break
@@ -167,6 +175,7 @@ def weigh(evidence: Evidence, *, at_rest: bool = False, partial: bool = False) -
         begin = [histories[log].entries[0] for log in histories.keys() - complete.keys()]
         offences += [entry.offence(5, "the history begins with it") for entry in begin]
     offences += [o for found in evidence.streamed.values() for o in found.offences]
+    offences += evidence.exported
     offences += declared.offences
     offences += catalogue.compare(declared, evidence.streamed.get(CATALOGUE, Streamed()).meta)
     folded = {log: pools.fold(log, complete[log].entries) for log in complete.keys() - {CATALOGUE}}
@@ -251,6 +260,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--unsaved", type=Path, metavar="FILE", help="of `muster recover --json`")
     parser.add_argument("--traces", type=Path, metavar="FOLDER", help="what agents wrote")
     parser.add_argument("--paused", type=Path, metavar="FILE", help="when pools were paused")
+    parser.add_argument("--exports", type=Path, metavar="FOLDER", help="of what was pruned")
     parser.add_argument("--partial", action="store_true", help="a history may begin late")
     parser.add_argument("--at-rest", action="store_true", help="nothing may be half done")
     parser.add_argument("--json", action="store_true", help="offences as one JSON object")
@@ -259,7 +269,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     asked = arguments(argv)
-    evidence = gather(asked.redis, asked.views, asked.prefix)
+    evidence = gather(asked.redis, asked.views, asked.prefix, asked.exports)
     if asked.acknowledged:
         evidence.commands = commands.read_commands(asked.acknowledged)
     if asked.unsaved:

@@ -30,6 +30,10 @@ class Database:
     archive: dict[str, list[Entry]] = field(default_factory=dict)
     """By log; the catalogue's is the empty name."""
     views: dict[str, list[Row]] = field(default_factory=dict)
+    starts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Generation and seq of the last pruned event, by log."""
+    ended_before: int = 0
+    """Rows of what ended before that time need not be there."""
 
     def checkpoint(self, pool: str) -> Row | None:
         return next((row for row in self.views["checkpoints"] if row["pool"] == pool), None)
@@ -71,6 +75,9 @@ def _read_postgres(url: str) -> Database:
 
 def _read(table: Callable[[str], list[Row]]) -> Database:
     found = Database(views={name: table(name) for name in VIEWS})
+    found.starts = {r["pool"]: (r["generation"], r["seq"]) for r in table("archive_starts")}
+    retained = {row["name"]: row["value"] for row in table("retained")}
+    found.ended_before = retained.get("ended_before", 0)
     for row in table(ARCHIVE):
         found.archive.setdefault(row["pool"], []).append(of_row(row))
     for entries in found.archive.values():

@@ -9,7 +9,7 @@ INVARIANTS: Final = {
     2: "an accepted spawn is exactly one agent, none forgotten, none doubled",
     3: "what was terminated never runs again",
     4: "no event carries an epoch older than a fence before it",
-    5: "seq is dense; archive and stream together hold every event once",
+    5: "seq is dense; archive, exports and stream together hold every event once",
     6: "all other state equals a fold of the log",
     7: "at rest nothing is pending, and every key is permanent on purpose or expires",
     8: "no accepted command is lost",

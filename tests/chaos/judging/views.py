@@ -81,12 +81,20 @@ def _judge_pool(history: History, database: Database, at: Head) -> Iterator[Offe
         name: [row for row in database.views[name] if row["pool_name"] == pool]
         for name in ("agents", "workers")
     }
-    yield from compare("agents", pool, agents, by(found["agents"], "agent_id"))
-    yield from compare("workers", pool, workers, by(found["workers"], "worker_id"))
+    for name, key, expected in (("agents", "agent_id", agents), ("workers", "worker_id", workers)):
+        rows = by(found[name], key)
+        wanted = {n: r for n, r in expected.items() if n in rows or not _left(r, database)}
+        yield from compare(name, pool, wanted, rows)
     if "usage_sums" in database.views:
         entries = history.up_to(at.generation, at.seq)
         accounts, sums = database.views["usage_accounts"], database.views["usage_sums"]
         yield from usage.judge(pool, entries, accounts, sums)
+
+
+def _left(row: Row, database: Database) -> bool:
+    """Whether what ended so long ago may have left the views. An agent that failed stays."""
+    ended = row["status"] in {"terminated", "stopped", "lost"} and not row.get("agent_count")
+    return bool(ended and row["ended_at"] < database.ended_before)
 
 
 def by(rows: list[Row], key: str) -> dict[str, Row]:

@@ -29,6 +29,7 @@ from projector.store.rows import EventRow
 from projector.store.tables import SERVING
 from projector.verify.verification import verify
 from tests import histories
+from tests.chaos.judge import judge
 from tests.integration.projector.archive_stage import ArchiveStage, open_archive
 from tests.integration.projector.exporting import (
     DAY_MS,
@@ -293,10 +294,22 @@ async def test_a_projector_prunes_while_it_projects(
             numbers = projector.metrics.measures.numbers
             assert numbers["muster_archive_pruned_events_total"][(POOL,)] > 10
             assert numbers["muster_archive_retention_failing"][()] == 0
+            whole = judge(redis_url, views=stage.database_url, exports=folder)
+            assert [str(offence) for offence in whole] == []
         found = await noted(stage)
         assert len({one.up_to_seq for one in found}) == len(found)
         await stage.catch_up()
         assert (await verify(redis_url, "", stage.database_url)).differences == []
+        await judge_finds_a_missing_event(stage, folder)
+
+
+async def judge_finds_a_missing_event(stage: Stage, folder: Path) -> None:
+    """One that left, although its pool was pruned up to the one before only."""
+    [start] = (await stage.database.read(read_starts)).values()
+    following = "DELETE FROM {}events WHERE pool = :pool AND seq = :seq"
+    await stage.sql(following, pool=POOL, seq=start.seq + 1)
+    found = judge(stage.redis_url, views=stage.database_url, exports=folder)
+    assert any(f"it was pruned up to seq {start.seq} only" in str(one) for one in found)
 
 
 async def ended(stage: Stage, pool: Any, fence: Any) -> None:
