@@ -46,6 +46,13 @@ RUN_FOLDER = "TEST_RUN_FOLDER"
 KINDS = ("unit", "integration", "e2e", "chaos", "bench")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What a run writes into the docs, if it is asked to."""
+    parser.addoption(
+        "--pictures", action="store_true", help="write the docs' pictures of the dashboard"
+    )
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """What tests start heeds signals, also where the run was put aside, or under `nohup`.
 

@@ -23,7 +23,7 @@ from projector.queries.views import PoolRow, Position, WaitingAgents, is_lost
 
 HEARTBEATS_SECONDS: Final = 5.0
 ALERTS_SECONDS: Final = 2.0
-HOUR_SECONDS: Final = 10.0
+HOUR_SECONDS: Final = 3.0
 _SETTINGS: Final = ("min_workers", "max_workers", "paused")
 _COUNTED: Final = (
     "role_type", "process_count", "active_worker_processes", "total_capacity", "used_capacity",

@@ -39,6 +39,7 @@ def text(pattern: str, description: str) -> Meta:
 
 PoolName = Annotated[str, text(r"[a-z0-9_-]{1,63}", "1 to 63 lower-case letters, digits, _ or -")]
 RoleName = Annotated[str, text(r"[A-Za-z0-9._-]{1,63}", "1 to 63 letters, digits, dots, _ or -")]
+SearchText = Annotated[str, text(r"[^\x00-\x1f\x7f]{1,128}", "1 to 128 characters, no controls")]
 _NAME = text(r"[A-Za-z0-9._:-]{1,128}", "1 to 128 letters, digits, dots, colons, _ or -")
 ProjectId = Annotated[str, _NAME]
 WorkerId = Annotated[str, _NAME]
@@ -211,7 +212,8 @@ class ProjectQuery(AsOfQuery, frozen=True):
 
 
 class AgentQuery(ProjectQuery, frozen=True):
-    """Which agents. `status` may be repeated; `label` is `name:value`.
+    """Which agents. `status` may be repeated; `label` is `name:value`; `text` is a part of the id,
+    project, role, labels, reason or last error.
 
     `include=input`: with what each was given.
     """
@@ -221,6 +223,7 @@ class AgentQuery(ProjectQuery, frozen=True):
     project_id: ProjectId | None = None
     process_id: Identifier | None = None
     label: Label | None = None
+    text: SearchText | None = None
 
 
 class OneAgentQuery(Request, frozen=True):
@@ -292,7 +295,7 @@ class NameKind(StrEnum):
 class LookupQuery(Request, frozen=True):
     """A name, or six or more characters of an id; `kind` may be repeated, all unless given."""
 
-    name: Annotated[str, text(r"[^\x00-\x1f\x7f]{1,128}", "1 to 128 characters, no controls")]
+    name: SearchText
     kind: list[NameKind] = []
 
 

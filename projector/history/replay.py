@@ -24,8 +24,9 @@ from projector.history.beginning import Beginning
 from projector.history.positions import LogPosition, require_complete
 from projector.intake.entries import event_of
 from projector.store.capacity import PoolCapacity
-from projector.store.mapping import chunks, pool_record, worker_record
+from projector.store.mapping import agent_record, chunks, pool_record, worker_record
 from projector.store.rows import (
+    SEARCHED,
     AgentFilter,
     EventRow,
     PoolRow,
@@ -262,7 +263,14 @@ def _matches_state(agent: Agent, wanted: AgentFilter) -> bool:
         (not wanted.status or agent.status.value in wanted.status)
         and wanted.process_id in (None, agent.worker_id)
         and wanted.ended in (None, agent.ended)
+        and (wanted.text is None or _has_text(agent, wanted.text.lower()))
     )
+
+
+def _has_text(agent: Agent, text: str) -> bool:
+    """As the query of the present, which searches in rows."""
+    record = agent_record(agent, 0)
+    return any(text in (record[name] or "").lower() for name in SEARCHED)
 
 
 def row_of_worker(worker: Worker, statistics: PoolStatistics) -> WorkerRow:

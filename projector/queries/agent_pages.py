@@ -5,6 +5,7 @@ ones are read in the order of their ids: through the index of their project or p
 ids in that order, or the primary key.
 """
 
+import re
 from collections.abc import Iterator
 from heapq import merge
 from itertools import islice
@@ -12,10 +13,10 @@ from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import CTE, ColumnElement, Connection, Select, func, select, union_all
+from sqlalchemy import CTE, ColumnElement, Connection, Select, func, or_, select, union_all
 
 from eventstore.language.agents import TERMINAL, Status
-from projector.store.rows import AgentFilter
+from projector.store.rows import SEARCHED, AgentFilter
 from projector.store.tables import SERVING
 
 LIVE_STATUSES: Final = tuple(status.value for status in Status if status not in TERMINAL)
@@ -103,7 +104,16 @@ def _conditions(connection: Connection, wanted: AgentFilter) -> list[ColumnEleme
         pair = msgspec.json.encode(dict([wanted.label]))[1:-1].decode()
         find = func.instr if connection.dialect.name == "sqlite" else func.strpos
         conditions.append(find(_A.labels, pair) > 0)
+    if wanted.text is not None:
+        part = f"%{_escaped(wanted.text.lower())}%"
+        columns = (func.lower(_A[name]) for name in SEARCHED)
+        conditions.append(or_(*(column.like(part, escape="\\") for column in columns)))
     return conditions
+
+
+def _escaped(text: str) -> str:
+    """A text in which no character of a pattern of LIKE has a meaning."""
+    return re.sub(r"([%_\\])", r"\\\1", text)
 
 
 def unindexed(column: ColumnElement[str]) -> ColumnElement[str]:

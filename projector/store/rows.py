@@ -266,6 +266,10 @@ class Position(Struct, frozen=True):
     """`ok`, or why the projector stopped."""
 
 
+SEARCHED: Final = ("agent_id", "project_id", "role_type", "labels", "reason", "last_error")
+"""Columns of an agent that a text is searched in; labels and errors as JSON."""
+
+
 class AgentFilter(Struct, frozen=True, kw_only=True):
     """Which agents; None means any. `ended` False leaves out terminated and failed ones.
 
@@ -278,6 +282,8 @@ class AgentFilter(Struct, frozen=True, kw_only=True):
     status: tuple[str, ...] = ()
     process_id: str | None = None
     label: tuple[str, str] | None = None
+    text: str | None = None
+    """Part of one of `SEARCHED`; ASCII letters may be in either case."""
     ended: bool | None = None
     pools: tuple[str, ...] | None = None
     projects: tuple[str, ...] | None = None

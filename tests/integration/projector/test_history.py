@@ -73,6 +73,9 @@ async def test_one_agent_and_pages_and_filters_are_answered_as_the_complete_list
         chosen = [a for a in agents if a.labels == {"team": "core"}]
         wanted = AgentFilter(label=("team", "core"))
         assert await history.agents(point, wanted, limit=1000) == chosen
+        chosen = [a for a in agents if a.last_error]
+        assert chosen
+        assert await history.agents(point, AgentFilter(text="VALUEERR"), limit=1000) == chosen
         for status in {agent.status for agent in agents}:
             wanted = AgentFilter(status=(status,), pool_name="beta")
             chosen = [a for a in agents if (a.status, a.pool_name) == (status, "beta")]

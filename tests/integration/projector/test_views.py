@@ -51,6 +51,10 @@ async def test_the_views_agree_with_the_fold_of_the_log(redis_url: str, database
         assert failed.last_error is not None
         assert (failed.last_error.message, failed.failures) == ("no ✗", 1)
         assert (failed.input, failed.labels) == ({"task": "x"}, {"team": "core"})
+        for text, status in (("no ✗", "failed"), ("VALUEERROR", "failed"), ("no %", "")):
+            wanted = AgentFilter(text=text, status=("failed",))
+            listed = [row.status for row in await stage.views.agents(wanted)]
+            assert listed == ([status] if status else [])
         counts = await stage.views.count_agents()
         assert counts == {POOL: {"pending": 3, "running": 1}}
         by_id = {row.worker_id: row for row in await stage.views.workers(ended=True)}

@@ -1,7 +1,14 @@
 // Shows /openapi.json to a reader.
-"use strict";
+import { get } from "../app/api.js";
 
 const byId = (id) => document.getElementById(id);
+
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
 
 function nameOf(schema) {
   if (!schema) return "";
@@ -72,9 +79,9 @@ function openTarget() {
 async function show() {
   let found;
   try {
-    found = await ask.json("/openapi.json");
+    found = await get("/openapi.json");
   } catch (error) {
-    byId("gate").hidden = !(error instanceof ask.Unauthorized);
+    byId("gate").hidden = error.status !== 401;
     return;
   }
   byId("gate").hidden = true;
@@ -82,7 +89,7 @@ async function show() {
   const tags = new Map();
   for (const [path, methods] of Object.entries(found.paths)) {
     for (const [method, op] of Object.entries(methods)) {
-      if (!tags.has(op.tags[0])) tags.set(op.tags[0], element("section", {}, element("h2", {}, op.tags[0])));
+      if (!tags.has(op.tags[0])) tags.set(op.tags[0], element("section", { class: "card" }, element("h2", {}, op.tags[0])));
       tags.get(op.tags[0]).append(operation(method, path, op));
     }
   }
@@ -92,9 +99,4 @@ async function show() {
 }
 
 window.addEventListener("hashchange", openTarget);
-byId("token-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  sessionStorage.setItem("muster-token", byId("token").value);
-  show();
-});
 show();
