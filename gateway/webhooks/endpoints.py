@@ -28,7 +28,7 @@ class WebhookRow(Struct, frozen=True, kw_only=True):
 
     name: str
     source: str = "file"
-    """`file`: the configuration file of the gateways, where alone it is changed; or `api`."""
+    """`file`: of the configuration file of the gateways, and changed only there; or `api`."""
     address: str
     """Its scheme, host and port: the rest may be a secret."""
     severity: str

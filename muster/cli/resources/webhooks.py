@@ -1,6 +1,6 @@
 """list, make and test webhooks, and see what could not be delivered
 
-Lists where alerts are sent to; makes, changes and deletes webhooks, besides those in the
+Lists where alerts are sent to; makes, changes and deletes webhooks, in addition to those in the
 configuration file of the gateways; sends a test; lists the messages that could not be delivered and
 are not tried any more, and sends them again or forgets them.
 

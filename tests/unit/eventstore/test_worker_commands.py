@@ -20,12 +20,12 @@ ENDED = Uncordon(reason="replacement-ended", own=True)
 LIFTED = Uncordon(reason="t")
 
 
-def after(*told: WorkerCommand | WorkerBody) -> Worker:
+def after(*steps: WorkerCommand | WorkerBody) -> Worker:
     """A worker after these commands, or events of a log."""
     worker = Worker(
         worker_id="w", pool_name="p", host="h", max_agents=1, status=WorkerStatus.ACTIVE
     )
-    for one in told:
+    for one in steps:
         bodies = (one,) if isinstance(one, WorkerBody) else decide(one, worker)
         for body in bodies:
             worker = evolve(worker, Event(body=body, event_id="e", subject="w", ts=1), "p")
