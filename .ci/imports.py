@@ -9,6 +9,7 @@ share nothing with what it judges. Only what is in the source counts, imports in
 import ast
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -189,6 +190,12 @@ def is_allowed(unit: str, name: str) -> bool:
     return unit_of(name) in {unit, *ALLOWED.get(unit, ()), *shared}
 
 
+@cache
+def imports_of(file: Path) -> list[tuple[int, str]]:
+    """What a file imports, with the lines."""
+    return list(imported(ast.parse(file.read_text(), str(file))))
+
+
 def violations(root: Path) -> list[str]:
     """Every import under `root` that goes the wrong way, as `file:line: what`."""
     found = []
@@ -197,7 +204,7 @@ def violations(root: Path) -> list[str]:
         if unit in {"", "muster"} and module not in ROOMS:
             found.append(f"{where}:1: {module} is in no package of the table")
             continue
-        for line, name in imported(ast.parse(file.read_text(), str(file))):
+        for line, name in imports_of(file):
             if not is_allowed(unit or module, name):
                 found.append(f"{where}:{line}: {unit} must not import {name}")
     return found
@@ -208,7 +215,7 @@ def circles(root: Path) -> list[str]:
     files = dict(modules(root))
     uses: dict[str, set[str]] = {}
     for module, file in files.items():
-        names = (name for _, name in imported(ast.parse(file.read_text(), str(file))))
+        names = (name for _, name in imports_of(file))
         imports = (name if name in files else name.rpartition(".")[0] for name in names)
         uses[module] = {name for name in imports if name in files and name != module}
     return [found for graph in (ALLOWED, uses) if (found := _circle(graph))]
@@ -226,7 +233,7 @@ def unused(root: Path) -> list[str]:
     """Rows and entries of the table that nothing in the source uses."""
     used: dict[str, set[str]] = {}
     for module, file in modules(root):
-        names = (name for _, name in imported(ast.parse(file.read_text(), str(file))))
+        names = (name for _, name in imports_of(file))
         used.setdefault(unit_of(module), set()).update(unit_of(name) for name in names)
     rows = [f"{unit}: there is no such package" for unit in ALLOWED if unit not in used]
     entries = ((unit, name) for unit, names in ALLOWED.items() for name in names)

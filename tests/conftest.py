@@ -26,14 +26,18 @@ import redis.utils
 from hypothesis import HealthCheck, settings
 
 from muster.process import log_output
+from tests.bytecode import compile_missing, use_folder
 from tests.databases import PgBouncerServer, PostgresServer, reachable, unprivileged_uid
+from tests.dealing import dealt
 from tests.replication import Replication
 from tests.servers import RedisLikeServer, RedisServer, ValkeyServer
 
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "patient", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("patient")
 settings.register_profile("long", max_examples=400)
-"""No deadline per example: a hanging test meets its own time-out."""
+"""No deadline per example: a hanging test meets its own time-out. `.ci/long` uses the second."""
 
 redis.utils.get_lib_version = functools.cache(redis.utils.get_lib_version)
 """Plain clients of tests, of which there are thousands, would read it from files each time."""
@@ -44,6 +48,7 @@ SYSTEM_SECONDS = 180
 RUN_FOLDER = "TEST_RUN_FOLDER"
 """The variable by which the processes of a run find the folder that they share."""
 KINDS = ("unit", "integration", "e2e", "chaos", "bench")
+SLOW = ("e2e", "chaos")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -67,8 +72,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         Path(folder).chmod(0o711)
         session.config.add_cleanup(lambda: shutil.rmtree(folder))
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
-        bytecode = session.config.rootpath / ".pytest_cache" / "bytecode"
-        os.environ["PYTHONPYCACHEPREFIX"] = str(bytecode)
+        use_folder(session.config.rootpath / ".pytest_cache" / "bytecode")
+    if session.config.getoption("numprocesses") and "PYTEST_XDIST_WORKER" not in os.environ:
+        compile_missing(session.config)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -84,13 +90,18 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Each test bears the mark of its folder, so that `-m unit` and `-m 'not chaos'` work."""
+    """Each test bears the mark of its folder, so that `-m unit` and `-m 'not chaos'` work.
+
+    The slow tests are at the beginnings of the parts into which xdist divides the list.
+    """
     for item in items:
         kind = item.path.relative_to(config.rootpath / "tests").parts[0]
         if kind in KINDS:
             item.add_marker(kind)
         if kind == "e2e":
             item.add_marker(pytest.mark.timeout(SYSTEM_SECONDS))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    items[:] = dealt(items, lambda item: any(map(item.get_closest_marker, SLOW)), workers)
 
 
 class MakeServer(Protocol):

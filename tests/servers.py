@@ -51,6 +51,7 @@ class RedisLikeServer:
         }
         if tcp:
             del settings["unixsocket"]
+        self._wiping: redis.Redis | None = None
         arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
         self._process = ServerProcess(
             [self.binary(), *arguments], directory / "server.log", environment=environment
@@ -84,10 +85,12 @@ class RedisLikeServer:
 
     def stop(self) -> None:
         """End it in good order; does nothing where it has ended."""
+        self._disconnect()
         self._process.end([signal.SIGTERM])
 
     def kill9(self) -> None:
         """End it as a crash would."""
+        self._disconnect()
         self._process.end([signal.SIGKILL])
 
     def restart(self) -> None:
@@ -103,11 +106,17 @@ class RedisLikeServer:
         """Continue a paused server."""
         self._process.send(signal.SIGCONT)
 
+    def _disconnect(self) -> None:
+        if self._wiping is not None:
+            self._wiping.close()
+            self._wiping = None
+
     def wipe(self) -> None:
-        """Forget all data and scripts."""
-        with self.client() as client:
-            client.flushall()
-            client.script_flush()
+        """Forget all data and scripts, over a connection that stays: most tests begin with this."""
+        if self._wiping is None:
+            self._wiping = self.client()
+        self._wiping.flushall()
+        self._wiping.script_flush()
 
     @contextlib.contextmanager
     def unwritable(self) -> Iterator[None]:

@@ -1,4 +1,7 @@
-"""What projectors report: each event once, and the state of the system from the active one only."""
+"""What projectors report: each event once, and the state of the system from the active one only.
+
+What is counted while events are folded is tried on one kind of database, what is read on both.
+"""
 
 import asyncio
 from typing import Any
@@ -76,10 +79,10 @@ async def test_state_and_events_of_a_pool(redis_url: str, database_url: str) -> 
 
 
 async def test_counters_that_alerts_are_made_of_begin_with_zero(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
     """Prometheus would not see the first failure of a pool."""
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         await stage.pool()
         async with stage.projecting(metrics=True) as projector:
             await stage.settle()
@@ -90,8 +93,8 @@ async def test_counters_that_alerts_are_made_of_begin_with_zero(
         assert samples["muster_restarts_total"][POOL, "crashed"] == 0
 
 
-async def test_without_the_option_nothing_is_measured(redis_url: str, database_url: str) -> None:
-    async with open_stage(redis_url, database_url) as stage:
+async def test_without_the_option_nothing_is_measured(redis_url: str, views_url: str) -> None:
+    async with open_stage(redis_url, views_url) as stage:
         await stage.pool()
         async with stage.projecting() as projector:
             assert projector.metrics is None
@@ -144,8 +147,8 @@ async def test_one_that_was_superseded_and_does_not_know_it_reports_no_state(
             await database.close()
 
 
-async def test_the_series_of_a_deleted_pool_go(redis_url: str, database_url: str) -> None:
-    async with open_stage(redis_url, database_url) as stage:
+async def test_the_series_of_a_deleted_pool_go(redis_url: str, views_url: str) -> None:
+    async with open_stage(redis_url, views_url) as stage:
         pool, other = await stage.pool(), await stage.pool("other")
         async with stage.projecting(metrics=True) as projector:
             for one in (pool, other):
@@ -160,9 +163,9 @@ async def test_the_series_of_a_deleted_pool_go(redis_url: str, database_url: str
 
 
 async def test_they_go_from_a_standby_too_which_another_has_superseded(
-    redis_url: str, database_url: str
+    redis_url: str, views_url: str
 ) -> None:
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         pools = [await stage.pool(), await stage.pool("other")]
         async with stage.projecting(metrics=True, lease_seconds=30.0) as projector:
             for pool in pools:
@@ -188,10 +191,10 @@ def _pools(samples: Samples) -> set[str]:
 
 
 async def test_a_pool_whose_keys_are_damaged_hides_no_figures_of_others(
-    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, views_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("eventstore.log.queries.POOLS_BATCH", 2)
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         for name in (POOL, "damaged", "sound"):
             await stage.pool(name)
         async with stage.projecting(metrics=True) as projector:
@@ -204,9 +207,9 @@ async def test_a_pool_whose_keys_are_damaged_hides_no_figures_of_others(
                 assert samples[f"muster_{family}"] == {(POOL,): 0, ("sound",): 0}
 
 
-async def test_events_that_left_redis_are_counted(redis_url: str, database_url: str) -> None:
+async def test_events_that_left_redis_are_counted(redis_url: str, views_url: str) -> None:
     brief = Retention(events=1)
-    async with open_stage(redis_url, database_url) as stage:
+    async with open_stage(redis_url, views_url) as stage:
         pool = await stage.pool()
         for _ in range(3):
             await pool.spawn()

@@ -391,5 +391,5 @@ class Life(RuleBasedStateMachine):
                 assert decide(command, restored) == decide(command, self.agent)
 
 
-Life.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Life.TestCase.settings = settings(stateful_step_count=40)
 TestLife = Life.TestCase

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -138,7 +138,6 @@ def test_the_same_state_gives_the_same_placement_in_any_order_of_workers(
     st.dictionaries(st.sampled_from([*PROJECTS, "*"]), st.integers(1, 9), min_size=1),
     st.integers(1, 20),
 )
-@settings(max_examples=200)
 def test_scarce_slots_go_to_projects_by_their_weights(
     waiting: list[str], held: list[str], weights: dict[str, int], free: int
 ) -> None:
