@@ -71,10 +71,11 @@ def act_on_agents(
 
             results = run_concurrently(attempt, list(by_id), count)
     except KeyboardInterrupt:
-        print_note(
-            f"interrupted: {answered:,} of {len(selected):,} were answered; some others may have"
-            f" been {words.done}, too: the same command with --dry-run lists the rest"
-        )
+        if selective:
+            print_note(
+                f"interrupted: {answered:,} of {len(selected):,} were answered; some others may"
+                f" have been {words.done}, too: the same command with --dry-run lists the rest"
+            )
         raise
     if selective:
         accepted = [result[1].status for result in results if not isinstance(result, CommandError)]
