@@ -54,30 +54,32 @@ async def test_a_span_is_divided_and_a_date_may_be_in_any_zone(stage: GatewaySta
     assert (empty["rows"], empty["total"]["agents"]) == ([], 0)
 
 
-@pytest.mark.parametrize(
-    ("query", "field", "says"),
-    [
-        (
-            {"since": "yesterday"},
-            "since",
-            "a time (2026-11-24T14:03:00Z, or ms since 1970) was expected",
-        ),
-        ({"until": "2026-11-24T14:03:00"}, "until", "has no time zone"),
-        ({"since": "10", "until": "9"}, "since", "after until"),
-        ({"since": "9999-01-01T00:00:00Z"}, "since", "has not come yet"),
-        ({"since": "0", "per": "hour"}, "per", "at most 1,000 parts"),
-        ({"per": "week"}, "per", "hour"),
-        ({"by": "team"}, "by[0]", "pool, role, project or label:NAME"),
-        ({"by": "label:a,label:b"}, "by", "one label at a time, not a and b"),
-        ({"limit": "0"}, "limit", "1"),
-    ],
-)
+WRONG: list[tuple[dict[str, str], str, str]] = [
+    (
+        {"since": "yesterday"},
+        "since",
+        "a time (2026-11-24T14:03:00Z, or ms since 1970) was expected",
+    ),
+    ({"until": "2026-11-24T14:03:00"}, "until", "has no time zone"),
+    ({"since": "10", "until": "9"}, "since", "after until"),
+    ({"since": "9999-01-01T00:00:00Z"}, "since", "has not come yet"),
+    ({"since": "0", "per": "hour"}, "per", "at most 1,000 parts"),
+    ({"per": "week"}, "per", "hour"),
+    ({"by": "team"}, "by[0]", "pool, role, project or label:NAME"),
+    ({"by": "label:a,label:b"}, "by", "one label at a time, not a and b"),
+    ({"limit": "0"}, "limit", "1"),
+]
+"""A question, the field that is wrong, and what the answer says of it."""
+
+
 async def test_a_wrong_question_is_refused_with_its_field(
-    stage: GatewayStage, query: dict[str, str], field: str, says: str
+    stage: GatewayStage, subtests: pytest.Subtests
 ) -> None:
-    answer = await stage.get(USAGE, params=query)
-    assert (answer.status, answer.fields) == (400, [field]), answer.body
-    assert says in answer.json["detail"]
+    for query, field, says in WRONG:
+        with subtests.test(says):
+            answer = await stage.get(USAGE, params=query)
+            assert (answer.status, answer.fields) == (400, [field]), answer.body
+            assert says in answer.json["detail"]
 
 
 async def test_a_pool_that_never_was_is_not_found_and_a_used_one_is_answered(

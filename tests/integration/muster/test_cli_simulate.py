@@ -88,25 +88,23 @@ def test_shadow_policies_are_compared_with_what_was_done_since_all_of_them_are_t
     assert "pool alpha has no shadow policy" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "why"),
-    [
-        ("--pool betta", 1, "did you mean `beta`?"),
-        (f"--pool beta --to {BEGUN_MS - 1}", 1, "no pool `beta` before --to"),
-        (f"--pool beta --from {BEGUN_MS + 10**7}", 1, "nothing is archived of it after --from"),
-        ("--pool beta --from 14:0", 2, "--from: '14:0' is not a time"),
-        ("--pool beta --from 2001-01-02 --to 2001-01-01", 2, "--from: must be before --to"),
-        ("--pool beta --agent-seconds 3", 2, "agents live as long as they did"),
-        ("--counts x.csv --from 1h", 2, "--from: only with --pool"),
-    ],
-)
+REFUSED = [
+    ("--pool betta", 1, "did you mean `beta`?"),
+    (f"--pool beta --to {BEGUN_MS - 1}", 1, "no pool `beta` before --to"),
+    (f"--pool beta --from {BEGUN_MS + 10**7}", 1, "nothing is archived of it after --from"),
+    ("--pool beta --from 14:0", 2, "--from: '14:0' is not a time"),
+    ("--pool beta --from 2001-01-02 --to 2001-01-01", 2, "--from: must be before --to"),
+    ("--pool beta --agent-seconds 3", 2, "agents live as long as they did"),
+    ("--counts x.csv --from 1h", 2, "--from: only with --pool"),
+]
+"""The words of a command, its exit code, and what it says."""
+
+
+@pytest.mark.usefixtures("archived")
 def test_a_history_that_does_not_exist_is_refused(
-    tmp_path: Path,
-    archived: Sequence[EventRow],
-    capsys: pytest.CaptureFixture[str],
-    words: str,
-    code: int,
-    why: str,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests
 ) -> None:
-    assert simulate(tmp_path, *words.split()) == code
-    assert why in capsys.readouterr().err
+    for words, code, why in REFUSED:
+        with subtests.test(words):
+            assert simulate(tmp_path, *words.split()) == code
+            assert why in capsys.readouterr().err

@@ -40,7 +40,6 @@ MOVES: list[Move] = [
 ]
 LATE_MS = 1_000_000_000
 """All that was to wait has waited by then."""
-FEW = settings(max_examples=60, deadline=None)
 
 
 def void(_: object) -> None:
@@ -65,7 +64,6 @@ def stories(draw: st.DrawFn) -> Story:
 
 
 @given(stories())
-@settings(max_examples=150, deadline=None)
 def test_a_valid_history_has_no_offence(story: Story) -> None:
     """Rows and hashes are made by Muster's own code, so both folds agree in every field."""
     assert weigh(story.evidence()) == []
@@ -75,7 +73,6 @@ def test_a_valid_history_has_no_offence(story: Story) -> None:
 
 
 @given(stories(), st.data())
-@FEW
 def test_an_event_that_is_gone_is_missed(story: Story, data: st.DataObject) -> None:
     evidence = story.evidence()
     del evidence.streamed["p"].entries[chosen(story, data)]
@@ -84,7 +81,6 @@ def test_an_event_that_is_gone_is_missed(story: Story, data: st.DataObject) -> N
 
 
 @given(stories(), st.data())
-@FEW
 def test_a_duplicated_event_is_noticed(story: Story, data: st.DataObject) -> None:
     evidence = story.evidence()
     at = chosen(story, data)
@@ -94,7 +90,6 @@ def test_a_duplicated_event_is_noticed(story: Story, data: st.DataObject) -> Non
 
 
 @given(stories(), st.data())
-@FEW
 def test_events_in_another_order_are_noticed(story: Story, data: st.DataObject) -> None:
     evidence = story.evidence()
     entries, at = evidence.streamed["p"].entries, chosen(story, data)
@@ -126,7 +121,6 @@ def found_in(story: Story, entries: list[Entry]) -> list[Offence]:
 
 
 @given(stories())
-@FEW
 def test_renumbering_events_is_no_offence(story: Story) -> None:
     """So that what the next tests find is what they did. (A claim names its own seq.)"""
     assert found_in(story, story.entries) == []
@@ -139,7 +133,6 @@ def chosen(story: Story, data: st.DataObject, kind: str = "") -> int:
 
 
 @given(stories(), st.data())
-@FEW
 def test_a_removed_event_of_an_agent_or_worker_is_missed(story: Story, data: st.DataObject) -> None:
     at = chosen(story, data, data.draw(st.sampled_from(["agent.", "worker."])))
     entries = story.entries[:at] + story.entries[at + 1 :]
@@ -147,7 +140,6 @@ def test_a_removed_event_of_an_agent_or_worker_is_missed(story: Story, data: st.
 
 
 @given(stories(), st.data())
-@FEW
 def test_an_event_that_was_repeated_is_noticed(story: Story, data: st.DataObject) -> None:
     at = chosen(story, data, data.draw(st.sampled_from(["agent.", "worker."])))
     later = data.draw(st.integers(at + 1, len(story.entries)))
@@ -163,7 +155,6 @@ EITHER_WAY_ROUND = (
 
 
 @given(stories(), st.data())
-@FEW
 def test_two_swapped_events_of_one_agent_are_noticed(story: Story, data: st.DataObject) -> None:
     first = chosen(story, data, data.draw(st.sampled_from(["agent.", "worker."])))
     subject = story.entries[first].subject
@@ -189,7 +180,7 @@ FALSIFIED = {
 
 
 @given(stories(), st.data(), st.sampled_from(sorted(FALSIFIED)))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=settings().max_examples * 3)
 def test_a_falsified_field_is_noticed(story: Story, data: st.DataObject, name: str) -> None:
     at = chosen(story, data)
     entries = list(story.entries)
