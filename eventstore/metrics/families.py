@@ -165,6 +165,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "muster_projection_stopped": _family(
         "gauge", "projector", "Whether the projection of a log has stopped.", "pool"
     ),
+    "muster_alerts_open": _family(
+        "gauge", "projector", "Alerts that are open, of those that were stored.", "rule severity"
+    ),
     "muster_redis_memory_bytes": _family("gauge", "projector", "Memory that Redis uses."),
     "muster_redis_clients": _family("gauge", "projector", "Connections to Redis."),
 }

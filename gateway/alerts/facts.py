@@ -14,10 +14,13 @@ from eventstore.language.alerts import Case
 from eventstore.log.notices import Notice
 from eventstore.retention import Retention
 from gateway.fallback import Fallback, HandoverFailures
+from projector.queries.database_server import DatabaseServer
 from projector.queries.views import Timed
 
 REDIS: Final = "redis"
 VIEWS: Final = "views"
+DATABASE: Final = "database"
+"""What the server of the database says of itself."""
 RECOVER_ADVICE: Final = "`muster recover` rebuilds the log from the archive"
 
 
@@ -105,12 +108,20 @@ class PoolFacts(Struct, frozen=True, kw_only=True):
     failing_since_ms: int = 0
 
 
+class CertificateFacts(Struct, frozen=True, kw_only=True):
+    """A certificate that a gateway uses. `use`: what for, in words."""
+
+    use: str
+    path: str
+    expires_ms: int
+
+
 class Facts(Struct, frozen=True, kw_only=True):
     """All that is known. Times in ms since 1970; `pools` are those that were asked about."""
 
     now_ms: int
-    known: frozenset[str] = frozenset({REDIS, VIEWS})
-    """What could be read: `redis`, `views`."""
+    known: frozenset[str] = frozenset({REDIS, VIEWS, DATABASE})
+    """What could be read: `redis`, `views`, `database`."""
     asked: frozenset[str] | None = None
     """The pools that were asked about; None: all."""
     pools: Mapping[str, PoolFacts] = {}
@@ -128,6 +139,11 @@ class Facts(Struct, frozen=True, kw_only=True):
     disk_free: int | None = None
     """Bytes, where the file of the views is; None: not known, or they are elsewhere."""
     disk_path: str = ""
+    server: DatabaseServer | None = None
+    """None where the database is no server, or did not answer."""
+    unarchived_since_ms: int = 0
+    """Since when its write-ahead log is not archived, as this gateway has observed; 0: it is."""
+    certificates: Sequence[CertificateFacts] = ()
     notices: Sequence[Notice] = ()
     tail_stopped: Mapping[str, str] = {}
     lost_commands: Sequence[str] = ()

@@ -10,11 +10,12 @@ from typing import Final
 from msgspec import Struct
 
 from eventstore.log import notices
-from gateway.alerts import conditions
+from gateway.alerts import conditions, server_conditions
 from gateway.alerts.conditions import Condition
-from gateway.alerts.facts import REDIS, VIEWS
+from gateway.alerts.facts import DATABASE, REDIS, VIEWS
 
 PENDING_SECONDS: Final = 300.0
+WAL_UNARCHIVED_SECONDS: Final = 300.0
 RUNBOOKS: Final = "docs/operations.md"
 
 
@@ -29,7 +30,7 @@ class Rule(Struct, frozen=True, kw_only=True):
     for_seconds: float = 0.0
     """For so long the condition has to hold."""
     needs: tuple[str, ...] = ()
-    """What must be readable to decide it: `redis`, `views`; without any it is always decided."""
+    """What must be readable to decide it: `redis`, `views`, `database`; with none it always is."""
     own: bool = False
     """Only the gateway that it is about knows, and reports it to the one that writes alerts."""
 
@@ -234,6 +235,43 @@ RULES: Final[Mapping[str, Rule]] = {
         message="{megabytes:,.0f} MB are free where the views are: {path}",
         action="make room there: without it neither the views nor the archive can be written, and"
         " Redis grows",
+    ),
+    # the server of the database, and certificates
+    "database-wal-not-archived": _critical(
+        when=server_conditions.wal_not_archived,
+        for_seconds=WAL_UNARCHIVED_SECONDS,
+        needs=(DATABASE,),
+        message="PostgreSQL cannot archive its write-ahead log: {file} failed, and none was"
+        " archived since",
+        action="see its log for the error of archive_command; until it succeeds nothing leaves"
+        " pg_wal, and no backup can be restored to a time after that",
+    ),
+    "database-wal-large": _warning(
+        when=server_conditions.wal_large,
+        needs=(DATABASE,),
+        message="PostgreSQL keeps {megabytes:,.0f} MB of write-ahead log, where max_wal_size is"
+        " {usual:,.0f} MB; because of {why}",
+        action="see pg_replication_slots and pg_stat_archiver; drop a slot that is not needed,"
+        " before the disk is full",
+    ),
+    "database-transaction-old": _warning(
+        when=server_conditions.transaction_old,
+        needs=(DATABASE,),
+        message="a transaction has been open in the database for {hours:.1f} hours: {who}",
+        action="end it, with pg_terminate_backend(PID) or ROLLBACK PREPARED: what was removed since"
+        " then stays in the tables, which grow and get slower",
+    ),
+    "certificate-expires": _warning(
+        when=server_conditions.certificate_expires,
+        own=True,
+        message="the certificate {use} {when}: {subject}",
+        action="replace the file in time; new connections use it without a restart",
+    ),
+    "certificate-expires-soon": _critical(
+        when=server_conditions.certificate_expires_soon,
+        own=True,
+        message="the certificate {use} {when}: {subject}",
+        action="replace the file now; new connections use it without a restart",
     ),
     # fallbacks
     "fallback-active": _warning(

@@ -28,6 +28,7 @@ from eventstore.redis_errors import RedisError
 from gateway.access.credentials import Credentials
 from gateway.alerts.ledger import Ledger
 from gateway.backend.acknowledgements import AcknowledgedCommands
+from gateway.backend.certificates import Certificates
 from gateway.backend.durability_levels import Capabilities
 from gateway.backend.read_state import ReadState
 from gateway.backend.redis_health import FailFastClient, RedisHealth
@@ -80,6 +81,7 @@ class Backend:
         self.shared_answers = SharedQueries()
         self.acknowledged_commands = AcknowledgedCommands(self.log, self.positions)
         self.capabilities = Capabilities(options, self.log)
+        self.certificates = Certificates(options)
         self.started_at = time.time()
         self.event_range = queries.EventRange(self.log.keys, self._read_stream, self._read_archive)
         self._catalogue_reader = Reader(options.redis_url)

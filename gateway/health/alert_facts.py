@@ -15,7 +15,7 @@ from eventstore.errors import LogError
 from eventstore.keys import CATALOGUE
 from eventstore.log.replies import text_of
 from eventstore.log.webhooks import WebhookQueue
-from gateway.alerts.facts import REDIS, VIEWS, Facts, PoolFacts
+from gateway.alerts.facts import DATABASE, REDIS, VIEWS, Facts, PoolFacts
 from gateway.backend.backend import Backend
 from gateway.health import facts
 from gateway.health.recent_facts import RecentFacts
@@ -53,8 +53,12 @@ async def gather(
     views = await recent.views(backend, None if pools is None else sorted(asked), seen, notices)
     for name, found in views.pools.items():
         details.get(name, {}).update(found)
-    known = {REDIS: redis.reachable and answered, VIEWS: not views.error}
-    now_ms = backend.log.now_ms
+    now_ms, (database_known, slow) = backend.log.now_ms, await recent.slow(backend)
+    known = {
+        REDIS: redis.reachable and answered,
+        VIEWS: not views.error,
+        DATABASE: database_known and not views.error,
+    }
     return replace(
         own_facts(backend),
         known=frozenset(name for name, is_known in known.items() if is_known),
@@ -67,7 +71,7 @@ async def gather(
         redis_since_ms=backend.observations.since("redis", "" if redis.reachable else "silent"),
         notices=notices if redis.reachable else (),
         undelivered=undelivered if redis.reachable else {},
-        **await recent.slow(backend),
+        **slow,
     )
 
 
@@ -81,6 +85,7 @@ def own_facts(backend: Backend) -> Facts:
         no_writes_reason=capability.no_writes_reason if capability else "",
         clock_ahead_ms=backend.log.now_ms(CATALOGUE) - now_ms,
         tail_stopped=dict(backend.tail.stopped),
+        certificates=backend.certificates.facts(),
         lost_commands=[f"{one.kind} {one.agent_id}" for one in lost],
         lost_commands_ms=lost[-1].ts if lost else 0,
         fallback=backend.options.fallback,

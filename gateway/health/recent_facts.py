@@ -18,7 +18,7 @@ from gateway.alerts.facts import ViewFacts, Waiting
 from gateway.backend.agent_rows import with_blocked
 from gateway.backend.backend import Backend
 from gateway.health import facts
-from gateway.health.slow_facts import read_slow_facts
+from gateway.health.slow_facts import SlowFacts, read_slow_facts
 from gateway.wire.problems import Problem
 
 CHANGING_PARTS: Final = 4
@@ -49,7 +49,7 @@ class RecentFacts:
         self._circumstances: object = None
         """When they were read last."""
         self._changed_at = self._read_at = 0.0
-        self._slow: tuple[float, dict[str, Any]] | None = None
+        self._slow: tuple[float, SlowFacts] | None = None
 
     async def views(
         self, backend: Backend, pools: Sequence[str] | None, *seen: object
@@ -64,8 +64,8 @@ class RecentFacts:
             self._answers, self._read_at = await _read_views(backend, pools), now
         return self._answers
 
-    async def slow(self, backend: Backend) -> dict[str, Any]:
-        """Fields of `Facts` that change slowly."""
+    async def slow(self, backend: Backend) -> SlowFacts:
+        """What changes slowly."""
         now = time.monotonic()
         if self._slow is None or now - self._slow[0] >= self._seconds:
             self._slow = now, await read_slow_facts(backend)

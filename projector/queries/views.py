@@ -19,6 +19,7 @@ from projector.intake.archive import EventRange, id_order
 from projector.intake.source import is_lost
 from projector.queries import live, selects
 from projector.queries.attention import WaitingAgents, failures_of, waiting
+from projector.queries.database_server import read_server
 from projector.queries.pool_history import HistoryRefused, pool_history
 from projector.queries.sharing import SharedQueries
 from projector.queries.spans import Period, Span, TooManyParts
@@ -158,6 +159,7 @@ class Views:
     saved_state = _query(agent_states.read)
     closed_alerts = _query(closed_alerts)
     lost_states = _query(selects.lost_states)
+    server = _query(read_server)
     find_ids = _query(selects.find_ids)
     has_project = _query(selects.has_project)
     projects = _query(selects.projects)

@@ -23,6 +23,7 @@ from projector.fold.projection import Projection, stopped
 from projector.intake.entries import read_entry
 from projector.queries import selects
 from projector.service.event_measures import EventMeasures, desired_workers
+from projector.store.alerts import count_open
 from projector.store.lease import Lease
 from projector.store.rows import EventRow, PoolRow
 
@@ -46,6 +47,8 @@ class _Views(Struct, frozen=True):
     agents: dict[str, dict[str, int]]
     decisions: list[EventRow]
     """The newest ones, newest first; none where they are known."""
+    alerts: dict[tuple[str, str], int]
+    """How many are open, by name and severity."""
 
 
 class SystemState(Struct, eq=False):
@@ -74,6 +77,8 @@ class SystemState(Struct, eq=False):
             if pool.pool_name in desired:
                 wanted = desired[pool.pool_name]
                 now.set("muster_autoscaler_desired_workers", wanted, pool.pool_name)
+        for (rule, severity), count in views.alerts.items():
+            now.set("muster_alerts_open", count, rule, severity)
         with suppress(MusterError, TimeoutError):  # Redis may be away
             async with asyncio.timeout(REDIS_SECONDS):
                 await self._read_redis(now)
@@ -89,7 +94,12 @@ class SystemState(Struct, eq=False):
         decisions, kinds = [], [PoolScalingDecided.type]
         if not self._knows_decisions:
             decisions = selects.recent(connection, kinds, since_ms=0, limit=DECISIONS_READ)
-        return _Views(selects.pools(connection), selects.count_agents(connection), decisions)
+        return _Views(
+            selects.pools(connection),
+            selects.count_agents(connection),
+            decisions,
+            count_open(connection),
+        )
 
     async def _read_redis(self, now: Measures) -> None:
         info = await inspect(self.log.client)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from eventstore.language.alerts import AlertClosed, AlertEvent, AlertOpened, Case
 from projector.store.mapping import chunks
@@ -42,6 +42,13 @@ class AlertRow(Struct, frozen=True):
 
 
 NAMES: Final = AlertRow.__struct_fields__
+
+
+def count_open(connection: Connection) -> dict[tuple[str, str], int]:
+    """How many are open, by name and severity."""
+    query = select(_A.name, _A.severity, func.count()).where(_A.closed_at == 0)
+    found = connection.execute(query.group_by(_A.name, _A.severity))
+    return {(name, severity): count for name, severity, count in found}
 
 
 def store(connection: Connection, events: Sequence[AlertEvent]) -> None:

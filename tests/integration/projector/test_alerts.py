@@ -1,6 +1,6 @@
 """Alerts in the database: stored as they were written, once; trimmed in Redis below that."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -10,6 +10,7 @@ from eventstore.log.alerts import AlertLog, Change
 from eventstore.retention import Retention
 from projector.queries.views import AlertRow, Views
 from tests.integration.projector.stage import Stage, open_stage
+from tests.metrics import scrape
 from tests.waiting import until
 
 KEPT = Retention(age_ms=10**13, alerts_ms=10**13)
@@ -91,6 +92,28 @@ async def test_an_alert_is_stored_with_its_end(alerts: Alerts) -> None:
     assert (row.alert_id, row.opened_at, row.closed_at, row.count) == ("i1", 5, 9, 2)
     assert (row.message, row.pool_name) == ("it failed", "p")
     assert row.cases == (Case("a1", 5, "why"),)
+
+
+async def test_open_alerts_are_counted_by_rule_and_severity(alerts: Alerts) -> None:
+    projecting = alerts.stage.projecting(alert_seconds=0.02, retention=KEPT, metrics=True)
+    async with projecting as projector:
+        for alert_id in ("i1", "i2", "i3"):
+            await alerts.opened(alert_id)
+
+        async def counted() -> dict[tuple[str, ...], float]:
+            return dict((await scrape(projector.metrics)).get("muster_alerts_open", {}))
+
+        rule = ("agent-failed", "critical")
+        await until(lambda: _equals(counted, {rule: 3}))
+        await alerts.closed("i1")
+        await until(lambda: _equals(counted, {rule: 2}))
+        await alerts.closed("i2")
+        await alerts.closed("i3")
+        await until(lambda: _equals(counted, {}))
+
+
+async def _equals(read: Callable[[], Awaitable[object]], expected: object) -> bool:
+    return await read() == expected
 
 
 async def test_what_is_stored_again_changes_nothing(alerts: Alerts) -> None:

@@ -11,6 +11,7 @@ from eventstore.log.notices import Notice
 from eventstore.retention import Retention
 from gateway.alerts.alerts import evaluate, ordered
 from gateway.alerts.facts import (
+    CertificateFacts,
     Facts,
     PoolFacts,
     RedisFacts,
@@ -21,6 +22,7 @@ from gateway.alerts.facts import (
 from gateway.alerts.ledger import CLEAR_MS, Closed, Ledger, Opened
 from gateway.alerts.rules import RULES
 from gateway.fallback import Fallback, HandoverFailure, HandoverFailures
+from projector.queries.database_server import DatabaseServer, OpenTransaction
 
 NOW = 1_000_000_000
 WELL = Facts(now_ms=NOW, pools={"p": PoolFacts(now_ms=NOW)})
@@ -58,6 +60,23 @@ AGAIN = Fallback(
 )
 LEASE = "its lease was not renewed for 10 s"
 LEFT = HandoverFailures(since_ms=7, report="", left=[HandoverFailure(reason="no", pool_name="q")])
+
+
+def server(**known: Any) -> dict[str, Any]:
+    """What PostgreSQL says of itself."""
+    return {"server": DatabaseServer(**known)}
+
+
+def open_for(age_ms: int) -> dict[str, Any]:
+    return server(oldest=OpenTransaction("process 12 of psql", NOW - age_ms, age_ms))
+
+
+def certificate(days: float) -> dict[str, Any]:
+    """That it expires so soon."""
+    expires_ms = NOW + int(days * 86_400_000)
+    one = CertificateFacts(use="of this gateway", path="/c.pem", expires_ms=expires_ms)
+    return {"certificates": [one]}
+
 
 RAISED: dict[str, tuple[dict[str, Any], str, str]] = {
     "failure-rate": (pool(starts=15, failures=12), "p", "12 failures at 15 starts"),
@@ -106,6 +125,19 @@ RAISED: dict[str, tuple[dict[str, Any], str, str]] = {
     "redis-not-enough-replicas": ({"no_writes_reason": "0 of 1"}, "redis", "0 of 1"),
     "clock-differs": ({"clock_ahead_ms": -11_000}, "clock", "11 s behind"),
     "disk-nearly-full": ({"disk_free": 10**6, "disk_path": "/v"}, "disk", "1 MB are free"),
+    "database-wal-not-archived": (
+        server(unarchived="00000001000000000000002A") | {"unarchived_since_ms": NOW - 301_000},
+        "database",
+        "00000001000000000000002A failed",
+    ),
+    "database-wal-large": (
+        server(wal_bytes=5 * 10**9, wal_bytes_max=10**9, slot="old", slot_bytes=4 * 10**9),
+        "database",
+        "max_wal_size is 1,000 MB; because of the replication slot 'old'",
+    ),
+    "database-transaction-old": (open_for(7_200_000), "database", "2.0 hours: process 12 of psql"),
+    "certificate-expires": (certificate(4), "/c.pem", "of this gateway expires in 4.0 days"),
+    "certificate-expires-soon": (certificate(-1), "/c.pem", "of this gateway has expired"),
     "fallback-active": ({"fallback": FALLBACK}, "redis", "redis://r"),
     "fallback-can-end": ({"fallback": AGAIN}, "redis", "answers again"),
     "fallback-left-over": ({"handover": LEFT, "handover_path": "/f"}, "fallback", "pool 'q'"),
@@ -169,6 +201,16 @@ def test_an_alert_ends_with_its_condition(name: str) -> None:
         ("clock-differs", {"clock_ahead_ms": 9_000}),
         ("disk-nearly-full", {"disk_free": 2 * 1024**3}),
         ("stream-not-trimmed", pool(stored=StoredEvents(entries=200_000, oldest_ms=NOW))),
+        (
+            "database-wal-not-archived",
+            server(unarchived="2A") | {"unarchived_since_ms": NOW - 299_000},
+        ),
+        ("database-wal-large", server(wal_bytes=39 * 10**8, wal_bytes_max=10**9)),
+        ("database-wal-large", server(wal_bytes=10**9, wal_bytes_max=10**8)),
+        ("database-transaction-old", open_for(3_599_000)),
+        ("certificate-expires", certificate(21)),
+        ("certificate-expires", certificate(2.9)),
+        ("certificate-expires-soon", certificate(3)),
     ],
 )
 def test_a_condition_that_is_not_reached_raises_nothing(name: str, known: dict[str, Any]) -> None:
