@@ -94,14 +94,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     The slow tests are at the beginnings of the parts into which xdist divides the list.
     """
+    tests = config.rootpath / "tests"
+    kinds = {path: path.relative_to(tests).parts[0] for path in {item.path for item in items}}
     for item in items:
-        kind = item.path.relative_to(config.rootpath / "tests").parts[0]
+        kind = kinds[item.path]
         if kind in KINDS:
             item.add_marker(kind)
         if kind == "e2e":
             item.add_marker(pytest.mark.timeout(SYSTEM_SECONDS))
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    items[:] = dealt(items, lambda item: any(map(item.get_closest_marker, SLOW)), workers)
+    items[:] = dealt(items, lambda item: kinds[item.path] in SLOW, workers)
 
 
 class MakeServer(Protocol):
