@@ -106,7 +106,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
                        "gateway.health", "gateway.webhooks", STEPS, CALLS, LOG),
     # the public face, the processes, the command line
     "muster": ("workers.api",),
-    "muster.__main__": ("muster.cli",),
+    "muster.__main__": ("muster.cli", "muster.cli.completion"),
     "muster.testing": ("workers.api", "workers.standalone"),
     "muster.settings": (),
     "muster.terminal": (),
@@ -130,6 +130,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
                           "muster.cli.client", CALLS, LOG, "projector.intake", QUERIES),
     "muster.cli.resources": ("muster.settings", "muster.terminal", "muster.cli.arguments",
                              "muster.cli.client", "muster.cli.events", "projector.store"),
+    "muster.cli.completion": ("muster.cli.arguments", "muster.cli.client"),
     "muster.cli.simulation": ("muster.settings", "muster.terminal", "muster.cli.arguments",
                               "muster.simulation", "projector.history", "projector.store"),
     "muster.cli.maintenance": ("muster.terminal", "muster.process", "muster.cli.arguments",

@@ -17,7 +17,7 @@ from muster.settings.settings import NAMES, Settings
 
 UNSET_VARIABLE: Final = "MUSTER_LEFT_OUT"
 """Names the settings that a child has to run without, whatever else names them."""
-_OF_COMMANDS: Final = ("URL", "LOG_DIR")
+_OF_COMMANDS: Final = ("URL", "LOG_DIR", "COMPLETION_SECONDS")
 """Variables that only the commands read."""
 INTERNAL: Final = frozenset(
     f"MUSTER_{name}"
