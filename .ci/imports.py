@@ -130,6 +130,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
                           "muster.cli.client", CALLS, LOG, "projector.intake", QUERIES),
     "muster.cli.resources": ("muster.settings", "muster.terminal", "muster.cli.arguments",
                              "muster.cli.client", "muster.cli.events", "projector.store"),
+    "muster.cli.top": ("muster.settings", "muster.terminal", "muster.cli.arguments",
+                       "muster.cli.client", "muster.cli.events", "muster.cli.resources"),
     "muster.cli.completion": ("muster.cli.arguments", "muster.cli.client"),
     "muster.cli.simulation": ("muster.settings", "muster.terminal", "muster.cli.arguments",
                               "muster.simulation", "projector.history", "projector.store"),

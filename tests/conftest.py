@@ -54,7 +54,9 @@ SLOW = ("e2e", "chaos")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What a run writes into the docs, if it is asked to."""
     parser.addoption(
-        "--pictures", action="store_true", help="write the docs' pictures of the dashboard"
+        "--pictures",
+        action="store_true",
+        help="write the docs' pictures of the dashboard and of `muster top`",
     )
 
 

@@ -59,6 +59,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "simulation": ("simulate", "shadow"),
     "maintenance": ("replay", "recover", "verify", "archive"),
     "doctor": ("doctor",),
+    "top": ("top",),
     "completion": ("completion",),
 }
 """The other commands, by the package that has a module of the same name for each."""

@@ -69,6 +69,17 @@ def number(text: str) -> int:
     return int(text) if text.isdecimal() and len(text) < DIGITS else 0
 
 
+def recorded_from_json(raw: bytes) -> RecordedEvent:
+    """An event as the gateway sends it. Raises `msgspec.MsgspecError`, `KeyError`."""
+    document = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    texts = {name: bytes(value).decode() for name, value in document.items()}
+    for name, text in texts.items():  # as in the stream: text unchanged, other values as JSON
+        if text.startswith('"'):
+            texts[name] = msgspec.json.decode(text, type=str)
+    pool, stream_id = texts.pop("pool"), texts.pop("stream_id")
+    return RecordedEvent(pool or CATALOGUE, stream_id, texts)
+
+
 def recorded_event(pool: str, entry: "Entry") -> RecordedEvent:
     stream_id, flat = entry
     texts = [item.decode(errors="replace") for item in flat]
@@ -101,11 +112,11 @@ def event_cells(event: RecordedEvent, short: bool) -> list[render.Cell]:
         render.Cell(f"{f'{event.pool}:{event.seq}':<20}  "),
         render.Cell(f"{kind:<27}  ", STYLES.get(kind.partition(".")[2], "")),
         render.Cell(f"{render.one_line(subject)}  "),
-        render.Cell(render.one_line(_details(fields.get("data", ""))), "dim"),
+        render.Cell(render.one_line(details(fields.get("data", ""))), "dim"),
     ]
 
 
-def _details(data: str) -> str:
+def details(data: str) -> str:
     """The body of an event, without fields that are only for machines."""
     try:
         body = msgspec.json.decode(data or "{}", type=dict[str, object])

@@ -7,15 +7,13 @@ from datetime import datetime
 from itertools import islice
 from urllib.parse import quote
 
-import msgspec
-
 from eventstore.language.agents import TERMINAL
 from eventstore.language.events import Error
 from muster.cli.arguments.command import CommandError, print_note
 from muster.cli.arguments.output import is_json, print_document
 from muster.cli.client.api_client import BASE, GatewayClient
 from muster.cli.client.shapes import AgentAnswer, ParkedAnswer
-from muster.cli.events.lines import CATALOGUE, RecordedEvent, event_cells
+from muster.cli.events.lines import RecordedEvent, event_cells, recorded_from_json
 from muster.cli.resources.as_of import get_as_of
 from muster.cli.resources.parked import PARKED_ITEMS
 from muster.terminal import render
@@ -175,7 +173,7 @@ def history(gateway: GatewayClient, agent: AgentAnswer) -> Iterator[RecordedEven
     """Its events, from the first, up to its version, as far as they can be read in time."""
     query = {"pool": agent.pool_name, "agent": agent.agent_id, "after": "0"}
     data = gateway.stream_events(query, seconds=HISTORY_SECONDS)
-    return islice((_recorded_event(raw) for raw in data), agent.version)
+    return islice((recorded_from_json(raw) for raw in data), agent.version)
 
 
 def _without_earlier_saves(events: Sequence[RecordedEvent]) -> list[RecordedEvent]:
@@ -187,13 +185,3 @@ def _without_earlier_saves(events: Sequence[RecordedEvent]) -> list[RecordedEven
         for event, kind, later in zip(events, types, following, strict=True)
         if not kind == later == "agent.saved"
     ]
-
-
-def _recorded_event(raw: bytes) -> RecordedEvent:
-    document = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    texts = {name: bytes(value).decode() for name, value in document.items()}
-    for name, text in texts.items():  # as in the stream: text unchanged, other values as JSON
-        if text.startswith('"'):
-            texts[name] = msgspec.json.decode(text, type=str)
-    pool, stream_id = texts.pop("pool"), texts.pop("stream_id")
-    return RecordedEvent(pool or CATALOGUE, stream_id, texts)
