@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
+from playwright.async_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    ViewportSize,
+    async_playwright,
+)
 
 PATH: Final = Path("/usr/bin/chromium")
 FLAGS: Final = (
@@ -18,8 +24,8 @@ AXE: Final = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
 SERIOUS: Final = ("serious", "critical")
 NETWORK: Final = "Failed to load resource"
 """What a browser says of each answer that is a problem, and of a gateway that is not there."""
-PHONE: Final = {"width": 360, "height": 740}
-DESKTOP: Final = {"width": 1280, "height": 860}
+PHONE: Final[ViewportSize] = {"width": 360, "height": 740}
+DESKTOP: Final[ViewportSize] = {"width": 1280, "height": 860}
 
 
 @asynccontextmanager

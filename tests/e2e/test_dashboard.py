@@ -1,4 +1,8 @@
-"""The dashboard in a browser: one system and one browser for all, in the order of a first day."""
+"""The dashboard in a browser: one system and one browser for all, in the order of a first day.
+
+The parts are subtests of one test: each finds what the ones before it left, and a run on several
+processors must not divide them.
+"""
 
 import asyncio
 import re
@@ -6,10 +10,9 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import pytest
-import pytest_asyncio
 from msgspec import Struct, field
 from playwright.async_api import BrowserContext, Locator, Page, expect
 
@@ -18,6 +21,7 @@ from tests.e2e.system import POOL, System
 
 TOKEN = "a-token-for-the-dashboard"
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
+THEMES: Final[tuple[Literal["light", "dark"], ...]] = ("light", "dark")
 PAGES = ("#/", "#/workers", "#/agents", "#/agents?status=failed")
 CONFIG = """\
 poll_seconds = 0.2
@@ -49,8 +53,6 @@ class Actor(Agent):
 def load(model):
     raise ConnectionError(f"{model} cannot be reached: the connection was refused")
 """
-
-pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class Scene(Struct):
@@ -89,20 +91,17 @@ class Scene(Struct):
             await (page or self.page).screenshot(path=PICTURES / f"{name}.png")
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def opened(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> AsyncIterator[Scene]:
-    folder = tmp_path_factory.mktemp("dashboard")
-    (folder / "acting.py").write_text(ACTING)
-    with socket.socket() as free:
+@pytest.fixture
+async def scene(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
+    (tmp_path / "acting.py").write_text(ACTING)
+    with socket.socket() as free:  # the page expects the gateway at its address after a restart
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     env = {"MUSTER_API_TOKEN": TOKEN, "MUSTER_PORT": port}
-    async with chromium() as browser, System(folder, env=env, config=CONFIG) as system:
+    async with chromium() as browser, System(tmp_path, env=env, config=CONFIG) as system:
         assert system._session is not None
         system._session.headers["Authorization"] = f"Bearer {TOKEN}"
-        context = await browser.new_context(viewport=DESKTOP, reduced_motion="reduce")  # type: ignore[arg-type]  # a TypedDict
+        context = await browser.new_context(viewport=DESKTOP, reduced_motion="reduce")
         context.set_default_timeout(15_000)
         problems: list[str] = []
         context.on("page", lambda page: watch(page, problems))
@@ -111,14 +110,7 @@ async def opened(
         await context.close()
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def scene(opened: Scene) -> AsyncIterator[Scene]:
-    """Nothing may have gone wrong in the browser by the end of a test."""
-    yield opened
-    assert opened.problems == []
-
-
-async def test_one_signs_in_and_is_shown_what_to_do_first(scene: Scene) -> None:
+async def one_signs_in_and_is_shown_what_to_do_first(scene: Scene) -> None:
     await scene.show("")
     token = scene.page.get_by_label("Token", exact=True)
     await token.fill("wrong")
@@ -139,7 +131,7 @@ async def test_one_signs_in_and_is_shown_what_to_do_first(scene: Scene) -> None:
     await scene.picture("first-start")
 
 
-async def test_agents_appear_by_themselves_and_are_reached_by_keyboard(scene: Scene) -> None:
+async def agents_appear_by_themselves_and_are_reached_by_keyboard(scene: Scene) -> None:
     scene.agents = await scene.spawn(15, labels={"team": "core"})
     await expect(scene.page.get_by_text("15 / 20 slots")).to_be_visible(timeout=20_000)
     await expect(scene.page.locator(".facts")).to_contain_text(re.compile("arrivals, 1 h *15"))
@@ -160,7 +152,7 @@ async def test_agents_appear_by_themselves_and_are_reached_by_keyboard(scene: Sc
     await expect(scene.page.get_by_text("Requested over HTTP")).to_be_visible()
 
 
-async def test_an_alert_leads_to_the_stack_trace_and_to_a_restart(scene: Scene) -> None:
+async def an_alert_leads_to_the_stack_trace_and_to_a_restart(scene: Scene) -> None:
     await scene.spawn(2, input={"model": "model-7"}, project_id="gemini")
     await scene.show("#/")
     alert = scene.page.locator(".alert", has_text="2 agents of pool").first
@@ -180,7 +172,7 @@ async def test_an_alert_leads_to_the_stack_trace_and_to_a_restart(scene: Scene) 
     await expect(scene.page.get_by_text("the model is back")).to_be_visible()
 
 
-async def test_the_address_holds_the_view(scene: Scene) -> None:
+async def the_address_holds_the_view(scene: Scene) -> None:
     await scene.show("#/agents")
     rows = scene.page.locator("tbody tr")
     await expect(rows).to_have_count(15)
@@ -198,10 +190,15 @@ async def test_the_address_holds_the_view(scene: Scene) -> None:
     await expect(scene.page.get_by_label("Search")).to_have_value("")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-async def test_every_page_can_be_used_by_everybody(scene: Scene, theme: Any) -> None:
-    """On a phone, too: none is wider than its window."""
-    await scene.page.emulate_media(color_scheme=theme)
+async def every_page_can_be_used_by_everybody(scene: Scene) -> None:
+    """In both themes and on a phone, too: none is wider than its window."""
+    for theme in THEMES:
+        await scene.page.emulate_media(color_scheme=theme)
+        await _every_page(scene, theme)
+    await scene.page.emulate_media(color_scheme="light")
+
+
+async def _every_page(scene: Scene, theme: str) -> None:
     failed = (await scene.system.agents("status=failed"))[0]["agent_id"]
     for address in (*PAGES, f"#/agent/{failed}", "#/agent/none"):
         await scene.show(address)
@@ -209,17 +206,16 @@ async def test_every_page_can_be_used_by_everybody(scene: Scene, theme: Any) -> 
         await expect(scene.page.get_by_role("heading", level=1)).to_be_visible()
         await expect(scene.page.locator("[aria-busy=true]")).to_have_count(0)
         assert await inaccessible(scene.page) == [], address
-        await scene.page.set_viewport_size(PHONE)  # type: ignore[arg-type]  # a TypedDict
+        await scene.page.set_viewport_size(PHONE)
         assert await too_wide(scene.page) <= 0, address
         if address == "#/" and theme == "dark":
             await scene.picture("phone")
-        await scene.page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]  # a TypedDict
+        await scene.page.set_viewport_size(DESKTOP)
         if address == "#/" and theme == "dark":
             await scene.picture("dark")
-    await scene.page.emulate_media(color_scheme="light")
 
 
-async def test_all_tabs_share_one_connection_which_another_takes_over(scene: Scene) -> None:
+async def all_tabs_share_one_connection_which_another_takes_over(scene: Scene) -> None:
     await scene.show("#/")
     await scene.live()
     other, asked = await scene.context.new_page(), list[str]()
@@ -239,7 +235,7 @@ async def test_all_tabs_share_one_connection_which_another_takes_over(scene: Sce
     await expect(other.locator(".slots a")).to_have_count(15)
 
 
-async def test_it_is_not_live_while_redis_is_frozen(scene: Scene) -> None:
+async def it_is_not_live_while_redis_is_frozen(scene: Scene) -> None:
     await scene.show("#/")
     await scene.live()
     server = scene.system.server()
@@ -255,7 +251,7 @@ async def test_it_is_not_live_while_redis_is_frozen(scene: Scene) -> None:
     await expect(scene.page.locator(".banner.bad")).to_have_count(0)
 
 
-async def test_it_survives_a_restart_of_the_gateway_without_a_reload(scene: Scene) -> None:
+async def it_survives_a_restart_of_the_gateway_without_a_reload(scene: Scene) -> None:
     await scene.page.evaluate("window.isTheSamePage = true")
     scene.system.role("gateway").kill()
     await expect(scene.mark).to_have_text("no connection", timeout=15_000)
@@ -265,7 +261,7 @@ async def test_it_survives_a_restart_of_the_gateway_without_a_reload(scene: Scen
     assert await scene.page.evaluate("window.isTheSamePage")
 
 
-async def test_what_a_token_may_not_do_is_not_offered(scene: Scene) -> None:
+async def what_a_token_may_not_do_is_not_offered(scene: Scene) -> None:
     body = {"name": "reader", "scopes": ["read"]}
     status, made = await scene.system.call("POST", "/api/v1/tokens", body)
     assert status == 201
@@ -281,7 +277,21 @@ async def test_what_a_token_may_not_do_is_not_offered(scene: Scene) -> None:
     await expect(scene.page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 
-async def test_the_document_of_the_api_is_readable(scene: Scene) -> None:
+async def a_token_for_some_projects_sees_their_agents(scene: Scene) -> None:
+    body = {"name": "gemini", "scopes": ["read"], "projects": ["gemini"]}
+    _, made = await scene.system.call("POST", "/api/v1/tokens", body)
+    await scene.page.get_by_label("Token", exact=True).fill(made["token"])
+    await scene.page.get_by_label("Token", exact=True).press("Enter")
+    await scene.show("#/")
+    await scene.page.get_by_role("main").get_by_role("link", name="agents").click()
+    rows = scene.page.locator("tbody tr")
+    await scene.page.get_by_role("button", name="failed").click()
+    await expect(rows).to_have_count(2)
+    await expect(scene.mark).to_have_text("not live")
+    await scene.page.get_by_role("button", name="Sign out").click()
+
+
+async def the_document_of_the_api_is_readable(scene: Scene) -> None:
     await scene.page.get_by_label("Token", exact=True).fill(TOKEN)
     await scene.page.get_by_label("Token", exact=True).press("Enter")
     await scene.live()
@@ -289,3 +299,27 @@ async def test_the_document_of_the_api_is_readable(scene: Scene) -> None:
     await scene.page.get_by_text("/api/v1/agents/spawn").first.click()
     await expect(scene.page.get_by_text("SpawnRequest").first).to_be_visible()
     assert await inaccessible(scene.page) == []
+
+
+DAY = (
+    one_signs_in_and_is_shown_what_to_do_first,
+    agents_appear_by_themselves_and_are_reached_by_keyboard,
+    an_alert_leads_to_the_stack_trace_and_to_a_restart,
+    the_address_holds_the_view,
+    every_page_can_be_used_by_everybody,
+    all_tabs_share_one_connection_which_another_takes_over,
+    it_is_not_live_while_redis_is_frozen,
+    it_survives_a_restart_of_the_gateway_without_a_reload,
+    what_a_token_may_not_do_is_not_offered,
+    a_token_for_some_projects_sees_their_agents,
+    the_document_of_the_api_is_readable,
+)
+
+
+async def test_a_day_at_the_dashboard(scene: Scene, subtests: pytest.Subtests) -> None:
+    """Each part, without anything going wrong in the browser."""
+    for part in DAY:
+        with subtests.test(part.__name__):
+            await part(scene)
+            assert scene.problems == []
+        scene.problems.clear()

@@ -8,7 +8,13 @@ import { Signal } from "./signal.js";
 export const sections = {};
 export const agents = new Map(); // by id
 export const workers = new Map();
-export const slots = new Map(); // by worker: a list of agents, null where one has left
+
+// By worker: a signal of its agents, null where one has left; what draws a worker follows its own.
+const slots = new Map();
+export function slotsOf(worker) {
+  if (!slots.has(worker)) slots.set(worker, new Signal([]));
+  return slots.get(worker);
+}
 
 // Changes with each message that changed something of a section.
 const versions = new Map();
@@ -34,7 +40,7 @@ export function apply(kind, content) {
       else entries[key] = entry;
     }
     if (name === "agents") update(agents, name, changes[name], place);
-    if (name === "workers") update(workers, name, changes[name], () => {});
+    if (name === "workers") update(workers, name, changes[name], (before, after) => after || slots.delete(before?.worker_id));
   }
   for (const name of names) version(name).value += 1;
 }
@@ -58,12 +64,12 @@ function place(before, after) {
 }
 
 function replace(worker, agentId, agent) {
-  const list = [...(slots.get(worker) || [])];
+  const list = [...slotsOf(worker).value];
   let at = list.findIndex((one) => one?.agent_id === agentId);
   if (at < 0) at = list.indexOf(null);
   if (at < 0) at = list.length;
   list[at] = agent;
   while (list.length && list.at(-1) === null) list.pop();
-  if (list.length) slots.set(worker, list);
-  else slots.delete(worker);
+  slotsOf(worker).value = list;
+  if (!list.length && !workers.has(worker)) slots.delete(worker);
 }

@@ -98,7 +98,7 @@ const wait = { Prefer: "wait=10" };
 function restartOf(agent) {
   const touches = [
     ENDED.includes(agent.status) || agent.status === "restarting"
-      ? `Incarnation ${agent.incarnation + 1} starts at once, also before its back-off is over.`
+      ? `Incarnation ${agent.incarnation + 1} starts at once${agent.status === "restarting" ? ", without waiting for its back-off" : ""}.`
       : `Incarnation ${agent.incarnation}${agent.process_id ? ` on worker ${short(agent.process_id)}` : ""} is stopped in good order, then the next one starts.`,
     agent.saved_at ? `What it saved last (${size(agent.state_size)}) is restored; what it did since is lost.`
       : "It has saved nothing: it starts from its input.",

@@ -1,7 +1,9 @@
 // The registry: filters that the address holds, and keyset pages.
 import { html, useEffect, useState } from "../html.js";
 import { get, query } from "../api.js";
+import { link } from "../live.js";
 import { go, href, route } from "../router.js";
+import { now } from "../signal.js";
 import { agents as living, sections, version } from "../store.js";
 import { Ago, Failure, Id, State } from "../parts/words.js";
 
@@ -9,6 +11,7 @@ const STATES = ["pending", "starting", "running", "stopping", "restarting", "fai
 const FILTERS = ["pool_name", "project_id", "role_type", "label", "text"];
 const LIMIT = 100;
 const REFRESH_MS = 2000;
+const POLL_MS = 5000; // where there is no live feed
 
 // What the address asks for.
 function wantedOf(parameters) {
@@ -19,7 +22,9 @@ function wantedOf(parameters) {
 // A page of the registry, read again when something of an agent has changed.
 function usePage(wanted) {
   const asked = query({ ...wanted, limit: LIMIT });
-  const changed = Math.floor(version("pools").use() + version("agents").use());
+  const followed = version("pools").use() + version("agents").use();
+  const time = now.use();
+  const changed = link.use().state === "open" ? followed : Math.floor(time / POLL_MS);
   const [found, setFound] = useState({ asked: "", agents: [], next: null, problem: null });
   const [turn, setTurn] = useState(0);
   useEffect(() => {

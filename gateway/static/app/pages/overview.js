@@ -133,10 +133,14 @@ function First({ pool }) {
 export function Overview() {
   version("pools").use();
   version("hour").use();
-  link.use();
+  const { state } = link.use();
   const names = Object.keys(sections.pools || {}).sort();
   const pools = names.map((name) => sections.pools[name]);
   const lives = pools.some((pool) => pool.agent_count || Object.keys(pool.counts).length);
+  if (state === "refused") {
+    return html`<h1>Overview</h1><p class="card">Your token is for some projects only: it sees their <a href=${href("agents")}>agents</a>, and
+      nothing of the pools that these are in.</p>`;
+  }
   if (!sections.pools) return html`<h1>Overview</h1><p class="soft">Waiting for the first picture…</p>`;
   return html`<h1>Overview</h1>
     <${Alerts} />

@@ -1,8 +1,8 @@
 // Workers as rows of slots, by pool; each slot is an agent, with its state as colour and letter.
-import { html, memo, useEffect, useState } from "../html.js";
+import { html, memo, useEffect, useRef, useState } from "../html.js";
 import { count, short, size } from "../format.js";
 import { go, href, route } from "../router.js";
-import { agents, sections, slots, version, workers } from "../store.js";
+import { agents, sections, slotsOf, version, workers } from "../store.js";
 import { Ago, Id, State } from "../parts/words.js";
 
 const SLOTS_MAX = 60;
@@ -12,25 +12,47 @@ function stateOf(agent) {
   return agent.status === "running" ? agent.activity || "running" : agent.status;
 }
 
-function Slot({ agent, first }) {
-  if (!agent) return html`<span class="slot free" role="listitem"><span class="unseen">free</span></span>`;
+const Slot = memo(({ agent, first }) => {
+  if (!agent) return html`<span class="slot free" aria-hidden="true"></span>`;
   const state = stateOf(agent);
-  return html`<span role="listitem"><a class=${`slot ${state}`} data-agent=${agent.agent_id} href=${href("agent", agent.agent_id)}
-    tabindex=${first ? 0 : -1} aria-label=${`${state}, ${agent.role_type}, project ${agent.project_id}, ${short(agent.agent_id)}`}>${LETTERS[state] || "?"}</a></span>`;
-}
-
-const Worker = memo(({ worker, held }) => {
-  const shown = Math.max(Math.min(worker.max_agents, SLOTS_MAX), held.length);
-  const state = worker.cordoned ? "cordoned" : worker.status;
-  const firstHeld = held.findIndex(Boolean);
-  return html`<li class=${`worker ${state}`} id=${`worker-${worker.worker_id}`}>
-    <span class="worker-name"><span class="mono" data-worker=${worker.worker_id} tabindex="0">${short(worker.worker_id)}</span>
-      ${state === "active" ? null : html`<${State} of=${state} />`}</span>
-    <span class="slots" role="list" aria-label=${`Slots of worker ${short(worker.worker_id)}`}>${Array.from({ length: shown }, (_, at) => html`<${Slot} key=${at} agent=${held[at]} first=${at === firstHeld} />`)}</span>
-    <span class="number soft">${worker.agent_count}/${worker.max_agents}</span></li>`;
+  return html`<a class=${`slot ${state}`} data-agent=${agent.agent_id} href=${href("agent", agent.agent_id)} tabindex=${first ? 0 : -1}
+    aria-label=${`${state}, ${agent.role_type}, project ${agent.project_id}, ${short(agent.agent_id)}`}>${LETTERS[state] || "?"}</a>`;
 });
 
-const NONE = [];
+function Slots({ id, capacity }) {
+  const held = slotsOf(id).use();
+  const shown = Math.max(Math.min(capacity, SLOTS_MAX), held.length);
+  const firstHeld = held.findIndex(Boolean);
+  return Array.from({ length: shown }, (_, at) => html`<${Slot} key=${at} agent=${held[at] || null} first=${at === firstHeld} />`);
+}
+
+// Which rows are near the window: only of these the slots are drawn.
+const watched = new WeakMap();
+const observer = new IntersectionObserver((entries) => {
+  for (const entry of entries) watched.get(entry.target)?.(entry.isIntersecting);
+}, { rootMargin: "500px 0px" });
+
+function useNear(place) {
+  const [near, setNear] = useState(false);
+  useEffect(() => {
+    const row = place.current;
+    if (!row) return undefined;
+    watched.set(row, setNear);
+    observer.observe(row);
+    return () => observer.unobserve(row);
+  }, []);
+  return near;
+}
+
+const Worker = memo(({ id, state, count: held, capacity }) => {
+  const row = useRef(null);
+  const near = useNear(row);
+  return html`<li ref=${row} class=${`worker ${state}`} id=${`worker-${id}`}>
+    <span class="worker-name"><span class="mono" data-worker=${id} tabindex="0">${short(id)}</span>
+      ${state === "active" ? null : html`<${State} of=${state} />`}</span>
+    <span class="slots" role="group" aria-label=${`Agents of worker ${short(id)}`}>${near && html`<${Slots} id=${id} capacity=${capacity} />`}</span>
+    <span class="number soft">${held}/${capacity}</span></li>`;
+});
 
 function Pool({ name, list }) {
   const pool = sections.pools?.[name];
@@ -39,7 +61,8 @@ function Pool({ name, list }) {
     <h2 id=${`workers-${name}`}>${name} <span class="soft">${count(list.length, "worker")}, ${count(busy, "agent")}${
       pool ? `, ${Math.round(pool.utilization * 100)} % used` : ""}</span></h2>
     <ul class="workers">${list.map((worker) => html`
-      <${Worker} key=${worker.worker_id} worker=${worker} held=${slots.get(worker.worker_id) || NONE} />`)}</ul></section>`;
+      <${Worker} key=${worker.worker_id} id=${worker.worker_id} state=${worker.cordoned ? "cordoned" : worker.status}
+        count=${worker.agent_count} capacity=${worker.max_agents} />`)}</ul></section>`;
 }
 
 function AgentDetail({ agent }) {
@@ -92,7 +115,6 @@ function move(event) {
 
 export function Workers() {
   version("workers").use();
-  version("agents").use();
   version("pools").use();
   const { parameters } = route.use();
   const [on, setOn] = useState(null);

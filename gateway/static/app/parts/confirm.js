@@ -27,7 +27,7 @@ export function Confirm({ title, touches, verb, danger, asksReason, act, onClose
         ? html`<p role="status" class="notice good">${state.result}</p>`
         : html`<ul class="touches">${touches.map((text) => html`<li key=${text}>${text}</li>`)}</ul>`}
       ${state.problem && html`<${Failure} problem=${state.problem} />`}
-      ${asksReason && !state.result && html`<label class="field">Reason <span class="soft">(recorded with your name)</span>
+      ${asksReason && !state.result && html`<label class="field"><span>Reason <span class="soft">(recorded with your name)</span></span>
         <input maxlength="200" value=${reason} onInput=${(event) => setReason(event.target.value)} autofocus /></label>`}
       <p class="buttons">
         ${state.result

@@ -50,16 +50,20 @@ function Live() {
     ${since && html`<span class="number soft">${since}</span>`}</span>`;
 }
 
+let known = ""; // the version that this page is of
+
 function Banner() {
   const state = link.use();
   const found = trust(state, now.use());
   version("service").use();
-  const fallback = sections.service?.fallback;
+  const { fallback, version: running = "" } = sections.service || {};
+  known ||= running;
   useEffect(() => {
     document.body.dataset.trust = found.kind;
   }, [found.kind]);
   const asOf = state.at && found.age !== null ? clock(Date.now() - found.age) : "";
   return html`
+    ${running !== known && html`<p class="banner late"><b>Muster ${running} runs now.</b> This page is of ${known}: <a href="" onClick=${() => location.reload()}>reload it</a>.</p>`}
     ${fallback && html`<p class="banner late"><b>Fallback.</b> ${fallback}</p>`}
     ${found.kind === "bad" && asOf && html`<p class="banner bad"><b>Not live.</b> ${found.text}: ${found.why || ""}
       what is shown is as of <span class="number">${asOf}</span> and may have changed since.</p>`}`;
