@@ -26,6 +26,7 @@ from muster.cli.client.shapes import WorkerAnswer
 from muster.cli.resources.agent_detail import print_facts, show_agent, when
 from muster.cli.resources.as_of import add_as_of_flag, get_as_of
 from muster.cli.resources.explain import print_explanation
+from muster.cli.resources.pace import add_watch_flags
 from muster.cli.resources.pools import print_pool
 from muster.cli.resources.ps import AGENTS
 from muster.cli.resources.workers import WORKERS, reason_text
@@ -40,11 +41,20 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("words", nargs="+", metavar="NAME", help="a name or id, or six or more"
                         " characters of an id; `agent`, `worker` or `pool` (or agent/ and so on) in"
                         " front of it says which")  # fmt: skip
+    add_watch_flags(parser)
     add_as_of_flag(parser)
     add_flags(parser, SERVICE_FLAGS)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.watch:
+        from muster.cli.resources import watching  # it starts slowly
+
+        return watching.watch(args, _show)
+    return _show(args)
+
+
+def _show(args: argparse.Namespace) -> int:
     kinds, text = _kinds_and_name(args.words)
     gateway = GatewayClient(args)
     found = resolve(gateway, text, *kinds)

@@ -20,6 +20,7 @@ from muster.cli.client.names import Match, resolve
 from muster.cli.client.shapes import CauseAnswer, ExplanationAnswer, LineAnswer
 from muster.cli.events.lines import CATALOGUE, STYLES
 from muster.cli.resources.as_of import add_as_of_flag, as_of_parameter, get_as_of
+from muster.cli.resources.pace import add_watch_flags
 from muster.terminal import render
 from projector.store.explanations import LEFT_OUT_MAX
 
@@ -39,11 +40,20 @@ def add(subparsers: Subparsers) -> None:
            " first one (default 20)")  # fmt: skip
     choice("--all", action="store_const", const=LINES_MAX, dest="limit",
            help=f"the last {LINES_MAX:,} events")  # fmt: skip
+    add_watch_flags(parser)
     add_as_of_flag(parser)
     add_flags(parser, SERVICE_FLAGS)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.watch:
+        from muster.cli.resources import watching  # it starts slowly
+
+        return watching.watch(args, _show)
+    return _show(args)
+
+
+def _show(args: argparse.Namespace) -> int:
     if not 1 <= args.limit <= LINES_MAX:
         raise BadInput(f"--limit: {args.limit} is not a number from 1 to {LINES_MAX:,}")
     gateway = GatewayClient(args)

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
@@ -14,11 +14,13 @@ from eventstore.names import unknown_name
 from muster.cli.arguments.command import BadInput, Refused, print_note
 from muster.cli.arguments.output import LIST
 from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags
-from muster.cli.arguments.values import seconds
 from muster.cli.client.api_client import Answer, GatewayClient, Query
 from muster.cli.client.names import require_known
 from muster.cli.resources.as_of import add_as_of_flag, get_as_of
 from muster.terminal import render
+
+if TYPE_CHECKING:  # it takes a while, and is for terminals only
+    from rich.text import Text
 
 T = TypeVar("T")
 SORTED_MAX = 100_000
@@ -33,8 +35,9 @@ def add_list_flags(parser: argparse.ArgumentParser, default: object = None) -> N
            " the JSON; --sort=-COLUMN: the largest first")  # fmt: skip
     option("--no-headers", action="store_true", default=default or False, help="only the rows")
     option("-w", "--watch", action="store_true", default=default or False,
-           help="refresh the list; in a pipe print what has changed")  # fmt: skip
-    option("--interval", default=default or "2", metavar="S", help="seconds between refreshes")
+           help="refresh the list, until q; in a pipe print what has changed")  # fmt: skip
+    option("--interval", default=default or "2", metavar="S", help="seconds between refreshes"
+           " where no event comes")  # fmt: skip
     add_as_of_flag(parser, default)
     add_flags(parser, SERVICE_FLAGS, default, LIST)
 
@@ -112,7 +115,7 @@ class Listing(Struct, Generic[T], frozen=True, kw_only=True):
 
         if args.as_of:
             raise BadInput("--as-of: the past does not change; leave out --watch")
-        interval = max(seconds(args.interval, "--interval"), 0.1)
+        interval = watching.interval_of(args)
         gateway, order, wide = GatewayClient(args), self._order(args.sort), args.output == "wide"
 
         def fetch() -> list[msgspec.Raw]:
@@ -122,11 +125,17 @@ class Listing(Struct, Generic[T], frozen=True, kw_only=True):
             require_known(gateway, query)
         if not render.at_terminal() or args.output not in (None, "wide"):
             return watching.show_changes(
+                gateway,
                 fetch,
                 lambda found, header: self.print_items(found, args, header=header),
                 interval,
             )
-        return watching.show_live(gateway, lambda: self.table(fetch(), wide=wide), interval)
+        screen = render.console()
+
+        def lines() -> "list[Text]":
+            return render.styled(self.table(fetch(), wide=wide), screen.width)
+
+        return watching.show_live(gateway, lines, interval)
 
     def print_items(
         self,

@@ -19,6 +19,7 @@ from muster.cli.arguments.command import Subparsers, declare
 from muster.cli.arguments.output import is_json, print_document
 from muster.cli.arguments.targets import SERVICE_FLAGS, add_flags
 from muster.cli.client.api_client import GatewayClient
+from muster.cli.resources.pace import add_watch_flags
 from muster.cli.resources.pools import POOLS
 from muster.terminal import render
 
@@ -51,10 +52,19 @@ def add(subparsers: Subparsers) -> None:
     parser = declare(subparsers, "plan", run, __doc__)
     parser.add_argument("pool", metavar="POOL", help="its name")
     parser.add_argument("--busy", action="store_true", help="as if busy agents may be moved, too")
+    add_watch_flags(parser)
     add_flags(parser, SERVICE_FLAGS)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.watch:
+        from muster.cli.resources import watching  # it starts slowly
+
+        return watching.watch(args, _show)
+    return _show(args)
+
+
+def _show(args: argparse.Namespace) -> int:
     query = {"busy": "true" if args.busy else None}
     answer = GatewayClient(args).get(f"{path_of(args.pool)}/plan", query)
     plan = answer.read(PlanAnswer)

@@ -30,6 +30,7 @@ from muster.cli.arguments.values import pairs, time_ms
 from muster.cli.client.api_client import BASE, GatewayClient
 from muster.cli.client.names import require_known
 from muster.cli.client.shapes import UsageAnswer, UsageRowAnswer
+from muster.cli.resources.pace import add_watch_flags
 from muster.settings.settings import abbreviate
 from muster.terminal import render
 from projector.store.usage_rows import Usage
@@ -59,10 +60,19 @@ def add(subparsers: Subparsers) -> None:
     option("--role", metavar="ROLE", help="of this role only")
     option("--project", metavar="ID", help="of this project only")
     option("--label", nargs=1, default=[], metavar="K=V", help="with this label only")
+    add_watch_flags(parser)
     add_flags(parser, SERVICE_FLAGS, formats=(*JSON, "csv"))
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.watch:
+        from muster.cli.resources import watching  # it starts slowly
+
+        return watching.watch(args, _show)
+    return _show(args)
+
+
+def _show(args: argparse.Namespace) -> int:
     label = "".join(f"{name}:{value}" for name, value in pairs(args.label, "--label").items())
     names = {
         "pool_name": args.pool,

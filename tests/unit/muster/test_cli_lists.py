@@ -91,13 +91,14 @@ def test_in_a_pipe_a_watch_prints_what_has_changed(listed, muster, monkeypatch, 
     heard = [{**worker, "last_heartbeat": 9} for worker in changed]
     pages = iter([changed, heard])
 
-    def sleep(_: float) -> None:
+    def wait(_: object) -> bool:
         try:
             listed.answers["GET /workers"] = {"workers": next(pages)}
         except StopIteration:
             raise Enough from None
+        return True
 
-    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr("muster.cli.resources.pace.Pace.wait", wait)
     with pytest.raises(Enough):
         muster("workers", "--watch", *(["-o", form] if form else []))
     lines = capsys.readouterr().out.splitlines()
@@ -167,13 +168,14 @@ def test_a_watch_at_a_terminal_outlasts_what_fails_meanwhile(listed, printed, mo
     """The last table stays, with why there is no other."""
     pages = iter([(503, problem(503, "the views are away")), {"workers": WORKERS[:1]}])
 
-    def sleep(_: float) -> None:
+    def wait(_: object) -> bool:
         try:
             listed.answers["GET /workers"] = next(pages)
         except StopIteration:
             raise KeyboardInterrupt from None
+        return True
 
-    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr("muster.cli.resources.pace.Pace.wait", wait)
     said = "".join(printed("workers", "--watch", terminal=True, code=INTERRUPTED))
     assert said.count("the views are away") == 1
     assert said.count("pool9") == 2
