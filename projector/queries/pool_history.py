@@ -31,10 +31,14 @@ from projector.usage.tally import brought_to
 
 POINTS_MAX: Final = 1_500
 _ONLY_POOL: Final = f"AND a.account = {POOL_ACCOUNT}"
-_ROWS: Final = f"""
-SELECT {", ".join(NAMES)} FROM {{}}usage_sums WHERE pool_name = ? AND account = {POOL_ACCOUNT}
-    AND minute >= ? AND minute < ? ORDER BY minute
+_OF_POOL: Final = f"pool_name = ? AND account = {POOL_ACCOUNT}"
+_LAST_OF_STEPS: Final = f"""
+SELECT {", ".join(NAMES)} FROM {{{{}}}}usage_sums WHERE {_OF_POOL} AND minute IN (
+    SELECT max(minute) FROM {{{{}}}}usage_sums WHERE {_OF_POOL} AND minute >= ? AND minute < ?
+    GROUP BY minute / {{minutes}}) ORDER BY minute
 """
+_ROWS: Final = {name: _LAST_OF_STEPS.format(minutes=step) for name, step in MINUTES_OF.items()}
+"""By the length of the steps. A year has a row for each hour, of which few are needed for days."""
 
 
 class HistoryRefused(MusterError):
@@ -90,8 +94,8 @@ async def pool_history(
 def _history(reading: PoolSums, span: Steps) -> PoolHistory:
     connection, pool = reading.connection, reading.pool
     start, end = _only(reading, span.since_ms), _only(reading, span.until_ms)
-    of_span = (pool, span.since_ms // MINUTE_MS, span.until_ms // MINUTE_MS)
-    rows = [Sums(*row) for row in run(connection, _ROWS, *of_span)]
+    of_span = (pool, pool, span.since_ms // MINUTE_MS, span.until_ms // MINUTE_MS)
+    rows = [Sums(*row) for row in run(connection, _ROWS[span.step], *of_span)]
     return PoolHistory(
         pool_name=pool,
         step=span.step,
