@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 BENCHMARKS = (
     "end-to-end", "accept", "latency", "spawn-worker", "replay", "event-library", "memory", "idle",
     "pools", "lag", "flood", "ended", "growth", "many-workers", "burst", "actors", "explain",
-    "million", "dashboards",
+    "million", "dashboards", "prune",
 )  # fmt: skip
 
 

@@ -97,14 +97,14 @@ def _write(rows: list[tuple[Any, ...]], connection: Connection) -> None:
 
 def _catalogue(began_ms: int) -> Iterator[tuple[Any, ...]]:
     for number, pool in enumerate(POOLS, 1):
-        yield _row(CATALOGUE, number, events.PoolCreated(ROLE), pool, began_ms, "")
+        yield event_row(CATALOGUE, number, events.PoolCreated(ROLE), pool, began_ms, "")
 
 
 def _of_pool(began_ms: int, ended: int, pool: int) -> Iterator[tuple[Any, ...]]:
     name, seq, number, count = POOLS[pool], 0, 0, agents_of(ended, pool)
     for day in range(365):
         worker, start_ms = worker_of(began_ms, pool, day), began_ms + day * DAY_MS
-        of_worker = partial(_row, name, subject=worker, worker=worker)
+        of_worker = partial(event_row, name, subject=worker, worker=worker)
         ordered = events.WorkerRequested("h1", 100, start_ms, "pending-spawns")
         yield of_worker(seq=seq + 1, body=ordered, ts=start_ms, cause="")
         started = events.WorkerStarted("h1", 7, 1, 100)
@@ -119,11 +119,11 @@ def _of_pool(began_ms: int, ended: int, pool: int) -> Iterator[tuple[Any, ...]]:
             if at >= start_ms + DAY_MS:
                 break
             agent, project = agent_of(began_ms, ended, pool, number), number % PROJECTS
-            for step, body in enumerate((_requested(project), *AFTERWARDS)):
+            for step, body in enumerate((requested(project), *AFTERWARDS)):
                 seq += 1
                 cause = _event_id(name, seq - 1) if step else ""
                 held = (worker, epoch) if step else ("", 0)
-                yield _row(name, seq, body, agent, at + LIFE_MS[step], cause, *held)
+                yield event_row(name, seq, body, agent, at + LIFE_MS[step], cause, *held)
             number += 1
         drains = events.WorkerDraining("worker-age")
         yield of_worker(
@@ -137,17 +137,17 @@ def _of_pool(began_ms: int, ended: int, pool: int) -> Iterator[tuple[Any, ...]]:
 
 
 @cache
-def _requested(project: int) -> events.AgentRequested:
+def requested(project: int) -> events.AgentRequested:
     labels = {"team": f"team-{project % 5}"}
     return events.AgentRequested(role_type=ROLE, project_id=f"project-{project:03}", labels=labels)
 
 
-OFTEN: Final[tuple[events.AnyBody, ...]] = (*map(_requested, range(PROJECTS)), *AFTERWARDS)
+OFTEN: Final[tuple[events.AnyBody, ...]] = (*map(requested, range(PROJECTS)), *AFTERWARDS)
 _encoded: Final = {id(body): encode_body(body).decode() for body in OFTEN}
 """Of the bodies that there are again and again, which stay as long as this module."""
 
 
-def _row(
+def event_row(
     pool: str,
     seq: int,
     body: events.AnyBody,
