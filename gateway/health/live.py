@@ -2,8 +2,8 @@
 
 A picture is read at most twice a second, only while a dashboard is open, and only if something has
 happened in the log since; else every few seconds, because heartbeats are not events and so that a
-reader sees that the gateway is there. Reading takes a tenth of the time at most: where it takes
-long, pictures come less often.
+reader sees that the gateway is there. Where reading takes long, pictures come less often, so that
+it takes a tenth of the time.
 """
 
 import time
@@ -82,13 +82,17 @@ class Publisher:
         self._seen: object = None
 
     async def run(self) -> None:
-        while self._feed.wanted.is_set():
-            started_at = time.monotonic()
-            if self._is_due(started_at):
-                await self._publish()
-                self._published_at = started_at
-            took = time.monotonic() - started_at
-            await self._rest(max(INTERVAL_SECONDS - took, took * (SHARE - 1)))
+        try:
+            while self._feed.wanted.is_set():
+                started_at = time.monotonic()
+                if self._is_due(started_at):
+                    await self._publish()
+                    self._published_at = started_at
+                took = time.monotonic() - started_at
+                rest = max(INTERVAL_SECONDS - took, took * (SHARE - 1))
+                await self._rest(min(rest, CALM_SECONDS))
+        finally:
+            self._reader.close()
 
     def _is_due(self, now: float) -> bool:
         known = self._known()

@@ -4,6 +4,7 @@ Entries of agents and workers are lists, to be short: the section `names` has th
 changes with every heartbeat is only renewed every few seconds.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
@@ -12,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from eventstore.keys import CATALOGUE
+from gateway.alerts.alerts import Alert
 from gateway.backend.agent_rows import with_blocked
 from gateway.backend.backend import Backend
 from gateway.following.live_feed import Audience, Sections
@@ -23,6 +25,8 @@ from projector.queries.views import PoolRow, Position, WaitingAgents, is_lost
 
 HEARTBEATS_SECONDS: Final = 5.0
 ALERTS_SECONDS: Final = 2.0
+ALERTS_WAIT_SECONDS: Final = 0.5
+"""How long a picture waits for them."""
 HOUR_SECONDS: Final = 3.0
 _SETTINGS: Final = ("min_workers", "max_workers", "paused")
 _COUNTED: Final = (
@@ -55,6 +59,7 @@ class PictureReader:
         self._read_at: dict[str, float] = {}
         self._positions: Mapping[str, Position] = {}
         self._error = ""
+        self._alerts: asyncio.Task[list[Alert]] | None = None
 
     @property
     def behind(self) -> bool:
@@ -88,11 +93,7 @@ class PictureReader:
                 pool.pool_name: _pool(pool, found.counts.get(pool.pool_name, {})) for pool in pools
             }
             await self._add_reasons(waiting)
-        if self._due("alerts", ALERTS_SECONDS):
-            alerts = await current_alerts(backend)
-            self._sections["alerts"] = {
-                ":".join(alert.key): msgspec.to_builtins(alert) for alert in alerts
-            }
+        await self._read_alerts()
         self._sections["names"] = {"agents": live.AGENT_NAMES, "workers": live.WORKER_NAMES}
         self._sections["service"] = {
             "version": backend.options.version,
@@ -107,6 +108,23 @@ class PictureReader:
             return False
         self._read_at[name] = now
         return True
+
+    def close(self) -> None:
+        """Abandon what is still being read."""
+        if self._alerts is not None:
+            self._alerts.cancel()
+
+    async def _read_alerts(self) -> None:
+        """Those that apply now; a Redis that does not answer must not hold the picture back."""
+        if self._alerts is None and self._due("alerts", ALERTS_SECONDS):
+            self._alerts = asyncio.create_task(current_alerts(self._backend), name="live.alerts")
+        if self._alerts is not None:
+            await asyncio.wait({self._alerts}, timeout=ALERTS_WAIT_SECONDS)
+        if self._alerts is not None and self._alerts.done():
+            alerts, self._alerts = self._alerts.result(), None
+            self._sections["alerts"] = {
+                ":".join(alert.key): msgspec.to_builtins(alert) for alert in alerts
+            }
 
     def _take(self, found: live.Running) -> None:
         fresh = self._due("heartbeats", HEARTBEATS_SECONDS)

@@ -34,6 +34,8 @@ class Used(Struct, frozen=True):
 
     percent: float
     kilobytes: float
+    events: float
+    """That were written in a second."""
 
 
 async def run(setup: Setup) -> Report:
@@ -62,6 +64,7 @@ async def run(setup: Setup) -> Report:
                 ours=tuple(it.kilobytes for it in many),
                 better="less",
             ),
+            Figure(name="events meanwhile", unit="/s", ours=tuple(it.events for it in many)),
         ),
         notes=(
             f"{setup.rounds} times {seconds} s each, {EVENTS_A_SECOND} events a second",
@@ -76,16 +79,23 @@ async def used(system: MeasuredSystem, dashboards: int, seconds: float) -> Used:
     async with asyncio.TaskGroup() as readers:
         tasks = [readers.create_task(read(system.url, received)) for _ in range(dashboards)]
         await asyncio.sleep(SETTLE_SECONDS)
-        cpu, before = CpuUsed(system.processes), sum(received)
+        cpu, before, written = CpuUsed(system.processes), sum(received), events(system)
         cpu.start()
         began = time.perf_counter()
         await asyncio.sleep(seconds)
         took = time.perf_counter() - began
         found = cpu.stop(1)["gateway"] / took / 1e4
         sent = (sum(received) - before) / dashboards / took / 1e3
+        rate = (events(system) - written) / took
         for task in tasks:
             task.cancel()
-    return Used(found, sent)
+    return Used(found, sent, rate)
+
+
+def events(system: MeasuredSystem) -> int:
+    """How many the pools' logs have had."""
+    with system.redis() as client:
+        return sum(int(client.hget(f"pool:{{{pool}}}:meta", "seq") or 0) for pool in POOLS)
 
 
 async def read(url: str, received: list[int]) -> None:
