@@ -2,7 +2,7 @@
 
 A picture is sections of entries by name. All clients that may see the same are one audience: what
 changed is found and encoded once for it, and written to each connection from one loop. What a
-client does not read is never queued: its connection is passed over until it has room again, and
+client does not read is never queued: its connection is passed over until all is sent, and
 then it gets the whole picture as it is by then.
 """
 
@@ -54,7 +54,7 @@ class Client(Struct, eq=False):
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def has_room(self) -> bool:
+    def is_idle(self) -> bool:
         return not self.transport.get_write_buffer_size()
 
     async def send(self, content: bytes, number: int) -> None:
@@ -138,7 +138,7 @@ class LiveFeed:
         for client in list(picture.clients):
             if not client.valid():
                 client.closed.set()
-            elif not client.has_room:
+            elif not client.is_idle:
                 client.number = -1
             elif client.number == picture.number - 1:
                 await client.send(patch, picture.number)
@@ -150,7 +150,7 @@ class LiveFeed:
         self.arrived.clear()
         complete = True
         for picture in list(self._pictures.values()):
-            new = [client for client in picture.clients if client.number < 0 and client.has_room]
+            new = [client for client in picture.clients if client.number < 0 and client.is_idle]
             if new and not picture.number:
                 complete = False
             elif new:

@@ -190,7 +190,7 @@ async def the_address_holds_the_view(scene: Scene) -> None:
     await expect(scene.page.get_by_label("Search")).to_have_value("")
 
 
-async def every_page_can_be_used_by_everybody(scene: Scene) -> None:
+async def every_page_is_accessible(scene: Scene) -> None:
     """In both themes and on a phone, too: none is wider than its window."""
     for theme in THEMES:
         await scene.page.emulate_media(color_scheme=theme)
@@ -306,7 +306,7 @@ DAY = (
     agents_appear_by_themselves_and_are_reached_by_keyboard,
     an_alert_leads_to_the_stack_trace_and_to_a_restart,
     the_address_holds_the_view,
-    every_page_can_be_used_by_everybody,
+    every_page_is_accessible,
     all_tabs_share_one_connection_which_another_takes_over,
     it_is_not_live_while_redis_is_frozen,
     it_survives_a_restart_of_the_gateway_without_a_reload,

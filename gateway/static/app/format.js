@@ -14,7 +14,7 @@ export function clock(ms) {
   return new Date(ms).toLocaleTimeString([], { hour12: false });
 }
 
-export function moment(ms) {
+export function dateTime(ms) {
   const date = new Date(ms);
   const today = date.toDateString() === new Date().toDateString();
   return today ? clock(ms) : `${date.toLocaleDateString()} ${clock(ms)}`;
@@ -26,7 +26,7 @@ export function size(bytes) {
   return `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
-// Ids begin with their time, so that it is their end by which one tells them apart.
+// Ids begin with their time, so that they differ at their ends.
 export function short(id) {
   return id.length > 20 ? `…${id.slice(-8)}` : id;
 }

@@ -1,7 +1,7 @@
 // One agent: how it is, what went wrong last, its life with causes, and what one may do with it.
 import { html, useEffect, useState } from "../html.js";
 import { get, request } from "../api.js";
-import { age, clock, count, moment, short, size } from "../format.js";
+import { age, clock, count, dateTime, short, size } from "../format.js";
 import { href, route } from "../router.js";
 import { may, session } from "../session.js";
 import { agents as living, version } from "../store.js";
@@ -73,7 +73,7 @@ function Line({ line, before }) {
   const cause = line.cause?.event === before?.event ? null : line.cause;
   const failed = line.type.endsWith(".failed") || line.type.endsWith(".lost");
   return html`<li class=${failed ? "failed" : ""}>
-    <time class="number soft" title=${moment(line.ts)}>${clock(line.ts)}</time>
+    <time class="number soft" title=${dateTime(line.ts)}>${clock(line.ts)}</time>
     <div><span><${Prose} text=${line.text} /></span>
       ${cause && html`<div class="cause soft"><span aria-hidden="true">↳ </span>because: <${Prose} text=${cause.text || cause.type || "an event that is not near"} />${
         cause.ts && line.ts - cause.ts > 1000 ? `, ${age(line.ts - cause.ts)} before` : ""}</div>`}

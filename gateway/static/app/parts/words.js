@@ -1,9 +1,9 @@
 // Small pieces that most pages are made of.
 import { html, useState } from "../html.js";
-import { age, moment, short } from "../format.js";
+import { age, dateTime, short } from "../format.js";
 import { now } from "../signal.js";
 
-// Each state has a shape of its own: they are told apart without colour, too.
+// Each state has a shape of its own: they differ without colour, too.
 const SHAPES = {
   running: "●", busy: "●", idle: "◉", pending: "○", starting: "◐", stopping: "◌", restarting: "↻",
   terminated: "–", failed: "✕", active: "●", requested: "◐", suspect: "?", draining: "◌", lost: "✕",
@@ -18,7 +18,7 @@ export function State({ of, children }) {
 export function Ago({ at, none = "–" }) {
   const time = now.use();
   if (!at) return html`<span class="soft">${none}</span>`;
-  return html`<time class="number" title=${moment(at)} datetime=${new Date(at).toISOString()}>${age(time - at)}</time>`;
+  return html`<time class="number" title=${dateTime(at)} datetime=${new Date(at).toISOString()}>${age(time - at)}</time>`;
 }
 
 export function Id({ of, href }) {
