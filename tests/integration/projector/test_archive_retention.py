@@ -123,13 +123,18 @@ class Retained:
         self.stage, self.folder, self.notices = stage, folder, Notices()
         self.writer = Writer(stage, self.rows, self.rows[-1].ts + 3 * DAY_MS)
 
-    async def run(self) -> None:
-        """Passes, each of a new projector, until there is no more to do."""
+    async def run(self, *, superseded: bool = False) -> None:
+        """Passes, each of a new projector, until there is no more to do.
+
+        `superseded`: another projector is active by then.
+        """
         projection = Projection(SERVING, archives=True)
         await self.stage.database.read(projection.load)
         for _ in range(40):
             lease = Lease(self.stage.database)
             await lease.seize()
+            if superseded:
+                await Lease(self.stage.database).seize()
             writer: Any = self.writer
             notices: Any = self.notices
             settings = Retention(archive_ms=DAY_MS)
@@ -251,6 +256,18 @@ async def test_an_export_that_was_changed_removes_nothing_more(
         await retained.run()
         assert "is damaged" in retained.notices.published[notices.NOT_PRUNED]
         assert await archived_rows(stage.database) == in_order(retained.complete)
+
+
+async def test_a_projector_without_its_lease_prunes_nothing(views_url: str, folder: Path) -> None:
+    """It may have been stopped for long; the next one prunes."""
+    async with open_archive(views_url) as stage:
+        retained = Retained(stage, folder, 2)
+        await stage.fold(retained.rows)
+        await retained.run(superseded=True)
+        assert await archived_rows(stage.database) == in_order(retained.complete)
+        assert await stage.database.read(read_starts) == {}
+        await retained.run()
+        assert await stage.database.read(read_starts)
 
 
 async def test_few_events_wait_for_more(
