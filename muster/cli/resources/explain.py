@@ -114,16 +114,16 @@ def left_out(explanation: ExplanationAnswer) -> str:
 def _cells(line: LineAnswer) -> list[render.Cell]:
     return [
         render.Cell(f"{render.timestamp(line.ts or 0)}  ", "dim"),
-        render.Cell(f"{_position(line.position):<20}  "),
+        render.Cell(f"{position_text(line.position):<20}  "),
         render.Cell(render.one_line(line.text), STYLES.get(line.type.partition(".")[2], "")),
     ]
 
 
 def _cause_cells(cause: CauseAnswer) -> list[render.Cell]:
-    text = f"because of {_position(cause.position)}: {render.one_line(cause.text)}"
+    text = f"because of {position_text(cause.position)}: {render.one_line(cause.text)}"
     return [render.Cell(f"{INDENT}{text}", "dim")]
 
 
-def _position(position: str) -> str:
+def position_text(position: str) -> str:
     """The catalogue has no name in positions of the gateway."""
     return f"{CATALOGUE}{position}" if position.startswith(":") else position

@@ -58,7 +58,8 @@ class Top(App[None]):
         *(Binding(name[0], f"order('{name}')", show=False) for name in ORDERS),
         Binding("escape", "clear", show=False),
         Binding("question_mark", "help", show=False),
-        Binding("q,ctrl+c", "quit", show=False),
+        Binding("q", "quit", show=False),
+        Binding("ctrl+c", "quit", show=False, priority=True),
     ]
 
     def __init__(self, connection: Connection) -> None:

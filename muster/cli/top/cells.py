@@ -81,12 +81,13 @@ def trouble_cells(trouble: Trouble, now_ms: float) -> list[Cell]:
     """A line about what is wrong: severity, since when, what, about whom."""
     sign, style = SEVERITIES.get(trouble.severity, ("? ", ""))
     number = f" ({trouble.count:,})" if trouble.count > 1 else ""
+    message = render.one_line(trouble.message).replace(f" of pool {trouble.about}", "")
     return [
         Cell(f" {sign} ", style),
         Cell(f"{render.age(trouble.since, now_ms):>6}  ", "dim"),
         Cell(f"{trouble.name}{number}", style),
         Cell(f"  {trouble.about}  ", "bold" if trouble.about else ""),
-        Cell(_ID.sub(_shortened, render.one_line(trouble.message))),
+        Cell(_ID.sub(_shortened, message)),
     ]
 
 
@@ -115,7 +116,8 @@ def connection_cells(model: Model, now: float, read_at: str) -> list[Cell]:
     """Whether what is shown is current. `now`: by the monotonic clock."""
     if model.lost_at is not None:
         silent = render.duration(now - model.lost_at)
-        return [Cell(f" no connection since {silent} ", "reverse bold red")]
+        what = "refused" if model.refused else "no connection"
+        return [Cell(f" {what} since {silent} ", "reverse bold red")]
     if not model.is_read:
         return [Cell("connecting …", "yellow")]
     if model.stale:

@@ -24,7 +24,7 @@ from muster.cli.client.shapes import (
 )
 from muster.cli.events.lines import STYLES, RecordedEvent
 from muster.cli.resources.agent_detail import error_lines, facts, when
-from muster.cli.resources.explain import PATHS, left_out
+from muster.cli.resources.explain import PATHS, left_out, position_text
 from muster.cli.resources.workers import reason_text
 from muster.cli.top.cells import slots, utilisation
 from muster.cli.top.connection import Connection
@@ -229,10 +229,10 @@ def explanation_lines(explanation: ExplanationAnswer) -> list[Line]:
     shown = {line.event for line in explanation.lines}
     for at, one in enumerate(explanation.lines):
         style = STYLES.get(one.type.partition(".")[2], "")
-        lines.append([_clock(one.ts), Cell(f"{one.text} ({one.position})", style)])
+        lines.append([_clock(one.ts), Cell(f"{one.text} ({position_text(one.position)})", style)])
         cause = one.cause
         if cause is not None and cause.text and cause.event not in shown:
-            because = f"because of {cause.position}: {cause.text}"
+            because = f"because of {position_text(cause.position)}: {cause.text}"
             lines.append([Cell(" " * 12), Cell(because, "dim")])
         if at == 0 and (note := left_out(explanation)):
             lines.append([Cell(" " * 12), Cell(f"({note} left out: muster explain)", "dim")])

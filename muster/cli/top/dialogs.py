@@ -26,7 +26,6 @@ d, c            drain, cordon (or uncordon) workers
 p               pause (or resume) pools
 Esc             back; ends a filter and removes marks
 q               quit
-
 A key that changes something says what it will touch, and asks.
 """
 
@@ -100,8 +99,7 @@ class Message(ModalScreen[None]):
 
 def help_screen() -> Message:
     """All keys, and what the signs of slots mean."""
-    signs = "\n".join(f"  {one}" for one in LEGEND.split("  "))
-    return Message("Keys", f"{HELP}\nThe slots of a worker:\n{signs}")
+    return Message("Keys", f"{HELP}\nSlots: {LEGEND}")
 
 
 def failure_screen(result: Result) -> Message:

@@ -91,7 +91,7 @@ class Feed:
             try:
                 await self.read()
             except CommandError as error:
-                self._model.lose(str(error))
+                self._model.lose(str(error), refused=isinstance(error, Refused))
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             pause = max(READ_SECONDS[0], SHARE * (time.monotonic() - started))

@@ -59,6 +59,8 @@ class Model:
         self.lost_at: float | None = None
         """Since when the gateway does not answer, by the monotonic clock; None: it does."""
         self.problem = ""
+        self.refused = False
+        """Whether it answers, and refuses."""
 
     def read_snapshot(self, snapshot: Snapshot, *, stale: bool) -> None:
         self.snapshot, self.stale, self.is_read = snapshot, stale, True
@@ -78,11 +80,11 @@ class Model:
         self.events.append(event)
         self.changes += 1
 
-    def lose(self, problem: str) -> None:
+    def lose(self, problem: str, *, refused: bool = False) -> None:
         """The gateway does not answer, or refuses."""
         if self.lost_at is None:
             self.lost_at = time.monotonic()
-        self.problem = problem
+        self.problem, self.refused = problem, refused
         self.changes += 1
 
     @property

@@ -105,6 +105,8 @@ def test_since_when_the_gateway_is_silent_is_said():
     model.lose("still refused")
     now = (model.lost_at or 0) + 12.4
     assert joined(cells.connection_cells(model, now, "")) == " no connection since 12s "
+    model.lose("no token", refused=True)
+    assert joined(cells.connection_cells(model, now, "")) == " refused since 12s "
     model.read_snapshot(Snapshot(), stale=True)
     assert joined(cells.connection_cells(model, now, "")) == " the views are behind "
 
