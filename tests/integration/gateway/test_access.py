@@ -86,7 +86,7 @@ async def test_a_token_is_required_and_never_logged(redis_url, tmp_path, subtest
                     assert answer.kind == "unauthorized"
                     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="muster"'
                 assert TOKEN not in answer.body.decode()
-        for path in ("/", "/docs", "/static/0/muster.css", "/healthz", "/readyz"):
+        for path in ("/", "/docs", "/static/0/css/base.css", "/healthz", "/readyz"):
             assert (await stage.get(path)).status in {200, 503}
         for path in ("/metrics", "/openapi.json", "/api/v1/events", f"{AGENTS}/health"):
             assert (await stage.get(path)).status == 401
