@@ -8,6 +8,7 @@ import json
 import re
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from html import unescape
@@ -35,6 +36,8 @@ from muster import Agent, Context
 
 class Developer(Agent):
     async def run(self, context: Context) -> None:
+        if context.input.get("busy"):
+            await context.stopping.wait()
         async with context.idle():
             await context.stopping.wait()
 
@@ -69,7 +72,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )
     process.start((data / "running.json").exists)
     where = ["--data-dir", str(data), "--no-wait"]
-    assert main(["spawn", "developer_pool", "--project", "demo", "--count", "23", *where]) == 0
+    idle = ["spawn", "developer_pool", "--project", "demo", "--count", "9", *where]
+    busy = ["spawn", "developer_pool", "--project", "shop", "--count", "14", *where]
+    assert main(idle) == main([*busy, "--input", '{"busy": true}']) == 0
     assert main(["spawn", "import_pool", "--project", "web", *where]) == 0
     yield json.loads((data / "running.json").read_text())["url"]
     process.end([signal.SIGTERM], timeout=20)
@@ -109,11 +114,15 @@ async def seen(app: Top, *words: str) -> None:
         raise AssertionError(f"{words} are not all on the screen:\n{text(app)}") from None
 
 
+def activities(app: Top) -> Counter[str]:
+    return Counter(agent.activity for agent in app.model.agents if agent.status == "running")
+
+
 async def test_it_shows_what_is_wrong_and_every_list(url, request):
     async with shown(url) as (app, pilot):
         await seen(app, "23 agents on", "1 failed", "agent-failed", "live", "developer_pool")
         for key, words in {
-            "2": ("SLOTS", "□□□□□□□□□□", "10/10", "□ idle"),
+            "2": ("SLOTS", "10/10", "3/10", "□ idle"),
             "3": ("STATE", "failed", "running", "import_pool"),
             "4": ("EVENT", "agent.failed", "…"),
             "5": ("ALERT", "agent-failed"),
@@ -124,8 +133,19 @@ async def test_it_shows_what_is_wrong_and_every_list(url, request):
         await pilot.press("2")
         await seen(app, "SLOTS")
         if request.config.getoption("--pictures"):
+            await until(lambda: activities(app) == {"busy": 14, "idle": 9}, timeout=SECONDS)
+            await pilot.resize_terminal(104, 18)
+            await pilot.press("j", "c", *"its memory grows", "enter")
+            await until(
+                lambda: any(one.cordoned for one in app.model.snapshot.workers), timeout=SECONDS
+            )
+            await pilot.press("2")
+            await seen(app, "cordoned", "d drain")
             PICTURE.parent.mkdir(exist_ok=True)
             PICTURE.write_text(app.export_screenshot(title="muster top"))
+            await pilot.press("c", "enter")
+            await until(lambda: "uncordoned" in app.result.text, timeout=SECONDS)
+            await pilot.press("2")
         stored = unescape(PICTURE.read_text()).replace("\xa0", " ")
         for word in ("WORKER", "STATUS", "□ idle", "Enter detail  / filter", "5 alerts"):
             assert (word in text(app), word in stored) == (True, True), word
@@ -249,7 +269,7 @@ async def test_colours_can_be_left_out(url, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     async with shown(url) as (app, pilot):
         await pilot.press("2")
-        await seen(app, "□□□")
+        await seen(app, "SLOTS", "10/10")
         found = set(re.findall(r"fill: #([0-9a-f]{6})", app.export_screenshot()))
         coloured = {one for one in found if len({one[:2], one[2:4], one[4:]}) > 1}
         assert coloured == {"c5c8c6"}  # what the picture has for the terminal's own colour
