@@ -67,6 +67,8 @@ AGENT_ID: Final = "{agent_id:(?!(?:spawn|terminate|pools|workers|health|usage)$)
 """One part of a path that is not one of the fixed ones: `DELETE /agents/health` is a 405."""
 FILE: Final = "{file:.+}"
 """The remaining path."""
+WEBHOOK: Final = "{name:(?!dead$)[^/]+}"
+"""As `AGENT_ID`."""
 EVENT_STREAM: Final = "text/event-stream"
 
 
@@ -77,6 +79,7 @@ def application(limits: Limits) -> web.Application:
         what, public = f"{op.method} {op.path}", is_public(op.path)
         require_declared(what, op.needs, op.inputs, public=public)
         path = op.path.replace("{agent_id}", AGENT_ID).replace("{file}", FILE)
+        path = path.replace("/webhooks/{name}", f"/webhooks/{WEBHOOK}")
         options = {"allow_head": False} if op.content_type == EVENT_STREAM else {}
         app.add_routes([web.route(op.method, path, cast("Any", _reading(op)), **options)])
     return app

@@ -11,7 +11,8 @@ Deadline: TypeAlias = Annotated[float, Meta(ge=0, le=31_536_000)]
 
 
 WebhookName = Annotated[
-    str, text(r"[a-z0-9_-]{1,63}", "1 to 63 lower-case letters, digits, _ or -")
+    str,
+    text(r"(?!dead$)[a-z0-9_-]{1,63}", "1 to 63 lower-case letters, digits, _ or -, and not dead"),
 ]
 DeadLetterId = Annotated[
     str,

@@ -23,7 +23,8 @@ async def test_what_was_before_is_gone_and_no_client_is_sent_a_gap(
     """A client goes on after it, and one that starts again gets what there is."""
     monkeypatch.setattr(limits, "KEPT", 3)
     await stage.pending()
-    async with following(stage, f"?pool={POOL}") as client:
+    async with following(stage, f"?pool={POOL}&after=0") as client:
+        await client.read(1)
         early = client.last
     async with trimming(stage.stage):
         for _ in range(9):
