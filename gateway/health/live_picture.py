@@ -26,7 +26,7 @@ from projector.queries.views import PoolRow, Position, WaitingAgents, is_lost
 HEARTBEATS_SECONDS: Final = 5.0
 ALERTS_SECONDS: Final = 2.0
 ALERTS_WAIT_SECONDS: Final = 0.5
-"""How long a picture waits for them."""
+"""How long the first picture waits for them."""
 HOUR_SECONDS: Final = 3.0
 _SETTINGS: Final = ("min_workers", "max_workers", "paused")
 _COUNTED: Final = (
@@ -118,7 +118,7 @@ class PictureReader:
         """Those that apply now; a Redis that does not answer must not hold the picture back."""
         if self._alerts is None and self._due("alerts", ALERTS_SECONDS):
             self._alerts = asyncio.create_task(current_alerts(self._backend), name="live.alerts")
-        if self._alerts is not None:
+        if self._alerts is not None and "alerts" not in self._sections:
             await asyncio.wait({self._alerts}, timeout=ALERTS_WAIT_SECONDS)
         if self._alerts is not None and self._alerts.done():
             alerts, self._alerts = self._alerts.result(), None

@@ -125,7 +125,14 @@ def tokens(data: Path) -> set[str]:
 
 async def says_so(system: System) -> None:
     """Every kind of answer carries the header; the probes and commands say why."""
-    for path in ("/", "/static/muster.css", "/nowhere", AGENTS, f"{AGENTS}/{new_id()}", "/metrics"):
+    for path in (
+        "/",
+        "/static/0/css/base.css",
+        "/nowhere",
+        AGENTS,
+        f"{AGENTS}/{new_id()}",
+        "/metrics",
+    ):
         assert (await headers_of(system, path))["Muster-Fallback"] == MODE
     assert (await headers_of(system, "/api/v1/events"))["Muster-Fallback"] == MODE
     ready = await system.get("/readyz")
