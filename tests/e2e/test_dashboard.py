@@ -180,6 +180,8 @@ async def the_address_holds_the_view(scene: Scene) -> None:
     await expect(rows).to_have_count(2)
     await expect(rows.first).to_contain_text("ConnectionError model-7 cannot be reached")
     await scene.page.get_by_label("Search").fill("MODEL-7")
+    ages = await rows.first.inner_text()
+    await expect(rows.first).not_to_have_text(ages, use_inner_text=True)  # it was drawn again
     await scene.page.get_by_label("Search").press("Enter")
     await scene.page.wait_for_url("**/*status=failed*")
     await scene.page.wait_for_url("**/*text=MODEL-7*")

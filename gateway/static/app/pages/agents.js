@@ -1,5 +1,5 @@
 // The registry: filters that the address holds, and keyset pages.
-import { html, useEffect, useState } from "../html.js";
+import { html, useEffect, useRef, useState } from "../html.js";
 import { get, query } from "../api.js";
 import { link } from "../live.js";
 import { go, href, route } from "../router.js";
@@ -34,11 +34,22 @@ function usePage(wanted) {
       .catch((problem) => problem.name !== "AbortError" && setFound((old) => ({ ...old, asked, problem })));
     return () => stop.abort();
   }, [asked, turn]);
+  const newest = useRef(changed);
+  newest.current = changed;
   useEffect(() => {
-    const timer = setTimeout(() => setTurn(changed), REFRESH_MS);
-    return () => clearTimeout(timer);
-  }, [changed]);
+    const timer = setInterval(() => setTurn(newest.current), REFRESH_MS);
+    return () => clearInterval(timer);
+  }, []);
   return { ...found, loading: found.asked !== asked };
+}
+
+// What is typed is kept while the page is drawn again, and asked for when it is entered.
+function TextFilter({ name, label, hint, value, onChange }) {
+  const [typed, setTyped] = useState(value);
+  useEffect(() => setTyped(value), [value]);
+  return html`<label class="field">${label}
+    <input type="search" name=${name} value=${typed} placeholder=${hint} onInput=${(event) => setTyped(event.target.value)}
+      onChange=${(event) => onChange(event.target.value.trim())} /></label>`;
 }
 
 function Filter({ wanted }) {
@@ -46,8 +57,8 @@ function Filter({ wanted }) {
   const show = (changes) => go(href("agents", "", { ...wanted, cursor: "", ...changes }));
   const toggle = (state) => show({ status: wanted.status.includes(state)
     ? wanted.status.filter((one) => one !== state) : [...wanted.status, state] });
-  const text = (name, label, hint) => html`<label key=${name} class="field">${label}
-    <input type="search" name=${name} value=${wanted[name]} placeholder=${hint} onChange=${(event) => show({ [name]: event.target.value.trim() })} /></label>`;
+  const text = (name, label, hint) => html`<${TextFilter} key=${name} name=${name} label=${label} hint=${hint}
+    value=${wanted[name]} onChange=${(value) => show({ [name]: value })} />`;
   return html`<form class="filter" role="search" aria-label="Filter agents" onSubmit=${(event) => event.preventDefault()}>
     <div class="chips" role="group" aria-label="State">${STATES.map((state) => html`
       <button key=${state} type="button" class="chip" aria-pressed=${wanted.status.includes(state)} onClick=${() => toggle(state)}>
