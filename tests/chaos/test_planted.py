@@ -54,6 +54,7 @@ CHANGED = {
 }
 
 
+@pytest.mark.long
 def test_the_commands_of_a_log_have_the_planted_bug(subtests: pytest.Subtests) -> None:
     """A bug in a script that is not loaded would never be found.
 

@@ -177,6 +177,7 @@ async def are_ended(system: System, names: list[str]) -> None:
     assert judge(system.redis_url, views=system.views()) == []
 
 
+@pytest.mark.long
 async def test_whatever_an_end_crosses_with_the_agent_stays_ended(
     project: Path, subtests: pytest.Subtests
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import psutil
+import pytest
 
 from eventstore.ids import new_id
 from tests.chaos.judge import judge
@@ -73,6 +74,7 @@ async def test_what_was_accepted_ends_right_whoever_is_killed(system: System) ->
     assert not set(again) & set(killed)
 
 
+@pytest.mark.long
 async def test_after_kill_9_of_muster_up_all_ends_and_it_starts_again(project: Path) -> None:
     """And a second Ctrl-C ends all at once: the first waits for an agent that takes its time."""
     leases = f"lease_seconds = {ORPHANED_LEASE_SECONDS}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from eventstore.ids import new_id
 from tests.chaos.judge import judge
@@ -68,6 +69,7 @@ def killed(system: System, step: str) -> None:
     assert code == -signal.SIGKILL, (step, output.read_text())
 
 
+@pytest.mark.long
 async def test_what_a_fallback_took_on_runs_once_in_the_real_log_wherever_a_start_is_killed(
     project: Path, redis_server: MakeServer
 ) -> None:

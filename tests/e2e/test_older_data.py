@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests import recorded
 from tests.chaos.judge import judge
 from tests.conftest import MakeServer
@@ -174,6 +176,7 @@ def opened(name: str, folder: Path) -> tuple[Path, recorded.Events]:
     return folder / "muster.toml", events
 
 
+@pytest.mark.long
 async def test_a_data_folder_of_stopped_processes_is_used(tmp_path: Path) -> None:
     """On a host of another name, as after a reboot."""
     config, events = opened("stopped", tmp_path)
@@ -182,12 +185,14 @@ async def test_a_data_folder_of_stopped_processes_is_used(tmp_path: Path) -> Non
         await Older("stopped", system, events).see()
 
 
+@pytest.mark.long
 async def test_a_data_folder_of_killed_processes_is_used(tmp_path: Path) -> None:
     config, events = opened("killed", tmp_path)
     async with System(tmp_path, "--config", str(config)) as system:
         await Older("killed", system, events).see()
 
 
+@pytest.mark.long
 async def test_a_log_continues_with_new_views(tmp_path: Path, redis_server: MakeServer) -> None:
     """It was recorded from Redis 7.0, with all processes killed; its views are built again."""
     server, keys = redis_server(), recorded.keys("log")

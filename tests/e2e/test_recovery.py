@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import redis
 
 from tests.chaos.judge import judge
@@ -116,6 +117,7 @@ async def refused(load: Load, *kinds: str) -> None:
     await until(lambda: any(kind in load.refused for kind in kinds), timeout=10)
 
 
+@pytest.mark.long
 async def test_redis_wiped_under_load_is_recovered_with_one_command(project: Path) -> None:
     (project / "acting.py").write_text(BEATING)
     (project / "beats").mkdir()
@@ -165,6 +167,7 @@ async def ready(system: System) -> bool:
     return bool(await until(check, timeout=15))
 
 
+@pytest.mark.long
 async def test_an_emptied_redis_gets_no_new_log_and_with_auto_recover_the_old_one(
     project: Path,
 ) -> None:

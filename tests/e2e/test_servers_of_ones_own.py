@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 import psycopg
+import pytest
 
 from tests.chaos.judge import judge
 from tests.conftest import MakeServer
@@ -89,6 +90,7 @@ class RolesApart(System):
         return max(map(abs, codes))
 
 
+@pytest.mark.long
 async def test_roles_one_by_one_on_debians_redis_and_postgresql(
     tmp_path: Path, redis_server: MakeServer, postgres_url: str
 ) -> None:
@@ -126,6 +128,7 @@ async def test_roles_one_by_one_on_debians_redis_and_postgresql(
     assert rows == [(15,)]
 
 
+@pytest.mark.long
 async def test_after_kill_9_of_muster_up_no_process_uses_a_redis_that_still_runs(
     project: Path, redis_server: MakeServer
 ) -> None:

@@ -139,6 +139,7 @@ async def test_a_spawn_is_one_trace_from_the_request_to_the_views(project: Path)
 
 
 @pytest.mark.timeout(90)
+@pytest.mark.long
 async def test_a_receiver_that_hangs_or_is_gone_delays_nothing(project: Path) -> None:
     """Its spans are lost, which is said once."""
     (project / "acting.py").write_text(ACTING)

@@ -25,6 +25,7 @@ STAGES = {
 """At which a rebuild is killed. With PostgreSQL only where its transaction is open."""
 
 
+@pytest.mark.long
 async def test_a_rebuild_killed_at_any_stage_leaves_good_views_and_nothing_else(
     redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
