@@ -66,7 +66,7 @@ class Webhook(Struct, frozen=True, kw_only=True):
     severity: str = "warning"
     pools: tuple[str, ...] = ()
     trusted: bool = True
-    """Whether its address may be one that is not public: whoever configured it said so."""
+    """Whether its address may be one that is not public: its configuration said so."""
 
     def wants(self, alert: AlertBody) -> bool:
         """Whether an event of this alert is sent."""

@@ -7,7 +7,7 @@ removed as any empty worker is. Where that does not work out, or its slots are n
 uncordoned, and not chosen again for a while.
 
 What is under way is observed, not remembered: the cordons, and which agents were asked to move. So
-whoever leads next goes on from there.
+the next leader goes on from there.
 """
 
 from collections import Counter

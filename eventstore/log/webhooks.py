@@ -1,7 +1,7 @@
 """The webhooks that were made over HTTP, what is to be sent, and what could not be.
 
 All of it is next to the stream of alerts, not in a log: a secret that signs must be known as it is,
-and events are archived, and shown to whoever may read.
+and events are archived, and shown to all who may read.
 
 Any gateway may read and change it; the one that writes alerts sends. The values are its own: here
 they are bytes.

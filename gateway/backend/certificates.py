@@ -21,7 +21,7 @@ class Certificates:
         self._found: tuple[float, Sequence[CertificateFacts]] | None = None
 
     def facts(self) -> Sequence[CertificateFacts]:
-        """Those that can be read; of the others, whoever uses them says why not."""
+        """Those that can be read; of the others, the user of them says why not."""
         now = time.monotonic()
         if self._found is None or now - self._found[0] >= CHECK_SECONDS:
             self._found = now, tuple(self._read())

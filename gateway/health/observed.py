@@ -1,4 +1,4 @@
-"""For how long a value that others write has been the same, by this host's clock alone."""
+"""For how long a value that others write has been the same, by this host's clock only."""
 
 import time
 

@@ -1,7 +1,7 @@
 """To which addresses messages are sent: those of webhooks made over HTTP to public ones only.
 
-Whoever may make a webhook could else have a gateway send requests into the network that it is in,
-and to the machine that it runs on. What counts is the address that a connection is made to, of
+Else a token that may make webhooks could have a gateway send requests into the network that it is
+in, and to the machine that it runs on. What counts is the address that a connection is made to, of
 whatever name: it is checked as the connection's socket is made, so a name that resolves to another
 address the next time gains nothing.
 """

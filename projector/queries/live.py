@@ -1,7 +1,7 @@
 """What runs now, in as few columns as a dashboard draws: read again several times a second.
 
 Rows are plain tuples in the order of the names here. Columns that change with every heartbeat are
-the last ones, so that whoever compares can leave them out.
+the last ones, so that a comparison can leave them out.
 """
 
 from collections.abc import Iterator, Sequence

@@ -9,8 +9,8 @@ SHORT: Final = {
     "LOG": 'job=~"$job", pool=~"$pool|muster:catalogue"',
     "JOB": 'job=~"$job"',
 }
-"""What stands for the series of the chosen jobs, of these of the chosen pools, and besides of the
-log of pools and hosts."""
+"""Placeholders: the series of the chosen jobs, of these those of the chosen pools, and those of
+the log of pools and hosts."""
 
 
 def query(text: str, legend: str) -> Query:

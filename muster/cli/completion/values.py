@@ -82,7 +82,7 @@ def find(kind: str, typed: str, flags: Mapping[str, str]) -> Values:
 
 
 def timeout_seconds() -> float:
-    """How long the gateway has to answer; another number for one that is far away."""
+    """How long the gateway has to answer; another number for a distant one."""
     try:
         return float(os.environ.get(VARIABLE) or TIMEOUT_SECONDS)
     except ValueError:

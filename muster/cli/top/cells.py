@@ -1,4 +1,4 @@
-"""How states are shown: signs that can be told apart without colour, bars, lines of alerts."""
+"""How states are shown: signs that differ without colour, too, bars, lines of alerts."""
 
 import re
 from collections.abc import Sequence
