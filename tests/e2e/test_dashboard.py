@@ -102,7 +102,7 @@ async def scene(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
     with socket.socket() as free:  # the page expects the gateway at its address after a restart
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    env = {"MUSTER_API_TOKEN": TOKEN, "MUSTER_PORT": port}
+    env = {"MUSTER_API_TOKEN": TOKEN, "MUSTER_PORT": port, "MUSTER_HOST_ID": "workstation"}
     async with chromium() as browser, System(tmp_path, env=env, config=CONFIG) as system:
         assert system._session is not None
         system._session.headers["Authorization"] = f"Bearer {TOKEN}"
