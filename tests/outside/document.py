@@ -2,10 +2,10 @@
 
 Valid and invalid requests, made from `/openapi.json`, to every call of it: no answer is a 500, each
 has a documented status, type and shape, and a method that is not described is a 405 that names
-those that are. Two things are left out: the streams of events and of pictures, which do not end and have tests
-of their own; and that every request that fits the document is accepted, which it cannot promise: a role
-must be declared, a cursor be one that the service gave. It is asked with a token: the first token
-that a call creates closes a service that has none.
+those that are. Two things are left out: the streams of events and of pictures, which do not end and
+have tests of their own; and that every request that fits the document is accepted, which it cannot
+promise: a role must be declared, a cursor be one that the service gave. It is asked with a token:
+the first token that a call creates closes a service that has none.
 """
 
 import asyncio
