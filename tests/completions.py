@@ -39,8 +39,12 @@ def current_table() -> dict[str, Command]:
 
 
 def encoded(table: dict[str, Command]) -> str:
-    """The content of the file."""
-    return json.dumps(table, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    """The content of the file: a line for each command."""
+    lines = (
+        f"{json.dumps(name)}: {json.dumps(command, ensure_ascii=False, sort_keys=True)}"
+        for name, command in sorted(table.items())
+    )
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _nested(parser: argparse.ArgumentParser) -> tuple[dict[str, argparse.ArgumentParser], Any]:

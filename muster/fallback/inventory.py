@@ -24,7 +24,7 @@ from eventstore.log.log import Log
 from eventstore.retention import INTERNAL_OPERATION_MS
 from muster.fallback.directory import Folder
 from projector.queries.views import AgentFilter, DatabaseError, Views
-from projector.service.active import ProjectorOptions
+from projector.service.options import ProjectorOptions
 from projector.service.projector import Phase, Projector
 
 NAME: Final = "handover.json"

@@ -67,7 +67,7 @@ def build(role: str, settings: Settings, owner: Owner, fallback: "Fallback | Non
 
 
 def _projector(settings: Settings) -> Part:
-    from projector.service.active import ProjectorOptions
+    from projector.service.options import ProjectorOptions
     from projector.service.projector import Projector
 
     projector = Projector(

@@ -70,8 +70,8 @@ def echo_ready(settings: Settings, url: str, seconds: float) -> None:
     echo(f"  curl {url}/api/v1/agents/spawn{token} \\")
     echo("    -H 'Content-Type: application/json' \\")
     echo(f"    -d '{body}'\n")
-    ps, tail = (_command(settings, words) for words in ("ps", "tail --follow"))
-    echo(f"See: {url}/ in a browser, `{ps}`, `{tail}`. Stop: Ctrl-C.")
+    top, tail = (_command(settings, words) for words in ("top", "tail --follow"))
+    echo(f"See: {url}/ in a browser, `{top}`, `{tail}`. Stop: Ctrl-C.")
 
 
 def _command(settings: Settings, words: str) -> str:

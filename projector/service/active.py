@@ -9,24 +9,21 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import structlog
 
 from eventstore.errors import LogError, LogUnreachable, Unreadable
 from eventstore.keys import CATALOGUE
-from eventstore.language.forecast import STEP_MS
 from eventstore.log.log import Log
 from eventstore.log.notices import UNAVAILABLE
 from eventstore.log.reader import Reader
 from eventstore.recovery.restore import halt_generation
-from eventstore.retention import Retention
 from projector.fold import heartbeats
 from projector.fold.projection import AppliedBatch, Projection, stopped
 from projector.fold.snapshot import SnapshotFailed, take_snapshot, truncated_start
 from projector.intake.entries import OK, read_entries
-from projector.intake.source import Addresses, Source
+from projector.intake.source import Source
 from projector.rebuild.startup import prepare_views
 from projector.rebuild.view_sets import drop_abandoned_tables
 from projector.recovery.damage_scan import rewritten_logs, statuses
@@ -38,9 +35,10 @@ from projector.service.forecasts import Forecasts
 from projector.service.gathering import Gathering
 from projector.service.metrics import ProjectorMetrics
 from projector.service.notices import Notices
+from projector.service.options import ProjectorOptions
 from projector.service.state_copies import StateCopies
 from projector.service.trimming import Trimmer
-from projector.store.lease import LEASE_SECONDS, Lease
+from projector.store.lease import Lease
 from projector.store.tables import SERVING
 
 log = structlog.get_logger("muster.projector")
@@ -49,42 +47,6 @@ DELETED_TURNS: Final = 60
 """Deleted pools are trimmed in one of so many passes."""
 RENEWAL_TIMEOUT_LEASES: Final = 5
 """For so many leases a renewal waits for PostgreSQL, and for our own transaction before it."""
-
-
-class ProjectorOptions(Addresses, frozen=True, kw_only=True):
-    name: str = "projector"
-    batch: int = 1000
-    """Events of one pool in one transaction."""
-    lease_seconds: float = LEASE_SECONDS
-    """How long the active projector may be silent before another takes over."""
-    heartbeat_seconds: float = 3.0
-    """How long heartbeats are collected before they are written."""
-    audit_seconds: float = 2.0
-    """How often the logs are compared with the checkpoints."""
-    metrics: bool = False
-    """Whether it measures and counts."""
-    otel: bool = False
-    """Whether projected events are traced by OpenTelemetry."""
-    auto_recover: bool = False
-    """Whether lost logs are recovered without an operator."""
-    backoff_max_seconds: float = 5.0
-    retention: Retention = Retention()
-    forecast_seconds: float = STEP_MS / 1000
-    """How often the forecasts of pools are published."""
-    trim_seconds: float = 10.0
-    """How often the streams are trimmed."""
-    alert_seconds: float = 5.0
-    """How often what was written of alerts is stored."""
-    ended_seconds: float = 600.0
-    """How often rows of what ended long ago are removed."""
-    archive_dir: Path | None = None
-    """The folder to which events are exported that the retention removes from the archive."""
-    prune_seconds: float = 3600.0
-    """How often these are looked for."""
-
-    def count(self, streams: int) -> int:
-        """Entries of each stream in one read: fewer where many pools may answer at once."""
-        return max(min(self.batch, 10 * self.batch // max(streams, 1)), 1)
 
 
 class Active:

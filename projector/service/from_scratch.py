@@ -16,7 +16,7 @@ from eventstore.keys import CATALOGUE
 from projector.fold.projection import read_positions, stopped
 from projector.intake.source import Addresses, Source, opened
 from projector.rebuild.rebuild import OnProgress, Progress
-from projector.service.active import ProjectorOptions
+from projector.service.options import ProjectorOptions
 from projector.service.projector import Projector
 from projector.store.database import Database
 from projector.store.rows import Position

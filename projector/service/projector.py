@@ -29,10 +29,11 @@ from projector.intake.source import Source, is_lost, opened
 from projector.rebuild.file_repair import replace, restore
 from projector.rebuild.startup import upgrade
 from projector.rebuild.view_sets import read_version
-from projector.service.active import Active, ProjectorOptions
+from projector.service.active import Active
 from projector.service.file_watch import watch_file
 from projector.service.metrics import ProjectorMetrics
 from projector.service.notices import Notices
+from projector.service.options import ProjectorOptions
 from projector.store.database import Database, DatabaseError
 from projector.store.engines import address
 from projector.store.failures import Kind, kind, reason

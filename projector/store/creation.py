@@ -1,6 +1,6 @@
 """Creating tables: their statements are compiled once for a process, and only missing ones run.
 
-SQLAlchemy's `create_all` asks for each table whether it exists, and compiles each statement anew.
+SQLAlchemy's `create_all` asks for each table whether it exists, and compiles each statement again.
 """
 
 from collections.abc import Container

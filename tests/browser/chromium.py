@@ -1,12 +1,10 @@
 """Chromium, driven by Playwright: one for all tests of a module."""
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 from playwright.async_api import (
     Browser,
     ConsoleMessage,
@@ -15,7 +13,8 @@ from playwright.async_api import (
     async_playwright,
 )
 
-PATH: Final = Path("/usr/bin/chromium")
+from tests.process import system_tool
+
 FLAGS: Final = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -31,11 +30,9 @@ DESKTOP: Final[ViewportSize] = {"width": 1280, "height": 860}
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
     """The browser. Without one the test is skipped, unless it runs in CI."""
-    if not PATH.exists():
-        assert os.environ.get("CI") != "true", f"{PATH} is missing: install Debian's chromium"
-        pytest.skip(f"{PATH} is missing")
+    program = system_tool("chromium")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=PATH, args=[*FLAGS])
+        browser = await playwright.chromium.launch(executable_path=program, args=[*FLAGS])
         try:
             yield browser
         finally:

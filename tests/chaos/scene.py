@@ -23,7 +23,7 @@ from eventstore.retention import Retention
 from gateway.options import GatewayOptions, Limits
 from projector.rebuild.rebuild import RebuildOptions
 from projector.recovery.recovery import RecoveryOptions
-from projector.service.active import ProjectorOptions
+from projector.service.options import ProjectorOptions
 from tests.chaos import crashing
 from tests.chaos.judge import judge
 from tests.chaos.judging import traces

@@ -20,7 +20,7 @@ from muster.process.restarts import RestartableServer
 from muster.settings.loading import load
 from muster.settings.settings import Settings
 from projector.queries.views import Views
-from projector.service.active import ProjectorOptions
+from projector.service.options import ProjectorOptions
 from projector.service.projector import Projector
 from tests.pools import TestPool, raw_events
 from tests.waiting import until

@@ -11,7 +11,7 @@ from typing import Any, Final
 from muster.__main__ import main
 from projector.fold.projection import Projection
 from projector.rebuild import rebuild, view_sets
-from projector.service.active import ProjectorOptions
+from projector.service.options import ProjectorOptions
 from projector.service.projector import Projector
 from projector.store import database
 from tests.forked import Forked

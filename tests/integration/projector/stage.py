@@ -21,7 +21,7 @@ from eventstore.log.log import Log
 from eventstore.log.reader import Reader
 from eventstore.steps.step import Fence
 from projector.queries.views import Views
-from projector.service.active import ProjectorOptions
+from projector.service.options import ProjectorOptions
 from projector.service.projector import Phase, Projector
 from projector.store.database import Database
 from projector.store.tables import SERVING

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Connection, event, text
 
 from eventstore.errors import ConfigurationError
-from projector.service.active import ProjectorOptions
+from projector.service.options import ProjectorOptions
 from projector.service.projector import Projector
 from projector.store import database
 from projector.store.database import Database

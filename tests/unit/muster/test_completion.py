@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from muster.cli.completion import values
 from muster.cli.completion.candidates import complete, joined
 from muster.cli.completion.table import PATH
 from tests.completions import current_table, encoded
+from tests.process import system_tool
 from tests.unit.muster.gateway_stub import AGENT, OTHER, Request, agent
 
 POOLS = {"pools": [{"pool_name": "night", "role_type": "developer", "total_capacity": 20}]}
@@ -130,15 +130,6 @@ def test_candidates_need_few_modules():
 # ---- real shells -------------------------------------------------------------------------------
 
 
-def shell(name: str) -> str:
-    """The shell; the test is skipped where there is none, except under CI."""
-    found = shutil.which(name)
-    if not found and os.environ.get("CI") != "true":
-        pytest.skip(f"there is no {name} here")
-    assert found, f"{name} is missing"
-    return found
-
-
 def run(words: list[str], script: str, **more: str) -> list[str]:
     """The lines that a script prints, with `muster` on its path and nothing on standard error."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -166,7 +157,7 @@ press terminate 8b0f9a1c2d3e
 
 
 def test_bash_completes(known):
-    found = run([shell("bash"), "--norc", "-c"], BASH)
+    found = run([system_tool("bash"), "--norc", "-c"], BASH)
     assert found == ["_muster", "drain", "night", "night", AGENT]
 
 
@@ -183,7 +174,7 @@ press terminate 8b0f9a1c2d3e
 
 
 def test_zsh_completes(known, tmp_path):
-    found = run([shell("zsh"), "-f", "-c"], ZSH, ZDOTDIR=str(tmp_path))
+    found = run([system_tool("zsh"), "-f", "-c"], ZSH, ZDOTDIR=str(tmp_path))
     assert found == ["_muster", "drain", "night", AGENT]
 
 
@@ -196,5 +187,5 @@ complete --do-complete 'muster terminate 8b0f9a1c2d3e' | string split -f1 \\t
 
 
 def test_fish_completes(known, tmp_path):
-    found = run([shell("fish"), "--no-config", "-c"], FISH, HOME=str(tmp_path))
+    found = run([system_tool("fish"), "--no-config", "-c"], FISH, HOME=str(tmp_path))
     assert found == ["drain", "night", AGENT]

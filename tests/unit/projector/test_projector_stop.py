@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from projector.service.active import ProjectorOptions
+from projector.service.options import ProjectorOptions
 from projector.service.projector import Projector
 from projector.store.database import Database
 

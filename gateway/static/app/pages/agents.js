@@ -101,11 +101,11 @@ export function Agents() {
   const wanted = wantedOf(parameters);
   const page = usePage(wanted);
   const next = page.next && new URL(page.next, location.href).searchParams.get("cursor");
-  const several = !page.loading && page.agents.length === 0 && !page.problem;
+  const isEmpty = !page.loading && page.agents.length === 0 && !page.problem;
   return html`<h1>Agents</h1>
     <${Filter} wanted=${wanted} />
     ${page.problem && html`<${Failure} problem=${page.problem} />`}
-    ${several
+    ${isEmpty
       ? html`<p class="card soft">No agent matches${wanted.status.length ? "" : "; ended ones are shown only with the states failed and terminated"}.</p>`
       : html`<div class="scroll" aria-busy=${page.loading}><table class="agents">
         <thead><tr><th>State</th><th>Agent</th><th>Pool</th><th>Project</th><th>Worker</th><th class="right"><abbr title="Incarnation">Inc.</abbr></th>
