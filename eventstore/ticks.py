@@ -12,14 +12,14 @@ PARTS: Final = 5
 """In so many the time of `within` is counted."""
 
 
-def until_tick(seconds: float) -> float:
+def until_tick(seconds: float, *, after: float = 0.0) -> float:
     """How many seconds from now to do again what is done every so many seconds.
 
     That is at a multiple of them by the event loop's clock, a tenth of them away at least: a timer
-    may end a little early.
+    may end a little early. `after`: so many seconds from now, and then until the next multiple.
     """
-    remaining = seconds - asyncio.get_running_loop().time() % seconds
-    return remaining if remaining > seconds / 10 else remaining + seconds
+    remaining = seconds - (asyncio.get_running_loop().time() + after) % seconds
+    return after + (remaining if remaining > seconds / 10 else remaining + seconds)
 
 
 async def tick(seconds: float) -> None:

@@ -115,7 +115,7 @@ class Wire(asyncio.Protocol):
             self._unsent.clear()
 
     def _watch_on(self, block_seconds: float = 0.0) -> None:
-        pause = block_seconds + until_tick(self._tick_seconds)
+        pause = until_tick(self._tick_seconds, after=block_seconds)
         self._watchdog = self._loop.call_later(pause, self._watch)
 
     def _watch(self) -> None:

@@ -37,6 +37,18 @@ async def test_after_a_timer_that_ends_early_the_next_pause_is_whole(
         assert round(found, 6) == expected, now
 
 
+async def test_a_pause_after_some_time_ends_at_the_next_tick_from_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As that of a call that may wait in the server before its own time begins."""
+    loop = asyncio.get_running_loop()
+    for now, expected in ((8.0, 4.0), (8.5, 3.5), (7.5, 4.5), (7.4, 2.6)):
+        monkeypatch.setattr(loop, "time", partial(float, now))
+        found = until_tick(2.0, after=2.5)
+        monkeypatch.undo()
+        assert round(found, 6) == expected, now
+
+
 async def test_what_came_while_the_loop_was_held_up_is_in_time() -> None:
     """As in a worker whose agents import something large while it connects."""
     loop = asyncio.get_running_loop()
